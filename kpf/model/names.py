@@ -1,0 +1,61 @@
+"""Names and addresses."""
+
+from enum import IntEnum, StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import NamedTuple
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+
+
+class Family(IntEnum):
+    """An IP family; the value is `address.version`."""
+
+    IPV4 = 4
+    IPV6 = 6
+
+    def __str__(self) -> str:
+        return f"IPv{self.value}"
+
+
+def family_of(address: IPAddress | IPNetwork) -> Family:
+    return Family(address.version)
+
+
+class Protocol(StrEnum):
+    TCP = "TCP"
+    UDP = "UDP"
+    SCTP = "SCTP"
+
+
+class ObjectName(NamedTuple):
+    """Namespace and name of an object; `namespace` is empty for cluster-wide kinds."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+class ServicePortName(NamedTuple):
+    """The unit of proxying: 53/TCP and 53/UDP of one service are two."""
+
+    namespace: str
+    service: str
+    port: str
+    protocol: Protocol
+
+    def __str__(self) -> str:
+        port = f":{self.port}" if self.port else ""
+        return f"{self.namespace}/{self.service}{port}/{self.protocol}"
+
+
+class SocketAddress(NamedTuple):
+    """An address and a port, 1..65535. Sorts as numbers: 10.0.0.2 before 10.0.0.10 (within one family)."""
+
+    address: IPAddress
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"

@@ -1,0 +1,50 @@
+"""What is: everything the sources know at one moment, and what they could not use."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from kpf.model.endpoint import EndpointSlice
+from kpf.model.names import IPAddress, IPNetwork, ObjectName
+from kpf.model.service import Service
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with the input. Any part may be empty.
+
+    `origin`: a file's name (with a line where it does not parse), `object`: "Service default/web",
+    `field`: "spec.ports[0].port", `message`: what is wrong with it, naming the value.
+    """
+
+    origin: str
+    object: str
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in self if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """This node as the API describes it."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    internal_ips: tuple[IPAddress, ...] = ()
+    pod_cidrs: tuple[IPNetwork, ...] = ()
+    being_deleted: bool = False  # deletionTimestamp, or taint ToBeDeletedByClusterAutoscaler
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """`slices` by the service they belong to, in a fixed order (slice name).
+
+    A mapping's values keep their identity (`is`) from one snapshot to the next while they do not change,
+    so that a plan can tell at once what to make anew.
+    """
+
+    services: Mapping[ObjectName, Service] = field(default_factory=dict)
+    slices: Mapping[ObjectName, tuple[EndpointSlice, ...]] = field(default_factory=dict)
+    node: Node | None = None
+    problems: tuple[Problem, ...] = ()

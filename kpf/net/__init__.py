@@ -1,0 +1,1 @@
+"""Sockets, and messages between master and workers. Knows nothing of Kubernetes; a worker imports it."""

@@ -1,0 +1,67 @@
+"""What master and workers say to each other, one message a frame (`kpf.net.channel`).
+
+The master sends one message at a time and the worker answers each with `Done` of its generation. Listening sockets
+travel with `Listen`, the shared-memory descriptor with `Configure`. `Ready` comes by itself, once, before any `Done`.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """The first message to a newborn worker; one descriptor: the shared memory.
+
+    `slot`: the worker's index, 0..workers-1. `uid`, `gid`: whom to become, once everything is imported.
+    `orphan_timeout_s`: how long to go on at most when the master is gone.
+    """
+
+    generation: int
+    slot: int
+    workers: int
+    uid: int
+    gid: int
+    orphan_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Accept on these; as many descriptors as `frontends` (slots in shared memory), in the same order."""
+
+    generation: int
+    frontends: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Accept what is queued on these frontends' listeners, then forget them. Their sessions go on."""
+
+    generation: int
+    frontends: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Accept what is queued, then nothing more; exit with status 0 when the last session has ended."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """From a worker: it has dropped its privileges and listens to the master.
+
+    `privileges`: "none", or which it could not give up and why (a user namespace with one id), for status.
+    """
+
+    pid: int
+    privileges: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """From a worker: the message of this generation is in effect."""
+
+    generation: int
+
+
+Message = Configure | Listen | Close | Drain | Ready | Done
