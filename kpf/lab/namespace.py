@@ -17,7 +17,7 @@ SIOCSIFFLAGS = 0x8914
 IFF_UP = 1
 
 
-class NamespaceRefused(OSError):
+class NamespaceRefusedError(OSError):
     """The kernel does not let this process make the namespaces that it needs."""
 
 
@@ -26,7 +26,7 @@ def _unshare(flags: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(flags) != 0:
         code = ctypes.get_errno()
-        raise NamespaceRefused(code, f"unshare({flags:#x}): {os.strerror(code)}")
+        raise NamespaceRefusedError(code, f"unshare({flags:#x}): {os.strerror(code)}")
 
 
 def _set_link_up(name: str) -> None:
@@ -45,7 +45,7 @@ def may_administer_network() -> bool:
 
 
 def enter() -> None:
-    """Move into a fresh network namespace whose only link is `lo`, which is up. Raises `NamespaceRefused`."""
+    """Move into a fresh network namespace whose only link is `lo`, which is up. Raises `NamespaceRefusedError`."""
     if may_administer_network():
         _unshare(CLONE_NEWNET)
     else:
