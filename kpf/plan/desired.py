@@ -1,0 +1,228 @@
+"""All Services together: who has which portal, which endpoints may be dialled, and the rules that follow."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from kpf.model.names import Family, IPAddress, IPNetwork, ObjectName, SocketAddress
+from kpf.model.rules import Action, NodePort, Portal, Rules, Verdict
+from kpf.model.snapshot import Problem, Snapshot
+from kpf.plan.frontends import FrontendKey, FrontendPlan, PortalPlan, ServicePlan, counts, order_of_age, plan_service
+from kpf.plan.policy import reserved_kind
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What the plan needs to know of this node.
+
+    `proxy_addresses`: the one local address of each served family that portals are sent to.
+    `wildcard`: families whose proxy ports listen on every local address.
+    `local_addresses`: every address of this node.
+    """
+
+    name: str
+    proxy_addresses: Mapping[Family, IPAddress]
+    wildcard: frozenset[Family] = frozenset()
+    local_addresses: frozenset[IPAddress] = frozenset()
+    node_port_networks: tuple[IPNetwork, ...] = ()
+    external_ips_allowed: bool = True
+
+
+class Listener(NamedTuple):
+    """Where a frontend's connections arrive. Its `address` may be the unspecified one."""
+
+    frontend: FrontendKey
+    at: SocketAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Frontend:
+    """A frontend as it must be: where it listens and whom it dials."""
+
+    listener: Listener
+    endpoints: tuple[SocketAddress, ...]
+    affinity_timeout_s: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What the Services ask for, before proxy ports are known. `claims`: each portal's one owner."""
+
+    frontends: Mapping[FrontendKey, FrontendPlan]
+    claims: Mapping[Portal | NodePort, PortalPlan]
+    owners: Mapping[FrontendKey, ServicePlan]
+    cluster_ips: frozenset[IPAddress]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredState:
+    """What must hold: `frontends` by their listener."""
+
+    frontends: Mapping[Listener, Frontend] = field(default_factory=dict)
+    rules: Rules = field(default_factory=Rules)
+    problems: tuple[Problem, ...] = ()
+
+
+class Planner:
+    """Makes intents, and plans again only those Services of which something has changed."""
+
+    def __init__(self) -> None:
+        self._known: dict[ObjectName, tuple[tuple[object, ...], ServicePlan]] = {}
+
+    def intent(self, snapshot: Snapshot, facts: NodeFacts) -> Intent:
+        families = tuple(sorted(facts.proxy_addresses))
+        known: dict[ObjectName, tuple[tuple[object, ...], ServicePlan]] = {}
+        for name, service in snapshot.services.items():
+            if not counts(service):
+                continue
+            slices = snapshot.slices.get(name, ())
+            basis = (service, slices, facts.name, families, facts.external_ips_allowed)
+            before = self._known.get(name)
+            # a tuple's == tries `is` first: unchanged objects cost no comparison of their content
+            if before is not None and before[0] == basis:
+                known[name] = before
+                continue
+            known[name] = (
+                basis,
+                plan_service(
+                    service,
+                    slices,
+                    node_name=facts.name,
+                    families=families,
+                    external_ips_allowed=facts.external_ips_allowed,
+                ),
+            )
+        self._known = known
+        return unite(plan for _, plan in known.values())
+
+
+def unite(plans: Iterable[ServicePlan]) -> Intent:
+    """Give each portal to the oldest Service that claims it, and report the others."""
+    claims: dict[Portal | NodePort, PortalPlan] = {}
+    owners: dict[FrontendKey, ServicePlan] = {}
+    frontends: dict[FrontendKey, FrontendPlan] = {}
+    cluster_ips: set[IPAddress] = set()
+    problems: list[Problem] = []
+    for plan in sorted(plans, key=order_of_age):
+        problems += plan.problems
+        cluster_ips.update(ip for ip in plan.cluster_ips if not reserved_kind(ip))
+        for claim in plan.portals:
+            complaint = _complaint(claim, claims, owners)
+            if complaint:
+                problems.append(plan.problem(claim.field, complaint))
+                continue
+            claims[claim.portal] = claim
+            frontends[claim.frontend] = plan.frontends[claim.frontend]
+            owners[claim.frontend] = plan
+    return Intent(frontends, claims, owners, frozenset(cluster_ips), tuple(problems))
+
+
+def _complaint(
+    claim: PortalPlan, claims: Mapping[Portal | NodePort, PortalPlan], owners: Mapping[FrontendKey, ServicePlan]
+) -> str:
+    portal = claim.portal
+    if isinstance(portal, Portal) and (kind := reserved_kind(portal.address)):
+        return f"{portal.address} is {kind}: it is not served"
+    holder = claims.get(portal)
+    if holder is not None:
+        shown = f"node port {portal.port}/{portal.protocol}" if isinstance(portal, NodePort) else str(portal)
+        return f"{shown} is already claimed by Service {owners[holder.frontend].service.name}"
+    return ""
+
+
+def desired_state(
+    intent: Intent,
+    ports: Mapping[FrontendKey, int],
+    facts: NodeFacts,
+    *,
+    closing: Iterable[Listener] = (),
+) -> DesiredState:
+    """Make the whole desired state. `closing`: listeners that are still open though nobody wants them any more."""
+    problems = list(intent.problems)
+    listeners = {key: listener_of(key, port, facts) for key, port in ports.items()}
+    listening = frozenset(_addresses((*listeners.values(), *closing), facts))
+    forbidden = _forbidden(intent, listening, facts)
+    frontends: dict[Listener, Frontend] = {}
+    for key, plan in intent.frontends.items():
+        listener = listeners.get(key)
+        if listener is None:
+            problems.append(intent.owners[key].problem("", f"no proxy port is left for {key}"))
+            continue
+        endpoints, complaints = _dialled(intent.owners[key], plan, forbidden)
+        problems += complaints
+        frontends[listener] = Frontend(listener, endpoints, plan.affinity_timeout_s)
+    by_key = {listener.frontend: frontend for listener, frontend in frontends.items()}
+    portals: dict[Portal, Action] = {}
+    node_ports: dict[NodePort, Action] = {}
+    for portal, claim in intent.claims.items():
+        if isinstance(portal, NodePort):
+            node_ports[portal] = _action(claim, by_key)
+        elif (portal.address, portal.port) in listening:
+            problems.append(intent.owners[claim.frontend].problem(claim.field, f"kpf itself listens on {portal}"))
+        else:
+            portals[portal] = _action(claim, by_key)
+    rules = Rules(
+        proxy_addresses=dict(facts.proxy_addresses),
+        node_port_networks=facts.node_port_networks,
+        portals=portals,
+        node_ports=node_ports,
+        cluster_ips=intent.cluster_ips,
+        listening=listening,
+    )
+    return DesiredState(frontends, rules, tuple(problems))
+
+
+def listener_of(key: FrontendKey, port: int, facts: NodeFacts) -> Listener:
+    """Where a frontend with this proxy port listens."""
+    address = facts.proxy_addresses[key.family]
+    if key.family in facts.wildcard:
+        address = type(address)(0)
+    return Listener(key, SocketAddress(address, port))
+
+
+def _addresses(listeners: Iterable[Listener], facts: NodeFacts) -> Iterator[SocketAddress]:
+    for listener in listeners:
+        if not listener.at.address.is_unspecified:
+            yield listener.at
+            continue
+        for address in facts.local_addresses:
+            if address.version == listener.at.address.version:
+                yield SocketAddress(address, listener.at.port)
+
+
+def _action(claim: PortalPlan, frontends: Mapping[FrontendKey, Frontend]) -> Action:
+    frontend = frontends.get(claim.frontend)
+    if frontend is None:
+        return Verdict.REFUSE
+    return frontend.listener.at.port if frontend.endpoints else claim.when_empty
+
+
+def _forbidden(intent: Intent, listening: frozenset[SocketAddress], facts: NodeFacts) -> Mapping[SocketAddress, str]:
+    """Addresses whose dial would come back to kpf, for ever: anybody who may write slices could ask for it."""
+    forbidden: dict[SocketAddress, str] = dict.fromkeys(listening, "it is a proxy port")
+    for portal in intent.claims:
+        if isinstance(portal, Portal):
+            forbidden[SocketAddress(portal.address, portal.port)] = "it is itself a portal"
+            continue
+        for address in facts.local_addresses:
+            if address.version == portal.family:
+                forbidden[SocketAddress(address, portal.port)] = "it is itself a node port"
+    return forbidden
+
+
+def _dialled(
+    owner: ServicePlan, plan: FrontendPlan, forbidden: Mapping[SocketAddress, str]
+) -> tuple[tuple[SocketAddress, ...], list[Problem]]:
+    """The endpoints that may be dialled, and complaints about the others."""
+    if plan.members.isdisjoint(forbidden):
+        return plan.endpoints, []
+    complaints = [
+        owner.endpoint_problem(endpoint, forbidden[endpoint]) for endpoint in plan.endpoints if endpoint in forbidden
+    ]
+    return tuple(endpoint for endpoint in plan.endpoints if endpoint not in forbidden), complaints
+
+
+def reserved_ports(intent: Intent) -> frozenset[int]:
+    """Ports that no proxy port may have: those of NodePorts."""
+    return frozenset(portal.port for portal in intent.claims if isinstance(portal, NodePort))

@@ -1,0 +1,50 @@
+"""Which proxy port a frontend gets: the first free one from a hash of its name, so that restarts keep it."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from kpf.plan.frontends import FrontendKey
+
+
+def candidates(key: FrontendKey, port_range: range) -> Iterator[int]:
+    """Every port of the range once, beginning at the frontend's own."""
+    name = "\0".join(map(str, (*key.port, key.family, key.endpoint_set)))
+    digest = hashlib.blake2b(name.encode(), digest_size=8)
+    start = int.from_bytes(digest.digest(), "big") % len(port_range)
+    yield from port_range[start:]
+    yield from port_range[:start]
+
+
+def assign_ports(
+    keys: Iterable[FrontendKey],
+    assigned: Mapping[FrontendKey, int],
+    *,
+    port_range: range,
+    reserved: frozenset[int],
+    limit: int,
+    is_free: Callable[[FrontendKey, int], bool],
+) -> dict[FrontendKey, int]:
+    """Give each of `keys` a port: the one that it has, else its first candidate that nobody has.
+
+    `reserved` ports (NodePorts) are never given away, and who has one gets another. Keys for which no port is left, or
+    that would be more than `limit`, are missing from the result.
+    """
+    result: dict[FrontendKey, int] = {}
+    newcomers = []
+    for key in keys:
+        if key in assigned and assigned[key] not in reserved:
+            result[key] = assigned[key]
+        else:
+            newcomers.append(key)
+    taken = set(result.values()) | reserved
+    left = sum(port not in taken for port in port_range)
+    for key in sorted(newcomers):
+        if not left or len(result) >= limit:
+            break
+        for port in candidates(key, port_range):
+            if port not in taken and is_free(key, port):
+                result[key] = port
+                taken.add(port)
+                left -= 1
+                break
+    return result

@@ -1,0 +1,210 @@
+"""All Services together: portals, their owners, refusals, and what is dialled."""
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from kpf.model.endpoint import Endpoint, EndpointSlice
+from kpf.model.names import Family, Protocol
+from kpf.model.rules import NodePort, Portal, Verdict
+from kpf.model.service import Service, ServicePort, ServiceType, TrafficPolicy
+from kpf.plan.desired import DesiredState, Planner, desired_state, reserved_ports
+from kpf.plan.frontends import EndpointSet
+from kpf.plan.ports import assign_ports
+from tests.values import FACTS, TCP, at, endpoints, service, snapshot
+
+RANGE = range(20000, 30000)
+
+
+def plan(*objects: Service | EndpointSlice, facts: object = FACTS) -> DesiredState:
+    assert isinstance(facts, type(FACTS))
+    intent = Planner().intent(snapshot(*objects), facts)
+    ports = assign_ports(
+        intent.frontends, {}, port_range=RANGE, reserved=reserved_ports(intent), limit=1000, is_free=lambda *_: True
+    )
+    return desired_state(intent, ports, facts)
+
+
+def portal(text: str) -> Portal:
+    address, port = at(text)
+    return Portal(address, TCP, port)
+
+
+def node_port(port: int, family: Family = Family.IPV4) -> NodePort:
+    return NodePort(family, TCP, port)
+
+
+FULL = {
+    "type": ServiceType.LOAD_BALANCER,
+    "ports": (ServicePort("", TCP, 80, node_port=30080),),
+    "external_ips": ("192.0.2.1",),
+    "load_balancer_ips": ("192.0.2.2",),
+}
+
+
+def test_all_portals_of_a_service_share_one_frontend() -> None:
+    state = plan(service(**FULL), endpoints("10.0.0.1"))
+    (listener,) = state.frontends
+    port = listener.at.port
+    assert port in RANGE
+    assert listener.at.address == FACTS.proxy_addresses[Family.IPV4]
+    assert state.rules.portals == dict.fromkeys(map(portal, ("10.96.0.1:80", "192.0.2.1:80", "192.0.2.2:80")), port)
+    assert state.rules.node_ports == {node_port(30080): port}
+    assert state.rules.cluster_ips == {ip_address("10.96.0.1")}
+    assert state.rules.listening == {listener.at}
+    assert not state.problems
+
+
+def test_without_endpoints_every_portal_refuses_and_the_frontend_stays() -> None:
+    state = plan(service(**FULL))
+    assert set(state.rules.portals.values()) | set(state.rules.node_ports.values()) == {Verdict.REFUSE}
+    assert len(state.frontends) == 1
+
+
+def test_internal_policy_local_has_a_frontend_of_its_own() -> None:
+    here = Endpoint(ip_address("10.0.0.1"), node_name="node-1")
+    there = Endpoint(ip_address("10.0.0.2"), node_name="node-2")
+    local = service(**FULL, internal_policy=TrafficPolicy.LOCAL)
+    state = plan(local, endpoints(here, there))
+    by_set = {listener.frontend.endpoint_set: frontend for listener, frontend in state.frontends.items()}
+    assert by_set[EndpointSet.LOCAL].endpoints == (at("10.0.0.1:8080"),)
+    assert by_set[EndpointSet.CLUSTER].endpoints == (at("10.0.0.1:8080"), at("10.0.0.2:8080"))
+    assert state.rules.portals[portal("10.96.0.1:80")] == by_set[EndpointSet.LOCAL].listener.at.port
+    assert state.rules.node_ports[node_port(30080)] == by_set[EndpointSet.CLUSTER].listener.at.port
+
+    assert plan(local, endpoints(there)).rules.portals[portal("10.96.0.1:80")] is Verdict.DROP
+    assert plan(local).rules.portals[portal("10.96.0.1:80")] is Verdict.REFUSE
+
+
+def test_dual_stack_families_are_decided_on_their_own() -> None:
+    state = plan(service(cluster_ips=("10.96.0.1", "fd00:96::1")), endpoints("10.0.0.1"))
+    assert {listener.frontend.family for listener in state.frontends} == {Family.IPV4, Family.IPV6}
+    assert state.rules.portals[portal("[fd00:96::1]:80")] is Verdict.REFUSE
+    assert isinstance(state.rules.portals[portal("10.96.0.1:80")], int)
+
+
+def test_a_family_that_the_node_lacks_is_left_out_without_a_word() -> None:
+    facts = replace(FACTS, proxy_addresses={Family.IPV4: ip_address("192.168.1.10")})
+    state = plan(service(cluster_ips=("10.96.0.1", "fd00:96::1")), endpoints("10.0.0.1"), facts=facts)
+    assert set(state.rules.portals) == {portal("10.96.0.1:80")}
+    assert not state.problems
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"type": ServiceType.EXTERNAL_NAME}, {"cluster_ips": ()}, {"foreign_proxy": True}],
+    ids=["ExternalName", "headless", "foreign proxy"],
+)
+def test_services_of_others_do_not_count(fields: dict[str, object]) -> None:
+    state = plan(service(**fields), endpoints("10.0.0.1"))
+    assert not state.frontends
+    assert not state.rules.portals
+    assert not state.rules.cluster_ips
+
+
+def test_the_older_service_has_a_portal_that_two_claim() -> None:
+    old = service("z-old", created="2026-01-01T00:00:00Z", external_ips=("192.0.2.1",))
+    new = service("a-new", created="2026-02-01T00:00:00Z", cluster_ips=("10.96.0.2",), external_ips=("192.0.2.1",))
+    state = plan(new, old, endpoints("10.0.0.1", of="z-old"), endpoints("10.0.0.2", of="a-new"))
+    owner = {listener.at.port: listener.frontend.port.service for listener in state.frontends}
+    action = state.rules.portals[portal("192.0.2.1:80")]
+    assert isinstance(action, int)
+    assert owner[action] == "z-old"
+    (problem,) = state.problems
+    assert problem.origin == "a-new.yaml"
+    assert (problem.object, problem.field) == ("Service default/a-new", "spec.externalIPs")
+    assert "192.0.2.1:80/TCP" in problem.message
+    assert "default/z-old" in problem.message
+
+
+def test_two_node_ports_alike_are_reported_by_field() -> None:
+    ports = (ServicePort("", TCP, 80, node_port=30080),)
+    state = plan(service("a", ports=ports), service("b", ports=ports, cluster_ips=("10.96.0.2",)))
+    (problem,) = state.problems
+    assert (problem.object, problem.field) == ("Service default/b", "spec.ports[0].nodePort")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "why"),
+    [
+        ("127.0.0.1:8080", "loopback"),
+        ("169.254.169.254:80", "link-local"),
+        ("10.96.0.1:80", "itself a portal"),
+        ("192.168.1.10:30080", "itself a node port"),
+    ],
+)
+def test_an_endpoint_that_leads_back_is_refused_and_the_others_serve(endpoint: str, why: str) -> None:
+    address, port = at(endpoint)
+    bad = endpoints(str(address), "10.0.0.5", port=port)
+    state = plan(service(ports=(ServicePort("", TCP, 80, node_port=30080),)), bad)
+    (frontend,) = state.frontends.values()
+    assert frontend.endpoints == (at(f"10.0.0.5:{port}"),)
+    (problem,) = state.problems
+    assert problem.origin == "web.yaml"
+    assert (problem.object, problem.field) == ("EndpointSlice default/web-1", "endpoints[0].addresses[0]")
+    assert why in problem.message
+
+
+def test_an_endpoint_that_is_a_proxy_port_is_refused() -> None:
+    (listener,) = plan(service(), endpoints("10.0.0.1")).frontends
+    mine = endpoints("192.168.1.10", of="other", port=listener.at.port)
+    state = plan(service(), endpoints("10.0.0.1"), service("other", cluster_ips=("10.96.0.2",)), mine)
+    assert state.rules.portals[portal("10.96.0.2:80")] is Verdict.REFUSE
+    assert ["proxy port" in problem.message for problem in state.problems] == [True]
+
+
+def test_with_a_wildcard_every_local_address_is_guarded() -> None:
+    facts = replace(FACTS, wildcard=frozenset({Family.IPV4}))
+    state = plan(service(), endpoints("10.0.0.1"), facts=facts)
+    (listener,) = state.frontends
+    assert str(listener.at.address) == "0.0.0.0"
+    assert {str(one.address) for one in state.rules.listening} == {"127.0.0.1", "192.168.1.10"}
+
+
+def test_a_portal_on_an_address_of_kpf_itself_is_refused() -> None:
+    (listener,) = plan(service(), endpoints("10.0.0.1")).frontends
+    ports = (ServicePort("", TCP, listener.at.port),)
+    thief = service("thief", cluster_ips=("10.96.0.2",), external_ips=(str(listener.at.address),), ports=ports)
+    state = plan(service(), thief, endpoints("10.0.0.1"))
+    assert Portal(listener.at.address, TCP, listener.at.port) not in state.rules.portals
+    assert ["kpf itself listens" in problem.message for problem in state.problems] == [True]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "169.254.1.1", "224.0.0.1", "0.0.0.0"])
+def test_a_portal_in_reserved_space_is_refused(address: str) -> None:
+    state = plan(service(external_ips=(address,)), endpoints("10.0.0.1"))
+    assert set(state.rules.portals) == {portal("10.96.0.1:80")}
+    assert [problem.field for problem in state.problems] == ["spec.externalIPs"]
+
+
+def test_external_ips_can_be_switched_off() -> None:
+    state = plan(service(**FULL), endpoints("10.0.0.1"), facts=replace(FACTS, external_ips_allowed=False))
+    assert portal("192.0.2.1:80") not in state.rules.portals
+    assert portal("192.0.2.2:80") in state.rules.portals
+
+
+def test_what_is_not_supported_yet_is_left_out_and_said() -> None:
+    ranges = (ip_network("192.0.2.0/24"),)
+    ports = (ServicePort("dns", Protocol.UDP, 53), ServicePort("http", TCP, 80))
+    state = plan(service(**{**FULL, "ports": ports, "load_balancer_source_ranges": ranges}))
+    assert portal("192.0.2.2:80") not in state.rules.portals
+    assert [problem.field for problem in state.problems] == ["spec.ports[0].protocol", "spec.loadBalancerSourceRanges"]
+
+
+def test_a_frontend_without_a_port_is_left_out_and_its_portals_refuse() -> None:
+    intent = Planner().intent(snapshot(service(), endpoints("10.0.0.1")), FACTS)
+    state = desired_state(intent, {}, FACTS)
+    assert state.rules.portals == {portal("10.96.0.1:80"): Verdict.REFUSE}
+    assert ["no proxy port" in problem.message for problem in state.problems] == [True]
+
+
+def test_unchanged_services_are_not_planned_again() -> None:
+    planner = Planner()
+    web, slices = service(), endpoints("10.0.0.1")
+    first = planner.intent(snapshot(web, slices), FACTS)
+    second = planner.intent(snapshot(web, slices, service("other", cluster_ips=("10.96.0.2",))), FACTS)
+    (key,) = first.frontends
+    assert second.frontends[key] is first.frontends[key]
+    third = planner.intent(snapshot(web, endpoints("10.0.0.2")), FACTS)
+    assert third.frontends[key].endpoints == (at("10.0.0.2:8080"),)
