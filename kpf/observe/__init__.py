@@ -1,0 +1,1 @@
+"""What the daemon tells the world: health, status, log lines, readiness. Gets plain values; asks nobody."""

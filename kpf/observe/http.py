@@ -1,0 +1,105 @@
+"""HTTP: health on TCP, status on a Unix socket. Serves what the given functions return, and nothing else."""
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+from aiohttp import web
+
+from kpf.observe.health import Health, answer
+
+log = logging.getLogger("kpf")
+
+# The address is not there yet, or somebody still has it: it may come right.
+RETRIED = {errno.EADDRINUSE, errno.EADDRNOTAVAIL}
+RETRY_S = 5.0
+
+Document = Callable[[], tuple[int, object]]
+"""Makes an answer: HTTP status, and what becomes its JSON body (text stays text)."""
+
+
+def health_documents(health: Callable[[], Health]) -> Mapping[str, Document]:
+    """`/healthz` and `/livez`."""
+    return {
+        "/healthz": lambda: answer(health(), datetime.now(UTC), with_node=True),
+        "/livez": lambda: answer(health(), datetime.now(UTC), with_node=False),
+    }
+
+
+class Servers:
+    """All HTTP servers of the daemon."""
+
+    def __init__(self) -> None:
+        self._runners: list[web.AppRunner] = []
+        self._retries: set[asyncio.Task[None]] = set()
+        self._unix_path: Path | None = None
+
+    async def serve_tcp(self, host: str, port: int, documents: Mapping[str, Document]) -> None:
+        """Serve, now or as soon as the address can be had."""
+        runner = await self._runner(documents)
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            if error.errno not in RETRIED:
+                raise
+            log.error("cannot serve http on %s port %d yet: %s", host, port, error.strerror)
+            task = asyncio.create_task(self._retry(runner, host, port))
+            self._retries.add(task)
+            task.add_done_callback(self._retries.discard)
+
+    async def serve_unix(self, path: Path, documents: Mapping[str, Document]) -> None:
+        """Serve on a socket that only its owner may use; a stale one is replaced. Raises OSError."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            path.unlink()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(path))
+        # between bind and here nobody can connect: it does not listen yet
+        path.chmod(0o600)
+        self._unix_path = path
+        await web.SockSite(await self._runner(documents), listener).start()
+
+    async def _runner(self, documents: Mapping[str, Document]) -> web.AppRunner:
+        app = web.Application(client_max_size=1024)
+        for path, document in documents.items():
+            app.router.add_get(path, _handler(document))
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.5)
+        await runner.setup()
+        self._runners.append(runner)
+        return runner
+
+    async def _retry(self, runner: web.AppRunner, host: str, port: int) -> None:
+        while True:
+            await asyncio.sleep(RETRY_S)
+            try:
+                await web.TCPSite(runner, host, port).start()
+            except OSError as error:
+                if error.errno not in RETRIED:
+                    raise
+            else:
+                log.info("http is served on %s port %d", host, port)
+                return
+
+    async def close(self) -> None:
+        for task in self._retries:
+            task.cancel()
+        for runner in self._runners:
+            await runner.cleanup()
+        if self._unix_path:
+            self._unix_path.unlink(missing_ok=True)
+
+
+def _handler(document: Document) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handle(_: web.Request) -> web.StreamResponse:
+        status, body = document()
+        if isinstance(body, str):
+            return web.Response(status=status, text=body)
+        return web.Response(status=status, body=orjson.dumps(body), content_type="application/json")
+
+    return handle

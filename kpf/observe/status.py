@@ -1,0 +1,86 @@
+"""`kpf status`: asks the running daemon over its control socket, and shows the answer."""
+
+import http.client
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+TIMEOUT_S = 5.0
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("kpf", timeout=TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(self._path)
+
+
+def fetch(control_socket: str) -> dict[str, Any]:
+    """The daemon's state as in `kpf status --json`. Raises OSError if no daemon answers."""
+    connection = _UnixConnection(control_socket)
+    try:
+        connection.request("GET", "/status")
+        state: dict[str, Any] = orjson.loads(connection.getresponse().read())
+    except (http.client.HTTPException, ValueError) as error:
+        raise ConnectionError(f"not an answer of kpf: {error}") from error
+    finally:
+        connection.close()
+    return state
+
+
+def main(control_socket: str, as_json: bool) -> int:
+    """Print the state; 1 if no daemon answers."""
+    try:
+        state = fetch(control_socket)
+    except OSError as error:
+        print(f"kpf status: no daemon answers on {control_socket}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    if as_json:
+        sys.stdout.write(orjson.dumps(state, option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        show(state, Console())
+    return 0
+
+
+def show(state: Mapping[str, Any], console: Console) -> None:
+    synced = "in sync" if state["synced"] else "not in sync"
+    console.print(
+        f"kpf {state['version']} on {state['node']}, up {state['uptimeSeconds']:.0f} s, "
+        f"generation {state['generation']}, {synced}",
+        highlight=False,
+    )
+    console.print(_workers(state["workers"]))
+    console.print(_services(state["services"]))
+
+
+def _workers(workers: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("worker", "pid", "state", "active", "total", "restarts", title="Workers", title_justify="left")
+    for worker in workers:
+        fields = ("slot", "pid", "state", "connectionsActive", "connectionsTotal", "restarts")
+        table.add_row(*(str(worker[field]) for field in fields))
+    return table
+
+
+def _services(services: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("service port", "forwarding", "portals", "endpoint", "state", "active", "total", "failed dials")
+    table.title, table.title_justify = "Services", "left"
+    for service in services:
+        name = f"{service['namespace']}/{service['name']}" + (f":{service['port']}" if service["port"] else "")
+        portals = [*service["portals"], *([f"node port {service['nodePort']}"] if service["nodePort"] else [])]
+        first = [f"{name} {service['protocol']}", service["forwarding"], "\n".join(portals)]
+        endpoints = service["endpoints"] or [None]
+        for endpoint in endpoints:
+            fields = ("address", "state", "connectionsActive", "connectionsTotal", "dialFailures")
+            shown = [str(endpoint[field]) for field in fields] if endpoint else ["none: refused", "", "", "", ""]
+            table.add_row(*first, *shown, end_section=endpoint is endpoints[-1])
+            first = ["", "", ""]
+    return table
