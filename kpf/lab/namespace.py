@@ -4,11 +4,13 @@
 An ordinary user gets a user namespace of one id first, in which it is root. The namespace ends with its last process.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import os
 import socket
 import struct
+from collections.abc import Iterator
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
@@ -16,15 +18,16 @@ SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 1
 
+# os.unshare and os.setns are new in Python 3.12
+_libc = ctypes.CDLL(None, use_errno=True)
+
 
 class NamespaceRefusedError(OSError):
     """The kernel does not let this process make the namespaces that it needs."""
 
 
 def _unshare(flags: int) -> None:
-    # os.unshare is new in Python 3.12
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(flags) != 0:
+    if _libc.unshare(flags) != 0:
         code = ctypes.get_errno()
         raise NamespaceRefusedError(code, f"unshare({flags:#x}): {os.strerror(code)}")
 
@@ -56,3 +59,45 @@ def enter() -> None:
             with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
                 file.write(text)
     _set_link_up("lo")
+
+
+def create() -> int:
+    """A fresh network namespace beside ours, as a descriptor: it lives while the descriptor or a process in it does.
+
+    Its only link is `lo`, which is up. Raises `NamespaceRefusedError`.
+    """
+    home = _open_own()
+    try:
+        _unshare(CLONE_NEWNET)
+        try:
+            _set_link_up("lo")
+            return _open_own()
+        finally:
+            setns(home)
+    finally:
+        os.close(home)
+
+
+@contextlib.contextmanager
+def inside(descriptor: int) -> Iterator[None]:
+    """The calling thread is in that namespace for a while; sockets opened there belong to it for ever."""
+    home = _open_own()
+    try:
+        setns(descriptor)
+        try:
+            yield
+        finally:
+            setns(home)
+    finally:
+        os.close(home)
+
+
+def setns(descriptor: int) -> None:
+    """Move the calling thread into a network namespace. Raises `NamespaceRefusedError`."""
+    if _libc.setns(descriptor, CLONE_NEWNET) != 0:
+        code = ctypes.get_errno()
+        raise NamespaceRefusedError(code, f"setns: {os.strerror(code)}")
+
+
+def _open_own() -> int:
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)

@@ -1,0 +1,157 @@
+"""A machine of the lab: somewhere to run programs and functions. Without a namespace of its own it is the node.
+
+Programs started on a machine are children of ours, die with us (PR_SET_PDEATHSIG), and are in a session of their own:
+Ctrl-C in a terminal reaches only us. Functions run in a fresh interpreter (`kpf.lab.call`).
+"""
+
+import ctypes
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from multiprocessing.connection import Connection, Pipe
+from typing import IO, Any, Generic, ParamSpec, Self, TypeVar
+
+from kpf.lab import namespace
+
+P = ParamSpec("P")
+T = TypeVar("T")
+S = TypeVar("S")
+
+PR_SET_PDEATHSIG = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class CallFailedError(RuntimeError):
+    """Code run on a machine raised, died or took too long; the text has its traceback."""
+
+
+class Call(Generic[T]):
+    """A function that runs on a machine, in a process of its own."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", connection: Connection, name: str) -> None:
+        self.process = process
+        self._connection = connection
+        self._name = name
+
+    def result(self, timeout_s: float = 60.0) -> T:
+        """What the function returned. Raises `CallFailedError` if it raised, died, or took longer than `timeout_s`."""
+        try:
+            value: T = self._receive(timeout_s)
+            return value
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        self.process.kill()
+        self.process.wait()
+        self._connection.close()
+
+    def _receive(self, timeout_s: float) -> Any:
+        if not self._connection.poll(timeout_s):
+            raise CallFailedError(f"{self._name}: no answer within {timeout_s:g} s")
+        try:
+            fine, value = self._connection.recv()
+        except EOFError:
+            raise CallFailedError(f"{self._name}: ended with status {self.process.wait()}") from None
+        if not fine:
+            raise CallFailedError(f"{self._name}: {value}")
+        return value
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Conversation(Call[T], Generic[T, S]):
+    """A generator that runs on a machine: `first` is its first value, `send` gives it a value and takes the next."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", connection: Connection, name: str) -> None:
+        super().__init__(process, connection, name)
+        self.first: T = self._receive(60.0)
+
+    def send(self, value: S, timeout_s: float = 60.0) -> T:
+        self._connection.send(value)
+        answer: T = self._receive(timeout_s)
+        return answer
+
+
+class Machine:
+    """Where programs and functions run. Without a namespace: where we are, the node."""
+
+    def __init__(self, namespace_descriptor: int | None = None) -> None:
+        self._namespace = namespace_descriptor
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        env: dict[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+        stdin: int | IO[bytes] | None = subprocess.DEVNULL,
+        stdout: int | IO[bytes] | None = None,
+        stderr: int | IO[bytes] | None = None,
+    ) -> "subprocess.Popen[bytes]":
+        """Start a program here; it dies with us."""
+        parent = os.getpid()
+
+        def become() -> None:
+            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != parent:
+                os._exit(1)
+            if self._namespace is not None:
+                namespace.setns(self._namespace)
+
+        return subprocess.Popen(
+            argv,
+            env=env,
+            pass_fds=pass_fds,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            preexec_fn=become,
+        )
+
+    def begin(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Call[T]:
+        """Run a function here, in a fresh process; it must be importable by name, its values picklable."""
+        return Call(*self._send_off(function, args, kwargs))
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function here and wait for what it returns (60 s at most). Raises `CallFailedError`."""
+        return self.begin(function, *args, **kwargs).result()
+
+    def converse(
+        self, function: Callable[P, Generator[T, S, None]], *args: P.args, **kwargs: P.kwargs
+    ) -> Conversation[T, S]:
+        """Run a generator here, as far as its first value."""
+        return Conversation(*self._send_off(function, args, kwargs))
+
+    def _send_off(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple["subprocess.Popen[bytes]", Connection, str]:
+        ours, theirs = Pipe()
+        with theirs:
+            process = self.start(
+                [sys.executable, "-m", "kpf.lab.call", str(theirs.fileno())], pass_fds=[theirs.fileno()]
+            )
+        ours.send_bytes(pickle.dumps(sys.path))
+        ours.send_bytes(pickle.dumps((function, args, kwargs)))
+        return process, ours, f"{function.__module__}.{function.__qualname__}"
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float = 10.0, what: str = "the condition") -> float:
+    """Seconds until the condition held, asked every 10 ms. Raises `TimeoutError`."""
+    start = time.monotonic()
+    while not condition():
+        if time.monotonic() - start > timeout_s:
+            raise TimeoutError(f"{what} did not hold within {timeout_s:g} s")
+        time.sleep(0.01)
+    return time.monotonic() - start

@@ -1,0 +1,40 @@
+"""The whole test process moves into a network namespace with no uplink before anything is opened.
+
+As root or, where the kernel allows it, as an ordinary user in a user namespace of one id. Where it does not, the tests
+that touch the kernel's network are skipped and say why; the pure ones run.
+"""
+
+import pytest
+
+from kpf.lab import namespace
+
+_refused: str | None = None
+
+# modules that stay off the kernel's network tables run anywhere; every other one needs the namespace
+PURE_PREFIXES = (
+    "test_plan",
+    "test_supervisor",
+)
+
+
+def pytest_configure() -> None:
+    global _refused
+    try:
+        namespace.enter()
+    except OSError as error:
+        _refused = str(error)
+
+
+def pytest_report_header() -> str:
+    if _refused:
+        return f"kpf: no network namespace of our own ({_refused}): only the pure tests run"
+    return "kpf: in a network namespace of our own"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if _refused is None:
+        return
+    skip = pytest.mark.skip(reason=f"needs a network namespace of its own: {_refused}")
+    for item in items:
+        if not item.path.name.startswith(PURE_PREFIXES):
+            item.add_marker(skip)
