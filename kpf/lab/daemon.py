@@ -6,6 +6,7 @@ Readiness is READY=1 on $NOTIFY_SOCKET; its state comes from `kpf status --json`
 import contextlib
 import json
 import os
+import re
 import select
 import socket
 import subprocess
@@ -17,6 +18,8 @@ from signal import SIGINT, Signals
 from typing import Any
 
 from kpf.lab.machine import Machine, wait_until
+
+DEATH = re.compile(r"\(pid (\d+)\) died by .* with (\d+) active connections")
 
 
 class DaemonFailedError(RuntimeError):
@@ -100,6 +103,10 @@ class Daemon:
     def worker_pids(self) -> list[int]:
         """The live workers' pids, in the order of their slots."""
         return [worker["pid"] for worker in self.status()["workers"] if worker["pid"]]
+
+    def active_at_deaths(self) -> dict[int, int]:
+        """How many connections each worker had that died so far, by pid, as the log tells."""
+        return {int(pid): int(active) for pid, active in DEATH.findall(self.log())}
 
     def wait_for_log(self, text: str, *, timeout_s: float = 5.0, times: int = 1) -> float:
         """Seconds until its log has the text that often. Raises `TimeoutError`."""

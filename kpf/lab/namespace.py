@@ -49,16 +49,24 @@ def may_administer_network() -> bool:
 
 def enter() -> None:
     """Move into a fresh network namespace whose only link is `lo`, which is up. Raises `NamespaceRefusedError`."""
-    if may_administer_network():
-        _unshare(CLONE_NEWNET)
-    else:
-        uid, gid = os.getuid(), os.getgid()
-        _unshare(CLONE_NEWUSER | CLONE_NEWNET)
-        # a gid may be mapped without privilege only after setgroups is given up: user_namespaces(7)
-        for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
-            with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
-                file.write(text)
-    _set_link_up("lo")
+    try:
+        if may_administer_network():
+            _unshare(CLONE_NEWNET)
+        else:
+            _unshare_user_and_network()
+        _set_link_up("lo")
+    except PermissionError as error:
+        # Some distributions let anybody make the user namespace and then give it no rights (AppArmor).
+        raise NamespaceRefusedError(error.errno, f"no rights in the new namespace: {error.strerror}") from error
+
+
+def _unshare_user_and_network() -> None:
+    uid, gid = os.getuid(), os.getgid()
+    _unshare(CLONE_NEWUSER | CLONE_NEWNET)
+    # a gid may be mapped without privilege only after setgroups is given up: user_namespaces(7)
+    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(text)
 
 
 def create() -> int:
