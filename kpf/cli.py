@@ -1,0 +1,239 @@
+"""The `kpf` command: what was typed, and who does it. Each command imports what it needs only when it runs.
+
+Every mistake of the command line and of the configuration is listed, one a line, before anything is done.
+Exit status: 0 fine, 2 wrong usage or configuration, 1 anything else.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING, NoReturn
+
+from kpf import __version__
+
+if TYPE_CHECKING:
+    from kpf.config import Config
+
+OK, FAILED, USAGE = 0, 1, 2
+
+_RUN_FLAGS: Mapping[str, tuple[str, str]] = {
+    "config": ("FILE", "configuration file (YAML)"),
+    "manifests": ("DIR", "Services and EndpointSlices from the files in DIR (no cluster)"),
+    "kubeconfig": ("FILE", "from this cluster; with neither, the in-cluster service account"),
+    "master": ("URL", "API server address, overriding the kubeconfig's or in-cluster one"),
+    "hostname-override": ("NAME", "this node's name (default: the host name)"),
+    "workers": ("N", "worker processes (default: usable CPUs)"),
+    "bind-address": ("IPS", "where proxy ports listen (default: the node's primary address of each family)"),
+    "proxy-port-range": ("A-B", "proxy ports (default: 20000-29999)"),
+    "nodeport-addresses": ("LIST", "CIDRs, or 'primary' (default: all local addresses)"),
+    "detect-local-mode": ("M", "which sources are this node's pods (default: NodeCIDR)"),
+    "cluster-cidr": ("C", "the pods' CIDRs; makes ClusterCIDR the default of --detect-local-mode"),
+    "healthz-bind-address": ("IP:PORT", "/healthz and /livez (default: 0.0.0.0:10256; empty: off)"),
+    "metrics-bind-address": ("IP:PORT", "/metrics (default: 127.0.0.1:10249; empty: off)"),
+    "control-socket": ("PATH", "for kpf status (default: /run/kpf/control.sock)"),
+    "drain-timeout": ("SECONDS", "how long open connections may go on after SIGTERM (default: 30)"),
+    "log-level": ("LEVEL", "debug, info, warning or error (default: info)"),
+    "log-format": ("FORMAT", "text or json (default: text)"),
+}
+
+
+class _UsageError(Exception):
+    """The command line as a whole cannot be understood."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What was typed after the command. `flags`: those of `run`, by name; `mistakes`: what is wrong as it stands."""
+
+    flags: Mapping[str, str]
+    mistakes: Sequence[str]
+    as_json: bool
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(message)
+
+
+def _parser() -> _Parser:
+    about = "A node-local Service proxy for Kubernetes in user space."
+    parser = _Parser(prog="kpf", description=about, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"kpf {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    for name, text in (
+        ("run", "the daemon, in the foreground"),
+        ("check", "validate configuration and manifests; print every problem"),
+        ("render", "print the nftables ruleset that a daemon would make"),
+    ):
+        _add_flags(commands.add_parser(name, help=text, description=text, allow_abbrev=False), _RUN_FLAGS)
+    status = commands.add_parser("status", help="the state of the running daemon", allow_abbrev=False)
+    status.add_argument("--json", action="store_true", help="as JSON")
+    _add_flags(status, {"control-socket": _RUN_FLAGS["control-socket"]})
+    commands.add_parser("demo", help="a complete show in a network namespace of its own", add_help=False)
+    commands.add_parser("cleanup", help="remove every nftables object that kpf ever made", allow_abbrev=False)
+    return parser
+
+
+def _add_flags(parser: argparse.ArgumentParser, flags: Mapping[str, tuple[str, str]]) -> None:
+    for flag, (metavar, text) in flags.items():
+        parser.add_argument(f"--{flag}", dest=flag, metavar=metavar, help=text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line says; the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["demo"]:
+        from kpf.demo import main as demo
+
+        return demo(arguments[1:])
+    parser = _parser()
+    try:
+        complete, mistakes = _complete(arguments)
+        given, rest = parser.parse_known_args(complete)
+    except _UsageError as error:
+        return _refuse([str(error), "see kpf --help"])
+    if given.command is None:
+        parser.print_help(sys.stderr)
+        return USAGE
+    mistakes += [f"{one}: unknown flag" if one.startswith("-") else f"{one}: not expected here" for one in rest]
+    flags = {flag: value for flag, value in vars(given).items() if flag in _RUN_FLAGS and value is not None}
+    commands: Mapping[str, Callable[[_Given], int]] = {
+        "run": _run,
+        "check": _check,
+        "render": _render,
+        "status": _status,
+        "cleanup": _cleanup,
+    }
+    return commands[given.command](_Given(flags, mistakes, as_json=getattr(given, "json", False)))
+
+
+def _complete(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What argparse can read, and complaints about flags without a value: it would give up at the first of them."""
+    kept, mistakes = [], []
+    for one, following in zip_longest(arguments, arguments[1:], fillvalue="--"):
+        if one.startswith("--") and one[2:] in _RUN_FLAGS and following.startswith("--"):
+            mistakes.append(f"{one}: needs a value")
+        else:
+            kept.append(one)
+    return kept, mistakes
+
+
+def _refuse(mistakes: Iterable[object]) -> int:
+    for mistake in mistakes:
+        print(f"kpf: {mistake}", file=sys.stderr)
+    return USAGE
+
+
+def _configuration(given: _Given) -> "Config | None":
+    """The configuration, or None after every mistake has been said."""
+    from kpf.config import ConfigError, load
+
+    try:
+        config = load(given.flags)
+    except ConfigError as error:
+        _refuse([*given.mistakes, *error.problems])
+        return None
+    if given.mistakes:
+        _refuse(given.mistakes)
+        return None
+    return config
+
+
+def _source_mistakes(config: "Config") -> list[str]:
+    if not config.manifests:
+        return ["so far Services come from --manifests DIR only: watching an API server is not supported yet"]
+    try:
+        with os.scandir(config.manifests):
+            return []
+    except OSError as error:
+        return [f"manifests: {config.manifests}: {error.strerror}"]
+
+
+def _run(given: _Given) -> int:
+    from kpf.config import Config, load, warnings
+    from kpf.observe import log
+
+    def reload() -> Config:
+        return load(given.flags)
+
+    config = _configuration(given)
+    if config is None:
+        return USAGE
+    if mistakes := _source_mistakes(config):
+        return _refuse(mistakes)
+    log.set_up(config.logging.level, config.logging.format)
+    for warning in warnings(config):
+        log.logger.warning(warning)
+
+    from kpf.master.master import main as run
+
+    return run(config, reload)
+
+
+def _check(given: _Given) -> int:
+    """Configuration, manifests, and what the plan makes of them."""
+    if given.mistakes:
+        _configuration(given)
+        return USAGE
+
+    from kpf.config import ConfigError, load
+    from kpf.sources.manifests import ManifestSource
+
+    found: list[object] = []
+    config = None
+    try:
+        config = load(given.flags)
+        manifests = config.manifests
+    except ConfigError as error:
+        found += error.problems
+        manifests = error.manifests
+    if manifests:
+        try:
+            snapshot = ManifestSource(manifests, node_name=config.node_name if config else "").read()
+        except OSError as error:
+            found.append(f"{manifests}: {error.strerror}")
+        else:
+            found += snapshot.problems
+            if config is not None:
+                from kpf.master.preview import problems
+
+                found += problems(config, snapshot)
+    for problem in found:
+        print(problem)
+    if not found:
+        print("no problems")
+    return USAGE if found else OK
+
+
+def _render(given: _Given) -> int:
+    config = _configuration(given)
+    if config is None:
+        return USAGE
+    if mistakes := _source_mistakes(config):
+        return _refuse(mistakes)
+
+    from kpf.master.preview import main as render
+
+    return render(config)
+
+
+def _status(given: _Given) -> int:
+    if given.mistakes:
+        return _refuse(given.mistakes)
+
+    from kpf.config import DEFAULT_CONTROL_SOCKET
+    from kpf.observe.status import main as status
+
+    return status(given.flags.get("control-socket", DEFAULT_CONTROL_SOCKET), given.as_json)
+
+
+def _cleanup(given: _Given) -> int:
+    if given.mistakes:
+        return _refuse(given.mistakes)
+
+    from kpf.nft.cleanup import main as cleanup
+
+    return cleanup()

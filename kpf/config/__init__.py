@@ -1,0 +1,10 @@
+"""The configuration: one frozen value, from a file and from flags, validated whole.
+
+Rules: a flag wins over the file; every mistake of both is found in one go; an unknown field is a mistake. A reload
+makes a new value and swaps it in, or leaves the old one. Nothing here acts on the configuration.
+"""
+
+from kpf.config.load import FLAGS, ConfigError, load, warnings
+from kpf.config.model import DEFAULT_CONTROL_SOCKET, Config, reload_needs_restart
+
+__all__ = ["Config", "ConfigError", "DEFAULT_CONTROL_SOCKET", "FLAGS", "load", "reload_needs_restart", "warnings"]

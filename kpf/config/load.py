@@ -1,0 +1,171 @@
+"""Reads the configuration from its file and from flags, and finds every mistake in both."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from kpf.config.fields import shown
+from kpf.config.model import Config, contradictions
+from kpf.documents import DocumentError, parse_yaml
+from kpf.model.snapshot import Problem
+
+API_VERSION, KIND = "kpf.io/v1alpha1", "KpfConfiguration"
+MAX_FILE_BYTES = 1 << 20
+
+# each flag of `kpf run`, and the field that it overrides
+FLAGS: Mapping[str, tuple[str, ...]] = {
+    "config": (),
+    "manifests": ("manifests",),
+    "kubeconfig": ("clientConnection", "kubeconfig"),
+    "master": ("master",),
+    "hostname-override": ("hostnameOverride",),
+    "workers": ("workers",),
+    "bind-address": ("bindAddress",),
+    "proxy-port-range": ("portRange",),
+    "nodeport-addresses": ("nodePortAddresses",),
+    "detect-local-mode": ("detectLocalMode",),
+    "cluster-cidr": ("clusterCIDR",),
+    "healthz-bind-address": ("healthzBindAddress",),
+    "metrics-bind-address": ("metricsBindAddress",),
+    "control-socket": ("controlSocket",),
+    "drain-timeout": ("drainTimeout",),
+    "log-level": ("logging", "level"),
+    "log-format": ("logging", "format"),
+}
+_FLAG_ONLY = ("master",)
+
+_EXPECTED = {
+    "string_type": "must be text",
+    "int_type": "must be an integer",
+    "bool_type": "must be true or false",
+    "model_type": "must be a mapping",
+    "dict_type": "must be a mapping",
+}
+
+
+class ConfigError(ValueError):
+    """All mistakes of file and flags. `manifests` is the directory that they name all the same, "" for none."""
+
+    def __init__(self, problems: tuple[Problem, ...], manifests: str = "") -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems, self.manifests = problems, manifests
+
+
+def load(overrides: Mapping[str, str]) -> Config:
+    """Make the configuration. `overrides`: flags by their name without dashes, "config" among them.
+
+    Raises `ConfigError` with every mistake there is.
+    """
+    path = overrides.get("config")
+    from_file, problems = _read(path) if path is not None else ({}, [])
+    from_flags = _nested({flag: value for flag, value in overrides.items() if FLAGS[flag]})
+    problems += _mistakes(from_file, path or "", of_flags=False)
+    problems += _mistakes(from_flags, "", of_flags=True)
+    merged = _merged(from_file, from_flags)
+    if not problems:
+        config = Config.model_validate(merged, by_alias=True, by_name=False)
+        problems += [Problem(path or "", "", field, message) for field, message in contradictions(config)]
+        if not problems:
+            return config
+    manifests = merged.get("manifests")
+    raise ConfigError(tuple(problems), manifests if isinstance(manifests, str) else "")
+
+
+def warnings(config: Config) -> list[str]:
+    """What is allowed and may hurt."""
+    try:
+        low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split())
+    except (OSError, ValueError):
+        return []
+    first, last = config.port_range
+    if first > high or last < low:
+        return []
+    return [
+        f"portRange {config.port_range} overlaps net.ipv4.ip_local_port_range {low}-{high}: "
+        "outgoing connections of this node may take proxy ports"
+    ]
+
+
+def _read(path: str) -> tuple[dict[str, Any], list[Problem]]:
+    """The fields of the file, or what is wrong with it."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            return {}, [Problem(path, "", "", f"is larger than {MAX_FILE_BYTES} bytes")]
+        documents = [one for one in parse_yaml(data.decode("utf-8-sig")) if one is not None]
+    except OSError as error:
+        return {}, [Problem(path, "", "", f"cannot be read: {error.strerror or error}")]
+    except UnicodeDecodeError as error:
+        return {}, [Problem(f"{path}:{data.count(10, 0, error.start) + 1}", "", "", "is not UTF-8")]
+    except DocumentError as error:
+        return {}, [Problem(f"{path}:{error.line}", "", "", error.message)]
+    if len(documents) != 1 or not isinstance(documents[0], dict):
+        return {}, [Problem(path, "", "", f"must be one mapping with apiVersion {API_VERSION} and kind {KIND}")]
+    return _checked(documents[0], path)
+
+
+def _checked(document: dict[str, Any], path: str) -> tuple[dict[str, Any], list[Problem]]:
+    api_version, kind = document.pop("apiVersion", None), document.pop("kind", None)
+    if (api_version, kind) != (API_VERSION, KIND):
+        seen = f"apiVersion {shown(api_version)}, kind {shown(kind)}"
+        return {}, [Problem(path, "", "", f"must have apiVersion {API_VERSION}, kind {KIND}; it has {seen}")]
+    problems = [Problem(path, "", name, "is a flag only: --" + name) for name in _FLAG_ONLY if name in document]
+    # as everywhere in Kubernetes, null stands for a field that is not given
+    fields = {name: value for name, value in _without_nulls(document).items() if name not in _FLAG_ONLY}
+    return fields, problems
+
+
+def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_nulls(value) if isinstance(value, dict) else value
+        for name, value in fields.items()
+        if value is not None
+    }
+
+
+def _nested(flags: Mapping[str, str]) -> dict[str, Any]:
+    """Flags as the file would have them."""
+    fields: dict[str, Any] = {}
+    for flag, value in flags.items():
+        *outer, name = FLAGS[flag]
+        inner = fields
+        for part in outer:
+            inner = inner.setdefault(part, {})
+        inner[name] = int(value) if flag == "workers" and value.isdecimal() and len(value) < 10 else value
+    return fields
+
+
+def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(low)
+    for name, value in high.items():
+        below = merged.get(name)
+        merged[name] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _mistakes(fields: dict[str, Any], path: str, *, of_flags: bool) -> Iterator[Problem]:
+    try:
+        Config.model_validate(fields, by_alias=True, by_name=False)
+    except ValidationError as error:
+        for one in error.errors(include_url=False):
+            place = tuple(str(part) for part in one["loc"])
+            if of_flags:
+                yield Problem(
+                    "--" + next(flag for flag, field in FLAGS.items() if field == place), "", "", _message(one)
+                )
+            else:
+                yield Problem(path, "", ".".join(place), _message(one))
+
+
+def _message(error: Any) -> str:
+    kind, given = error["type"], error["input"]
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    if kind == "extra_forbidden":
+        return "is not a field of the configuration"
+    if kind == "literal_error":
+        return f"must be one of {error['ctx']['expected']}, not {shown(given)}"
+    return f"{_EXPECTED.get(kind, error['msg'])}, not {shown(given)}"

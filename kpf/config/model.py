@@ -1,0 +1,141 @@
+"""The configuration as one frozen value."""
+
+import os
+import socket
+from ipaddress import ip_address
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+
+from kpf.config import fields
+from kpf.model.names import IPAddress, IPNetwork, SocketAddress
+
+DEFAULT_CONTROL_SOCKET = "/run/kpf/control.sock"
+
+# what workers and listeners were made with, and the source
+_FIXED = ("workers", "bind_address", "port_range", "control_socket", "manifests", "client_connection", "master")
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    special = {"cidr": "CIDR", "ips": "IPs"}
+    return first + "".join(special.get(word, word.capitalize()) for word in rest)
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may run on, at most 64."""
+    return min(len(os.sched_getaffinity(0)), fields.MAX_WORKERS)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        alias_generator=_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        hide_input_in_errors=True,
+    )
+
+
+DetectLocalMode = Literal["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]
+
+
+class ClientConnection(_Part):
+    """`kubeconfig` is a file's path, "" for none."""
+
+    kubeconfig: str = ""
+
+
+class DetectLocal(_Part):
+    """What `detectLocalMode` BridgeInterface and InterfaceNamePrefix look for."""
+
+    bridge_interface: Annotated[str, PlainValidator(fields.interface)] = ""
+    interface_name_prefix: Annotated[str, PlainValidator(fields.interface)] = ""
+
+
+class Logging(_Part):
+    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(fields.lower)] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Config(_Part):
+    """Field names are those of the file in snake case; `master` is a flag only.
+
+    Addresses and ranges are parsed: `bind_address` has at most one a family (none: the node's primary ones), a listen
+    address is None where it is off, `drain_timeout` is in seconds, 0..86400. `node_port_addresses` empty: all local
+    ones.
+    """
+
+    manifests: str = ""
+    client_connection: ClientConnection = ClientConnection()
+    master: Annotated[str, PlainValidator(fields.url)] = ""
+    hostname_override: Annotated[str, PlainValidator(fields.host_name)] = ""
+    workers: Annotated[int, PlainValidator(fields.workers)] = Field(default_factory=usable_cpus)
+    bind_address: Annotated[tuple[IPAddress, ...], PlainValidator(fields.bind_address)] = ()
+    port_range: Annotated[fields.PortRange, PlainValidator(fields.port_range)] = fields.PortRange(20000, 29999)
+    node_port_addresses: Annotated[
+        tuple[IPNetwork, ...] | Literal["primary"], PlainValidator(fields.node_port_addresses)
+    ] = ()
+    detect_local_mode: DetectLocalMode | None = None
+    detect_local: DetectLocal = DetectLocal()
+    cluster_cidr: Annotated[tuple[IPNetwork, ...], PlainValidator(fields.cluster_cidr)] = ()
+    healthz_bind_address: Annotated[SocketAddress | None, PlainValidator(fields.listen_address)] = SocketAddress(
+        ip_address("0.0.0.0"), 10256
+    )
+    metrics_bind_address: Annotated[SocketAddress | None, PlainValidator(fields.listen_address)] = SocketAddress(
+        ip_address("127.0.0.1"), 10249
+    )
+    control_socket: Annotated[str, PlainValidator(fields.socket_path)] = DEFAULT_CONTROL_SOCKET
+    drain_timeout: Annotated[float, PlainValidator(fields.seconds)] = 30.0
+    logging: Logging = Logging()
+    forwarding: Literal["auto", "proxied", "direct"] = "auto"
+    allow_external_ips: bool = True
+
+    @property
+    def node_name(self) -> str:
+        """This node's name: the override, or the host's."""
+        return self.hostname_override or socket.gethostname().strip().lower()
+
+    @property
+    def local_detection(self) -> DetectLocalMode:
+        """`detect_local_mode`, or what stands for it when it is not given."""
+        return self.detect_local_mode or ("ClusterCIDR" if self.cluster_cidr else "NodeCIDR")
+
+
+def contradictions(config: Config) -> list[tuple[str, str]]:
+    """Fields that are valid each, and not together: (field, message)."""
+    needs: list[tuple[bool, str, str]] = [
+        (
+            bool(config.manifests and (config.client_connection.kubeconfig or config.master)),
+            "manifests",
+            "cannot be given together with a kubeconfig or --master: there is one source",
+        ),
+        (
+            config.local_detection == "ClusterCIDR" and not config.cluster_cidr,
+            "clusterCIDR",
+            "is required by detectLocalMode ClusterCIDR",
+        ),
+        (
+            config.local_detection == "BridgeInterface" and not config.detect_local.bridge_interface,
+            "detectLocal.bridgeInterface",
+            "is required by detectLocalMode BridgeInterface",
+        ),
+        (
+            config.local_detection == "InterfaceNamePrefix" and not config.detect_local.interface_name_prefix,
+            "detectLocal.interfaceNamePrefix",
+            "is required by detectLocalMode InterfaceNamePrefix",
+        ),
+        (
+            config.healthz_bind_address is not None and config.healthz_bind_address == config.metrics_bind_address,
+            "metricsBindAddress",
+            "is the same as healthzBindAddress",
+        ),
+    ]
+    return [(field, message) for holds, field, message in needs if holds]
+
+
+def reload_needs_restart(old: Config, new: Config) -> list[str]:
+    """Names of attributes that differ and that only a restart can change."""
+    return [name for name in _FIXED if getattr(old, name) != getattr(new, name)]
