@@ -62,6 +62,14 @@ def connect(
     return [client.close() for client in crowd.run(clients, at_once=at_once)]
 
 
+def each(targets: Sequence[Address], *, source: str = "", timeout_s: float = 10.0) -> dict[Address, Outcome]:
+    """One connection to each of the targets, all at once."""
+    clients = {target: _Client(target, source, b"") for target in targets}
+    for _ in _Crowd(timeout_s).run(iter(clients.values()), at_once=len(targets)):
+        pass
+    return {target: client.close() for target, client in clients.items()}
+
+
 def steady(
     target: Address,
     rate_per_s: float,

@@ -1,10 +1,9 @@
 """A real `kpf run` of the lab: started, waited for, asked, stopped, its log kept. Knows only what INTERFACE promises.
 
-Readiness is READY=1 on $NOTIFY_SOCKET; its state comes from `kpf status --json`.
+Readiness is READY=1 on $NOTIFY_SOCKET; its state is that of `kpf status --json`.
 """
 
 import contextlib
-import json
 import os
 import re
 import select
@@ -18,6 +17,7 @@ from signal import SIGINT, Signals
 from typing import Any
 
 from kpf.lab.machine import Machine, wait_until
+from kpf.observe.status import fetch
 
 DEATH = re.compile(r"\(pid (\d+)\) died by .* with (\d+) active connections")
 
@@ -92,13 +92,14 @@ class Daemon:
         return self.log_path.read_text(encoding="utf-8", errors="replace") if self.log_path.exists() else ""
 
     def status(self) -> dict[str, Any]:
-        """`kpf status --json`. Raises `DaemonFailedError` if it does not answer."""
-        argv = [sys.executable, "-m", "kpf", "status", "--json", "--control-socket", str(self.control_socket)]
-        done = subprocess.run(argv, capture_output=True, timeout=20, check=False)
-        if done.returncode != 0:
-            raise DaemonFailedError(f"kpf status: {done.stderr.decode()}\n{self.log()}")
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
+        """What `kpf status --json` prints. Raises `OSError` if the daemon does not answer."""
+        return fetch(str(self.control_socket))
+
+    def service(self, name: str) -> dict[str, Any]:
+        """The status of a service of one port, by its name."""
+        (found,) = [service for service in self.status()["services"] if service["name"] == name]
+        one: dict[str, Any] = found
+        return one
 
     def worker_pids(self) -> list[int]:
         """The live workers' pids, in the order of their slots."""

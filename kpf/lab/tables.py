@@ -1,0 +1,16 @@
+"""The nftables tables of the namespace we are in, as somebody else than kpf sees them, and deletes them."""
+
+from pyroute2.nftables.main import NFTables
+
+NFPROTO_INET = 1
+
+
+def list_tables() -> list[str]:
+    """The names of all tables of family inet."""
+    with NFTables(nfgen_family=NFPROTO_INET) as nft:
+        return [table.get_attr("NFTA_TABLE_NAME") for table in nft.get_tables()]
+
+
+def delete_table(name: str) -> None:
+    with NFTables(nfgen_family=NFPROTO_INET) as nft:
+        nft.table("del", name=name)
