@@ -164,7 +164,7 @@ class _Source(_Serving):
             block = BLOCK[: self._left] if self._left < len(BLOCK) else BLOCK
             self._left -= len(block)
             self.transport.write(block)
-        if not self._left:
+        if not self._left and not self.transport.is_closing():
             self.transport.close()
 
 

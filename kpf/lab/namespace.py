@@ -53,14 +53,19 @@ def enter() -> None:
         if may_administer_network():
             _unshare(CLONE_NEWNET)
         else:
-            _unshare_user_and_network()
+            enter_user_namespace()
         _set_link_up("lo")
     except PermissionError as error:
         # Some distributions let anybody make the user namespace and then give it no rights (AppArmor).
         raise NamespaceRefusedError(error.errno, f"no rights in the new namespace: {error.strerror}") from error
 
 
-def _unshare_user_and_network() -> None:
+def enter_user_namespace() -> None:
+    """Become root of a fresh user namespace of one id and of a network namespace in it, whoever we are.
+
+    Nobody else exists there, so no privilege can be given away by becoming another user. `lo` is down.
+    Raises `NamespaceRefusedError`.
+    """
     uid, gid = os.getuid(), os.getgid()
     _unshare(CLONE_NEWUSER | CLONE_NEWNET)
     # a gid may be mapped without privilege only after setgroups is given up: user_namespaces(7)

@@ -1,0 +1,1 @@
+"""What kpf costs, measured in a network namespace of one's own."""

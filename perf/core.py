@@ -1,0 +1,261 @@
+"""`python -m perf.core`: what kpf costs on this machine: sync times, memory, CPU per connection, request and GiB.
+
+All in a network namespace of its own, with the lab's hosts, backends and clients, which are other processes and not
+counted. The lab sets net.ipv4.tcp_tw_reuse=1 and ip_local_port_range=32768-65535, as the README recommends to nodes.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from kpf.lab import namespace
+from kpf.lab.backends import Backends
+from kpf.lab.clients import hold
+from kpf.lab.daemon import Daemon
+from kpf.lab.machine import wait_until
+from kpf.lab.manifests import Manifests, Object, endpoint_slice, service
+from kpf.lab.topology import Lab, client_address, pod_address
+from perf import load
+
+SERVICES = 500
+CHANGES = 9
+IDLE = 4500
+ROUNDS = 3
+SHORT = 20_000
+KEPT_ALIVE = 100_000
+GIB = 1 << 30
+PORT = 8080
+
+SHOP = ("10.96.0.10", 80)
+GREETING, ANSWERING, POURING = (pod_address(number) for number in (1, 2, 3))
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured number; `detail` says what it is a summary of."""
+
+    what: str
+    value: float
+    unit: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    user_s: float
+    system_s: float
+
+
+def processes(daemon: Daemon) -> list[psutil.Process]:
+    """The master and its workers."""
+    return [psutil.Process(pid) for pid in (daemon.pid, *daemon.worker_pids())]
+
+
+def cpu(daemon: Daemon) -> Cpu:
+    """What all kpf processes have used so far."""
+    times = [process.cpu_times() for process in processes(daemon)]
+    return Cpu(sum(one.user for one in times), sum(one.system for one in times))
+
+
+def descriptors(daemon: Daemon) -> list[int]:
+    return [process.num_fds() for process in processes(daemon)]
+
+
+def many_services(pod: str) -> list[list[Object]]:
+    """500 services of one endpoint each."""
+    return [_one_service(number, pod) for number in range(SERVICES)]
+
+
+def _one_service(number: int, pod: str) -> list[Object]:
+    name, address = f"service-{number}", f"10.97.{number // 250}.{number % 250 + 1}"
+    return [service(name, cluster_ips=[address]), endpoint_slice(name, [pod], port=PORT)]
+
+
+class Bench:
+    """The lab and what is measured in it; each method gives its figures."""
+
+    def __init__(self, lab: Lab, backends: Backends) -> None:
+        self._lab = lab
+        self._backends = backends
+        self._pods = [pod_address(number) for number in range(1, 9)]
+        lab.pods.add_addresses(self._pods)
+
+    @contextmanager
+    def _daemon(self, files: dict[str, list[Object]], *, workers: int = 2) -> Iterator[tuple[Daemon, Manifests]]:
+        with tempfile.TemporaryDirectory(prefix="kpf-perf-") as directory:
+            manifests = Manifests(Path(directory) / "manifests")
+            for name, objects in files.items():
+                manifests.write(name, *objects)
+            with Daemon(self._lab.node, Path(directory), manifests=manifests.directory, workers=workers) as daemon:
+                yield daemon, manifests
+
+    def sync_of_files(self) -> list[Figure]:
+        files = {f"service-{number}.yaml": objects for number, objects in enumerate(many_services(self._pods[0]))}
+        return self._sync("one file each", files, lambda number, pod: ("service-0.yaml", _one_service(number, pod)))
+
+    def sync_of_a_list(self) -> list[Figure]:
+        def everything(pod: str) -> list[Object]:
+            items = [one for objects in many_services(self._pods[0])[1:] for one in objects]
+            return [{"apiVersion": "v1", "kind": "List", "items": [*_one_service(0, pod), *items]}]
+
+        return self._sync(
+            "one List", {"all.yaml": everything(self._pods[0])}, lambda _, pod: ("all.yaml", everything(pod))
+        )
+
+    def _sync(
+        self, how: str, files: dict[str, list[Object]], changed: Callable[[int, str], tuple[str, list[Object]]]
+    ) -> list[Figure]:
+        for pod in self._pods[:2]:
+            self._backends.open(pod, PORT)
+        with self._daemon(files) as (daemon, manifests):
+            times_ms = []
+            for round_ in range(CHANGES):
+                pod = self._pods[(round_ + 1) % 2]
+                manifests.write(".prepared", *changed(0, pod)[1])
+                times_ms.append(self._until_in_effect(manifests.directory, changed(0, pod)[0], pod) * 1000)
+                # a pause longer than any coalescing of changes
+                time.sleep(0.3)
+            memory = [process.memory_full_info() for process in processes(daemon)]
+            figures = [
+                Figure(f"{SERVICES} services, {how}: start to READY=1", daemon.ready_s, "s"),
+                Figure(
+                    f"{SERVICES} services, {how}: one changed endpoint in effect",
+                    statistics.median(times_ms),
+                    "ms",
+                    f"median of {CHANGES}, most {max(times_ms):.0f}",
+                ),
+                Figure(
+                    f"{SERVICES} services, {how}: memory of the master",
+                    memory[0].uss / 2**20,
+                    "MB",
+                    _pss(memory[0].pss),
+                ),
+                Figure(
+                    f"{SERVICES} services, {how}: memory of a worker", memory[1].uss / 2**20, "MB", _pss(memory[1].pss)
+                ),
+            ]
+        for pod in self._pods[:2]:
+            self._backends.close(pod, PORT)
+        return figures
+
+    def _until_in_effect(self, directory: Path, name: str, pod: str) -> float:
+        """Seconds from the file's change to the beginning of the first connection that reaches the new endpoint."""
+        began_s = time.monotonic()
+        os.rename(directory / ".prepared", directory / name)
+        while (asked_s := time.monotonic()) < began_s + 10.0:
+            with socket.create_connection(("10.97.0.1", 80), timeout=5.0) as sock:
+                if sock.recv(100).strip().decode() == pod:
+                    return asked_s - began_s
+            time.sleep(0.002)
+        raise TimeoutError(f"{pod} did not answer within 10 s")
+
+    def idle(self) -> list[Figure]:
+        self._backends.open(GREETING, PORT)
+        files = {"shop.yaml": [service("shop", cluster_ips=[SHOP[0]]), endpoint_slice("shop", [GREETING], port=PORT)]}
+        with self._daemon(files, workers=1) as (daemon, _):
+            sources = [client_address(number) for number in range(10)]
+            with self._lab.outside.converse(hold, SHOP, 100, sources=sources):
+                pass
+            wait_until(lambda: daemon.service("shop")["connectionsActive"] == 0)
+            before, open_before = processes(daemon)[1].memory_full_info().uss, descriptors(daemon)
+            with self._lab.outside.converse(hold, SHOP, IDLE, sources=sources):
+                during = processes(daemon)[1].memory_full_info().uss
+                active = daemon.service("shop")["connectionsActive"]
+            wait_until(lambda: daemon.service("shop")["connectionsActive"] == 0)
+            open_after = descriptors(daemon)
+        self._backends.close(GREETING, PORT)
+        return [
+            Figure(
+                "private memory per idle connection", (during - before) / IDLE / 1024, "KB", f"{active} open, 1 worker"
+            ),
+            Figure("descriptors left open by it", sum(open_after) - sum(open_before), "", f"{open_before} before"),
+        ]
+
+    def cost(self) -> list[Figure]:
+        self._backends.open(ANSWERING, PORT, mode="answer")
+        self._backends.open(POURING, PORT, mode="source")
+        files = {
+            f"{name}.yaml": [service(name, cluster_ips=[address]), endpoint_slice(name, [pod], port=PORT)]
+            for name, address, pod in (("shop", SHOP[0], ANSWERING), ("pour", "10.96.0.11", POURING))
+        }
+        sources = [client_address(number) for number in range(20)]
+        outside = self._lab.outside
+        with self._daemon(files) as (daemon, _):
+            before = descriptors(daemon)
+            figures = [
+                *_measure("CPU per short connection", "µs", SHORT, daemon,
+                          lambda: outside.call(load.short, SHOP, SHORT, sources, 32)),
+                *_measure("CPU per request, 64 kept-alive connections", "µs", KEPT_ALIVE, daemon,
+                          lambda: outside.call(load.kept_alive, SHOP, 64, KEPT_ALIVE)),
+                *_measure("CPU per GiB, 4 connections", "ms", 4, daemon,
+                          lambda: outside.call(load.download, ("10.96.0.11", 80), 4, GIB)),
+            ]  # fmt: skip
+            wait_until(lambda: all(one["connectionsActive"] == 0 for one in daemon.status()["services"]))
+            figures.append(Figure("descriptors left open by it", sum(descriptors(daemon)) - sum(before), ""))
+        return figures
+
+
+def _measure(what: str, unit: str, count: int, daemon: Daemon, run: Callable[[], float]) -> Iterator[Figure]:
+    factor = 1e6 if unit == "µs" else 1e3
+    costs, users, rates = [], [], []
+    for _ in range(ROUNDS):
+        before = cpu(daemon)
+        took_s = run()
+        after = cpu(daemon)
+        user_s, system_s = after.user_s - before.user_s, after.system_s - before.system_s
+        costs.append((user_s + system_s) / count * factor)
+        users.append(user_s / count * factor)
+        rates.append(count / took_s)
+    spread = f"user part {statistics.median(users):.1f}; of {ROUNDS}: {min(costs):.1f} to {max(costs):.1f}"
+    yield Figure(what, statistics.median(costs), unit, f"{spread}; {statistics.median(rates):,.1f}/s")
+
+
+def _pss(pss_bytes: int) -> str:
+    return f"private (USS); PSS {pss_bytes / 2**20:.1f}"
+
+
+def show(figures: list[Figure]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
+    table = Table("figure", "value", "unit", "detail", box=box.ROUNDED if console.is_terminal else box.ASCII)
+    for figure in figures:
+        table.add_row(figure.what, f"{figure.value:,.2f}", figure.unit, figure.detail)
+    console.print(table)
+
+
+def main() -> int:
+    """Measure, print, and write JSON if asked to."""
+    parser = argparse.ArgumentParser(prog="python -m perf.core", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    arguments = parser.parse_args()
+    try:
+        namespace.enter()
+    except OSError as error:
+        print(f"no network namespace of our own: {error.strerror}", file=sys.stderr)
+        return 1
+    figures: list[Figure] = []
+    with Lab() as lab, Backends(lab.pods) as backends:
+        bench = Bench(lab, backends)
+        for part in (bench.sync_of_files, bench.sync_of_a_list, bench.idle, bench.cost):
+            figures += part()
+    show(figures)
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
