@@ -164,8 +164,9 @@ class _Source(_Serving):
             block = BLOCK[: self._left] if self._left < len(BLOCK) else BLOCK
             self._left -= len(block)
             self.transport.write(block)
-        if not self._left and not self.transport.is_closing():
-            self.transport.close()
+        if not self._left:
+            # not from within resume_writing(): asyncio would end the connection twice
+            asyncio.get_running_loop().call_soon(self.transport.close)
 
 
 MODES: dict[str, type[_Serving]] = {"greet": _Serving, "answer": _Answering, "sink": _Sink, "source": _Source}
