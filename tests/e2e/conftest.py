@@ -1,17 +1,25 @@
-"""What the end-to-end tests share: the lab, backends in it, and a daemon on demand."""
+"""What the end-to-end tests share: the lab, backends in it, and a world to start a daemon in."""
 
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from kpf.lab.backends import Backends
-from kpf.lab.topology import Lab
+from kpf.lab.tables import list_tables
+from kpf.lab.topology import Lab, pod_address
+from tests.e2e.world import PODS, World
 
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Node, pods and outside, one for a module."""
     with Lab() as lab:
+        for family in (4, 6):
+            lab.pods.add_addresses(pod_address(number, family) for number in range(1, PODS + 1))
         yield lab
 
 
@@ -20,3 +28,15 @@ def backends(lab: Lab) -> Iterator[Backends]:
     """A process full of servers on the pods' host, with no address yet."""
     with Backends(lab.pods) as backends:
         yield backends
+
+
+@pytest.fixture
+def world(lab: Lab, backends: Backends) -> Iterator[World]:
+    """A world without services; when the test is over there must be no table left in it."""
+    # a Unix socket's path has 107 bytes at most, so not pytest's tmp_path
+    with tempfile.TemporaryDirectory(prefix="kpf-") as directory:
+        yield World(lab, backends, Path(directory))
+    left = list_tables()
+    if left:
+        subprocess.run([sys.executable, "-m", "kpf", "cleanup"], check=True)
+    assert left == []

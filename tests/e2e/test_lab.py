@@ -15,7 +15,6 @@ from kpf.lab.topology import NODE_POD_LINK_ADDRESSES, POD_NETWORKS, Lab, client_
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_backend_answers_node_and_pods_with_its_name(lab: Lab, backends: Backends, family: int) -> None:
     address = pod_address(10 + family, family)
-    lab.pods.add_addresses([address])
     backends.open(address, 8080, name="one")
     assert names(lab.node.call(connect, (address, 8080), 5)) == {"one": 5}
     assert names(lab.pods.call(connect, (address, 8080), 5)) == {"one": 5}
@@ -24,7 +23,6 @@ def test_a_backend_answers_node_and_pods_with_its_name(lab: Lab, backends: Backe
 
 def test_a_closed_backend_refuses_and_opens_again(lab: Lab, backends: Backends) -> None:
     address = pod_address(20)
-    lab.pods.add_addresses([address])
     backends.open(address, 8080)
     backends.close(address, 8080)
     assert names(lab.node.call(connect, (address, 8080))) == {"ECONNREFUSED": 1}
@@ -35,7 +33,6 @@ def test_a_closed_backend_refuses_and_opens_again(lab: Lab, backends: Backends) 
 @pytest.mark.parametrize("family", [4, 6])
 def test_an_address_that_is_gone_is_a_black_hole(lab: Lab, backends: Backends, family: int) -> None:
     address = pod_address(30 + family, family)
-    lab.pods.add_addresses([address])
     backends.open(address, 8080)
     lab.pods.remove_address(address)
     began_s = time.monotonic()
@@ -56,7 +53,6 @@ def test_clients_outside_have_many_addresses(lab: Lab) -> None:
 
 def test_many_open_at_once(lab: Lab, backends: Backends) -> None:
     address = pod_address(40)
-    lab.pods.add_addresses([address])
     backends.open(address, 8080, name="one")
     with lab.node.converse(hold, (address, 8080), 1000) as held:
         assert names(held.first) == {"one": 1000}
@@ -68,14 +64,12 @@ def test_many_open_at_once(lab: Lab, backends: Backends) -> None:
 
 def test_the_other_modes(lab: Lab, backends: Backends) -> None:
     address = pod_address(50)
-    lab.pods.add_addresses([address])
     backends.open(address, 8001, name="a", mode="answer")
     assert names(lab.node.call(connect, (address, 8001), 3, request=b"x\n")) == {"a": 3}
 
 
 def test_a_rate_is_kept(lab: Lab, backends: Backends) -> None:
     address = pod_address(60)
-    lab.pods.add_addresses([address])
     backends.open(address, 8080)
     outcomes = lab.node.call(steady, (address, 8080), 100, 1.0)
     assert names(outcomes) == {address: 100}

@@ -1,0 +1,81 @@
+"""Manifests that are wrong: said clearly, and everything else goes on."""
+
+import pytest
+
+from kpf.lab.manifests import endpoint_slice, service
+from tests.e2e.world import POD_PORT, World, eventually, shop
+
+SHOP = ("10.96.0.10", 80)
+BAD = ("10.96.0.66", 80)
+
+
+def _mutated(path: str, value: object) -> list[dict[str, object]]:
+    """A Service `bad` with its slice, one field of either replaced; `path` as in "service.spec.ports.0.port"."""
+    objects = dict(zip(("service", "slice"), shop("bad", BAD[0], ["10.244.1.1"]), strict=True))
+    *parents, last = path.split(".")
+    target: object = objects
+    for key in parents:
+        target = target[int(key)] if isinstance(target, list) else target[key]  # type: ignore[index]  # any JSON
+    target[int(last) if isinstance(target, list) else last] = value  # type: ignore[index]  # any JSON
+    return list(objects.values())
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("service.spec.ports.0.port", 70000),
+        ("service.spec.ports.0.port", "eighty"),
+        ("service.spec.sessionAffinity", "Sometimes"),
+        ("service.spec.ports", {"port": 80}),
+        ("slice.ports.0.port", -1),
+        ("slice.endpoints.0.addresses.0", "10.244.1.300"),
+    ],
+)
+def test_a_wrong_field_concerns_its_object_alone(world: World, path: str, value: object) -> None:
+    pods = world.pods([1, 2])
+    world.serve("shop", SHOP[0], pods)
+    with world.daemon() as daemon:
+        world.manifests.write("bad.yaml", *_mutated(path, value), *shop("new", "10.96.0.11", pods))
+        eventually(lambda: world.answers(("10.96.0.11", 80), 2, timeout_s=0.5) == dict.fromkeys(pods, 1))
+        assert world.answers(SHOP, 4) == dict.fromkeys(pods, 2)
+        daemon.wait_for_log("bad.yaml")
+        line = next(line for line in daemon.log().splitlines() if "bad.yaml" in line)
+        assert "default/bad" in line
+
+
+def test_a_file_that_is_no_yaml_leaves_what_was_read_from_it(world: World) -> None:
+    pods = world.pods([1])
+    world.serve("shop", SHOP[0], pods)
+    with world.daemon() as daemon:
+        world.manifests.write_text("shop.yaml", "kind: [Service\n  - :")
+        daemon.wait_for_log("shop.yaml")
+        world.serve("other", "10.96.0.11", pods)
+        eventually(lambda: world.answers(("10.96.0.11", 80), timeout_s=0.5) == {pods[0]: 1})
+        assert world.answers(SHOP, 2) == {pods[0]: 2}
+
+
+def test_a_directory_that_goes_away_leaves_everything(world: World) -> None:
+    pods = world.pods([1])
+    world.serve("shop", SHOP[0], pods)
+    with world.daemon() as daemon:
+        away = world.directory / "away"
+        world.manifests.directory.rename(away)
+        daemon.wait_for_log(str(world.manifests.directory))
+        assert world.answers(SHOP, 2) == {pods[0]: 2}
+        away.rename(world.manifests.directory)
+        world.serve("other", "10.96.0.11", pods)
+        eventually(lambda: world.answers(("10.96.0.11", 80), timeout_s=0.5) == {pods[0]: 1})
+
+
+def test_two_services_with_one_portal(world: World) -> None:
+    pods = world.pods([1, 2])
+    older, newer = (service(name, cluster_ips=[SHOP[0]]) for name in ("older", "newer"))
+    older["metadata"]["creationTimestamp"] = "2024-01-01T00:00:00Z"
+    newer["metadata"]["creationTimestamp"] = "2025-01-01T00:00:00Z"
+    world.manifests.write("a-newer.yaml", newer, endpoint_slice("newer", pods[1:], port=POD_PORT))
+    world.manifests.write("b-older.yaml", older, endpoint_slice("older", pods[:1], port=POD_PORT))
+    with world.daemon() as daemon:
+        assert world.answers(SHOP, 4) == {pods[0]: 4}
+        assert any("default/newer" in line and SHOP[0] in line for line in daemon.log().splitlines())
+        world.manifests.remove("b-older.yaml")
+        eventually(lambda: world.answers(SHOP, 4) == {pods[1]: 4})

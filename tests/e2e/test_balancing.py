@@ -1,0 +1,129 @@
+"""Who is served by whom: exact turns, affinity, and endpoints that fail."""
+
+import os
+import signal
+import time
+from collections import Counter
+
+import pytest
+
+from kpf.lab.clients import Outcome, connect, failures, hold, median_first_byte_ms, names, steady
+from kpf.lab.topology import client_address
+from tests.e2e.world import POD_PORT, World, eventually
+
+SHOP = ("10.96.0.10", 80)
+CLIENTS = [client_address(number) for number in range(200)]
+
+
+def test_3000_one_after_another_are_1000_each(world: World) -> None:
+    pods = world.pods([1, 2, 3])
+    world.serve("shop", SHOP[0], pods)
+    with world.daemon() as daemon:
+        assert world.answers(SHOP, 3000) == dict.fromkeys(pods, 1000)
+        totals = [worker["connectionsTotal"] for worker in daemon.status()["workers"]]
+    assert sum(totals) == 3000
+    assert min(totals) > 500, f"one worker did nearly all: {totals}"
+
+
+@pytest.mark.parametrize("sources", [6, 1])
+def test_3000_open_at_once_are_1000_each(world: World, sources: int) -> None:
+    pods = world.pods([1, 2, 3])
+    world.serve("shop", SHOP[0], pods)
+    with (
+        world.daemon() as daemon,
+        world.lab.outside.converse(hold, SHOP, 3000, sources=CLIENTS[:sources], at_once=3000) as held,
+    ):
+        counts = names(held.first)
+        assert sorted(counts) == pods
+        assert sum(counts.values()) == 3000
+        assert all(999 <= count <= 1001 for count in counts.values()), counts
+        assert daemon.service("shop")["connectionsActive"] == 3000
+        assert world.backends.active() == 3000
+
+
+def _by_client(outcomes: list[Outcome]) -> dict[str, Counter[str]]:
+    served: dict[str, Counter[str]] = {}
+    for outcome in outcomes:
+        if outcome.name:
+            served.setdefault(outcome.source, Counter())[outcome.name] += 1
+    return served
+
+
+def test_200_clients_stay_where_they_are_until_the_time_out(world: World) -> None:
+    pods = world.pods([1, 2, 3, 4])
+    affinity = {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 4}}}
+    world.serve("shop", SHOP[0], pods[:3], **affinity)
+    with world.daemon() as daemon:
+        first = _by_client(world.lab.outside.call(connect, SHOP, 200, sources=CLIENTS))
+        world.serve("shop", SHOP[0], pods, **affinity)
+        eventually(lambda: len(daemon.service("shop")["endpoints"]) == 4)
+        with world.lab.outside.begin(steady, SHOP, 600, 3.0, sources=CLIENTS) as load:
+            time.sleep(0.5)
+            os.kill(daemon.worker_pids()[0], signal.SIGKILL)
+            time.sleep(0.7)
+            world.serve("shop", SHOP[0], pods[:3], **affinity)
+            outcomes = load.result()
+        assert len(daemon.service("shop")["endpoints"]) == 3
+        assert len(failures(outcomes)) <= sum(daemon.active_at_deaths().values())
+        served = _by_client(outcomes)
+        for client in CLIENTS:
+            assert served[client].keys() == first[client].keys(), client
+        assert sorted(Counter(name for one in first.values() for name in one).values()) == [66, 67, 67]
+        time.sleep(4.2)
+        again = _by_client(world.lab.outside.call(connect, SHOP, 200, sources=CLIENTS))
+    moved = sum(again[client].keys() != first[client].keys() for client in CLIENTS)
+    assert moved > 100, f"only {moved} of 200 clients were free again"
+
+
+def test_bad_endpoints_are_not_seen_by_clients(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    good, refusing, silent = world.pods([1, 2, 3])
+    world.serve("good", "10.96.0.11", [good])
+    world.serve("shop", SHOP[0], [good, refusing, silent])
+    with world.daemon() as daemon:
+        world.backends.close(refusing, POD_PORT)
+        world.lab.pods.remove_address(silent)
+        try:
+            ratios, slowest_s = [], 0.0
+            for _ in range(3):
+                without = world.lab.outside.call(connect, ("10.96.0.11", 80), 334)
+                with_bad = world.lab.outside.call(connect, SHOP, 334)
+                assert names(with_bad) == {good: 334}
+                ratios.append(median_first_byte_ms(with_bad) / median_first_byte_ms(without))
+                slowest_s = max(slowest_s, *(outcome.first_byte_s for outcome in with_bad))
+            failed = {one["address"]: one["dialFailures"] for one in daemon.service("shop")["endpoints"]}
+        finally:
+            world.lab.pods.add_addresses([silent])
+    with capsys.disabled():
+        print(f"\n1,002 of 1,002 requests; dials that failed {failed}; median to the first byte, with bad endpoints /")
+        print(f"without: {', '.join(f'{ratio:.3f}' for ratio in ratios)}; slowest {slowest_s * 1000:.0f} ms")
+    assert failed[f"{good}:{POD_PORT}"] == 0
+    assert failed[f"{refusing}:{POD_PORT}"] > 0
+    assert failed[f"{silent}:{POD_PORT}"] > 0
+    assert slowest_s < 1.0
+    assert min(ratios) < 1.10
+
+
+def test_all_endpoints_dead_is_a_reset(world: World) -> None:
+    pods = world.pods([1, 2])
+    world.serve("shop", SHOP[0], pods)
+    with world.daemon():
+        for pod in pods:
+            world.backends.close(pod, POD_PORT)
+        outcomes = world.lab.outside.call(connect, SHOP, 4)
+        assert names(outcomes) == {"ECONNRESET": 4}
+        assert max(outcome.first_byte_s for outcome in outcomes) < 0.5
+        world.backends.open(pods[0], POD_PORT)
+        eventually(lambda: world.answers(SHOP) == {pods[0]: 1}, timeout_s=12)
+
+
+def test_a_change_goes_on_with_the_turn(world: World) -> None:
+    pods = world.pods([1, 2, 3, 4])
+    world.serve("shop", SHOP[0], pods[:3])
+    with world.daemon() as daemon:
+        assert world.answers(SHOP, 2) == {pods[0]: 1, pods[1]: 1}
+        world.serve("shop", SHOP[0], pods)
+        eventually(lambda: len(daemon.service("shop")["endpoints"]) == 4)
+        assert world.answers(SHOP, 2) == {pods[2]: 1, pods[3]: 1}
+        world.serve("other", "10.96.0.12", pods[:1])
+        eventually(lambda: len(daemon.status()["services"]) == 2)
+        assert world.answers(SHOP, 1) == {pods[0]: 1}

@@ -1,0 +1,210 @@
+"""Start, reload, drain, stop, crash, take over: what clients see of it, and what is left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kpf.lab.clients import connect, failures, hold, names, steady
+from kpf.lab.daemon import Daemon, DaemonFailedError
+from kpf.lab.tables import delete_table, list_tables
+from kpf.lab.topology import NODE_ADDRESSES
+from tests.e2e.world import World, eventually
+
+SHOP = ("10.96.0.10", 80)
+
+
+def _kpf(*args: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "kpf", *args], capture_output=True, text=True, timeout=20, check=False)
+
+
+def _second(world: World, *args: str) -> Daemon:
+    """Another daemon for the same manifests, with files of its own."""
+    directory = world.directory / "second"
+    directory.mkdir()
+    return Daemon(world.lab.node, directory, manifests=world.manifests.directory, args=args)
+
+
+def test_reloads_under_load_are_not_seen(world: World) -> None:
+    pods = world.pods([1, 2, 3])
+    world.serve("shop", SHOP[0], pods)
+    with world.daemon() as daemon, world.lab.outside.converse(hold, SHOP, 30) as held:
+        with world.lab.outside.begin(steady, SHOP, 400, 3.0) as load:
+            for round_ in range(10):
+                world.serve(f"more-{round_}", f"10.96.1.{round_ + 1}", pods[: round_ % 3 + 1])
+                world.serve("shop", SHOP[0], pods[: 2 + round_ % 2])
+                daemon.signal(signal.SIGHUP)
+                time.sleep(0.25)
+            outcomes = load.result()
+        assert failures(outcomes) == []
+        assert failures(held.send("ping")) == []
+        assert len(daemon.status()["services"]) == 11
+
+
+def test_connections_outlive_their_endpoint_and_their_service(world: World) -> None:
+    pods = world.pods([1, 2])
+    world.serve("shop", SHOP[0], pods)
+    with world.daemon() as daemon, world.lab.outside.converse(hold, SHOP, 20) as held:
+        world.serve("shop", SHOP[0], pods[:1])
+        eventually(lambda: world.answers(SHOP, 4) == {pods[0]: 4})
+        assert failures(held.send("ping")) == []
+        world.manifests.remove("shop.yaml")
+        eventually(lambda: daemon.status()["services"] == [])
+        # listeners are drained and closed, slots may be used again: connections must not notice
+        world.serve("other", "10.96.0.11", pods)
+        eventually(lambda: world.answers(("10.96.0.11", 80), 2) == dict.fromkeys(pods, 1))
+        time.sleep(1.0)
+        assert failures(held.send("ping")) == []
+
+
+def test_sigterm_drops_new_connections_and_lets_open_ones_finish(world: World) -> None:
+    world.serve("shop", SHOP[0], world.pods([1]))
+    with world.daemon("--drain-timeout", "20") as daemon:
+        with world.lab.outside.converse(hold, SHOP, 20) as held:
+            daemon.signal(signal.SIGTERM)
+            daemon.wait_for_log("new connections are dropped")
+            assert world.answers(SHOP, timeout_s=0.5) == {"timed out": 1}
+            time.sleep(1.0)
+            assert failures(held.send("ping")) == []
+            assert daemon.exit_status() is None
+            assert failures(held.send("close")) == []
+        assert daemon.process is not None
+        assert daemon.process.wait(3.0) == 0
+        assert list_tables() == []
+
+
+def test_the_drain_timeout_ends_the_patience(world: World) -> None:
+    world.serve("shop", SHOP[0], world.pods([1]))
+    with world.daemon("--drain-timeout", "1") as daemon, world.lab.outside.converse(hold, SHOP, 5) as held:
+        began_s = time.monotonic()
+        assert daemon.stop(how=signal.SIGTERM) == 0
+        assert 0.9 < time.monotonic() - began_s < 3.0
+        assert len(failures(held.send("ping"))) == 5
+
+
+@pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_cuts(world: World, again: signal.Signals) -> None:
+    world.serve("shop", SHOP[0], world.pods([1]))
+    with world.daemon() as daemon, world.lab.outside.converse(hold, SHOP, 5) as held:
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_for_log("new connections are dropped")
+        began_s = time.monotonic()
+        assert daemon.stop(how=again) == 0
+        assert time.monotonic() - began_s < 2.0
+        assert len(failures(held.send("ping"))) == 5
+        assert list_tables() == []
+
+
+def test_a_restart_delays_connections_and_loses_none(world: World) -> None:
+    world.serve("shop", SHOP[0], world.pods([1, 2, 3]))
+    daemon = world.daemon().start()
+    with world.lab.outside.begin(steady, SHOP, 200, 5.0, timeout_s=10.0) as load:
+        time.sleep(1.0)
+        assert daemon.stop(how=signal.SIGTERM) == 0
+        with daemon.start():
+            outcomes = load.result()
+    assert names(failures(outcomes)) == {}
+    assert max(outcome.first_byte_s for outcome in outcomes) < 8.0
+
+
+def test_a_second_daemon_names_the_first(world: World) -> None:
+    pods = world.pods([1])
+    world.serve("shop", SHOP[0], pods)
+    with world.daemon() as daemon:
+        second = _second(world)
+        with pytest.raises(DaemonFailedError, match=rf"status 1\n(.*\n)*.*\b{daemon.pid}\b"):
+            second.start()
+        assert world.answers(SHOP, 3) == {pods[0]: 3}
+
+
+def test_a_deleted_table_is_put_back(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    pods = world.pods([1])
+    world.serve("shop", SHOP[0], pods)
+    with world.daemon():
+        delete_table("kpf")
+        back_s = eventually(lambda: world.answers(SHOP, timeout_s=0.2) == {pods[0]: 1})
+        with capsys.disabled():
+            print(f"\nthe deleted table was back and in use after {back_s:.2f} s")
+        assert back_s < 2.0
+
+
+def test_the_master_is_killed_and_another_takes_over(world: World) -> None:
+    pods = world.pods([1, 2])
+    world.serve("shop", SHOP[0], pods)
+    daemon = world.daemon().start()
+    with world.lab.outside.converse(hold, SHOP, 10) as held:
+        daemon.kill()
+        assert sum(world.answers(SHOP, 10).values()) == 10
+        with _second(world):
+            assert world.answers(SHOP, 10) == dict.fromkeys(pods, 5)
+            assert failures(held.send("ping")) == []
+
+
+def test_cleanup_removes_what_a_crash_left(world: World) -> None:
+    world.serve("shop", SHOP[0], world.pods([1]))
+    daemon = world.daemon("--drain-timeout", "1").start()
+    pids = daemon.worker_pids()
+    daemon.kill()
+    assert list_tables() == ["kpf"]
+    assert _kpf("cleanup").returncode == 0
+    assert list_tables() == []
+    assert _kpf("cleanup").returncode == 0
+    eventually(lambda: not any(map(_alive, pids)))
+
+
+def _alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_nothing_is_left_after_a_stop(world: World) -> None:
+    world.serve("shop", SHOP[0], world.pods([1]), type="NodePort", ports=[{"port": 80, "nodePort": 30080}])
+    with world.daemon() as daemon:
+        pids = [daemon.pid, *daemon.worker_pids()]
+        assert world.answers(SHOP) != {}
+        assert daemon.stop(how=signal.SIGTERM) == 0
+    assert not any(map(_alive, pids))
+    assert list_tables() == []
+    assert not daemon.control_socket.exists()
+    assert _listening() == []
+    assert world.answers((NODE_ADDRESSES[0], 30080)) == {"ECONNREFUSED": 1}
+
+
+def _listening() -> list[str]:
+    """The listening TCP sockets of our namespace, as lines of /proc/net/tcp."""
+    lines = [line for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return [line for line in lines if line.split()[3] == "0A"]
+
+
+def test_status_command(world: World) -> None:
+    pods = world.pods([1])
+    world.serve("shop", SHOP[0], pods)
+    with world.daemon() as daemon:
+        world.answers(SHOP, 7)
+        done = _kpf("status", "--json", "--control-socket", str(daemon.control_socket))
+        assert done.returncode == 0, done.stderr
+        (service,) = json.loads(done.stdout)["services"]
+        assert service["portals"] == ["10.96.0.10:80"]
+        assert service["clusterIPs"] == ["10.96.0.10"]
+        assert service["connectionsTotal"] == 7
+        assert [endpoint["address"] for endpoint in service["endpoints"]] == [f"{pods[0]}:8080"]
+        readable = _kpf("status", "--control-socket", str(daemon.control_socket))
+        assert "shop" in readable.stdout
+        assert os.stat(daemon.control_socket).st_mode & 0o777 == 0o600
+    assert _kpf("status", "--control-socket", str(daemon.control_socket)).returncode == 1
+
+
+def test_steady_clients_from_the_node_over_many_changes(world: World) -> None:
+    pods = world.pods([1, 2, 3])
+    world.serve("shop", SHOP[0], pods)
+    with world.daemon(), world.lab.node.begin(steady, SHOP, 300, 3.0) as load:
+        for round_ in range(25):
+            world.serve("shop", SHOP[0], pods[round_ % 3 :])
+            time.sleep(0.1)
+        assert failures(load.result()) == []
+        assert failures(world.lab.node.call(connect, SHOP, 10)) == []

@@ -1,0 +1,55 @@
+"""What an end-to-end test plays with: the lab, servers for pods, manifests, and the daemon when the test starts one."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from kpf.lab.backends import Backends, Mode
+from kpf.lab.clients import Address, connect, names
+from kpf.lab.daemon import Daemon
+from kpf.lab.machine import wait_until
+from kpf.lab.manifests import Manifests, Object, endpoint_slice, service
+from kpf.lab.topology import Lab, pod_address
+
+POD_PORT = 8080
+# how many pod addresses the pods' host has, of each family
+PODS = 60
+
+
+class World:
+    def __init__(self, lab: Lab, backends: Backends, directory: Path) -> None:
+        self.lab = lab
+        self.backends = backends
+        self.directory = directory
+        self.manifests = Manifests(directory / "manifests")
+
+    def pods(self, numbers: Iterable[int], *, family: int = 4, port: int = POD_PORT, mode: Mode = "greet") -> list[str]:
+        """Servers on these pods, named by their addresses."""
+        addresses = [pod_address(number, family) for number in numbers]
+        for address in addresses:
+            self.backends.open(address, port, mode=mode)
+        return addresses
+
+    def serve(self, name: str, cluster_ip: str, addresses: Sequence[str], **spec: Any) -> None:
+        """A file with a Service of one port and its endpoints; see `manifests.service`."""
+        self.manifests.write(f"{name}.yaml", *shop(name, cluster_ip, addresses, **spec))
+
+    def daemon(self, *args: str, workers: int = 2) -> Daemon:
+        """A daemon for these manifests, not started; as a context it is ready inside and stopped after it."""
+        return Daemon(self.lab.node, self.directory, manifests=self.manifests.directory, workers=workers, args=args)
+
+    def answers(self, target: Address, count: int = 1, timeout_s: float = 10.0) -> dict[str, int]:
+        """Who answers how many connections from outside."""
+        return names(self.lab.outside.call(connect, target, count, timeout_s=timeout_s))
+
+
+def shop(name: str, cluster_ip: str, addresses: Sequence[str], **spec: Any) -> list[Object]:
+    """A Service of one port and its EndpointSlice, without one if there are no addresses."""
+    spec.setdefault("ports", [{"port": 80}])
+    slices = [endpoint_slice(name, addresses, port=POD_PORT)] if addresses else []
+    return [service(name, cluster_ips=[cluster_ip], **spec), *slices]
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 5.0) -> float:
+    """Seconds until it held; the test fails if it does not."""
+    return wait_until(condition, timeout_s=timeout_s)
