@@ -1,0 +1,38 @@
+"""Gives out extents of an arena: a buddy allocator. Pure, used by the master only."""
+
+MIN_ORDER = 2
+
+
+class Extents:
+    """An arena of 2**`order` units. Extents are powers of two, at least 4; freed ones merge with their buddies."""
+
+    def __init__(self, order: int) -> None:
+        self._order = order
+        self._free: list[set[int]] = [set() for _ in range(order + 1)]
+        self._free[order].add(0)
+
+    def take(self, length: int) -> int | None:
+        """The offset of a free extent of at least `length` units, None if there is none."""
+        wanted = order_of(length)
+        for order in range(wanted, self._order + 1):
+            if self._free[order]:
+                break
+        else:
+            return None
+        offset = self._free[order].pop()
+        for smaller in range(order - 1, wanted - 1, -1):
+            self._free[smaller].add(offset + (1 << smaller))
+        return offset
+
+    def give(self, offset: int, length: int) -> None:
+        """Take back what `take(length)` gave."""
+        order = order_of(length)
+        while order < self._order and offset ^ (1 << order) in self._free[order]:
+            self._free[order].remove(offset ^ (1 << order))
+            offset &= ~(1 << order)
+            order += 1
+        self._free[order].add(offset)
+
+
+def order_of(length: int) -> int:
+    return max((length - 1).bit_length(), MIN_ORDER)

@@ -1,0 +1,155 @@
+"""Where everything is in the shared memory, in words of 8 bytes. Pure arithmetic, no memory is touched here.
+
+Who writes what:
+- A frontend's record, its member list, the records of its members and its pin table are read and written under the
+  frontend's lock only (`kpf.shm.lock`). A change takes effect by one aligned store of one word; what was written
+  before it is garbage until then, so a holder that is killed at any instant leaves a consistent state.
+- A worker's own record and its counters have one writer, that worker, and need no lock.
+- The master alone gives out slots, extents and pin tables, and keeps the books about them in its own memory.
+
+Times are CLOCK_MONOTONIC milliseconds. Addresses are 16 bytes, IPv4 v4-mapped.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple
+
+WORD = 8
+MAGIC = 0x6B70662D73686D21
+VERSION = 1
+
+FRONTEND_CAPACITY = 1 << 16
+MEMBER_CAPACITY = 1 << 18
+ARENA_WORDS = 1 << 22
+
+# The header.
+MAGIC_AT, VERSION_AT, WORKERS_AT = 0, 1, 2
+FRONTENDS_USED_AT, MEMBERS_USED_AT = 3, 4  # slots from here on were never in use
+SEED_AT = 5  # two odd random words for the hash of pins
+HEADER_WORDS = 512
+
+# A worker's record, on cache lines of its own.
+HEARTBEAT, PAUSED, ACTIVE, TOTAL, PAUSES = range(5)
+WORKER_WORDS = 64
+
+# A frontend's record: the list word, the affinity timeout (ms, 0: none), since when pins count (ms), 1 + the index of
+# its pin table, pins in it, pins evicted from it.
+LIST, TIMEOUT, PINS_SINCE, PIN_TABLE, PINS, EVICTIONS = range(6)
+FRONTEND_WORDS = 16
+
+# The list word: all that makes up a turn, so that one store commits list and turn together.
+# Turn: 0 = nobody was served, else 1 + the index of the last one served; next is turn % count. ANCHORED: the last one
+# served is not in the list any more (the master remembers it); turn is the index of the next one.
+INDEX_MASK = (1 << 20) - 1
+COUNT_SHIFT = 20
+OFFSET_SHIFT = 40
+OFFSET_MASK = (1 << 22) - 1
+ANCHORED = 1 << 63
+KEEP_LIST = (1 << 62) - (1 << 20)  # offset and count
+
+# A member's record. Identity: 64 bit, serial << 24 | slot, never used again; 0 once it has left the list.
+IDENTITY, ADDRESS, PORT, HEALTH = 0, 1, 3, 4
+MEMBER_WORDS = 8
+SLOT_MASK = (1 << 24) - 1
+SERIAL_SHIFT = 24
+
+# The health word: shut out until (ms) << 16 | one connection is probing it << 15 | shut out for (ms). 0: healthy.
+UNTIL_SHIFT = 16
+PROBING = 1 << 15
+FOR_MASK = PROBING - 1
+
+# A pin table: buckets of entries; client address, identity (the entry counts when it is there), when it was last used.
+# 32,768 clients of one frontend on one node: 128 full nodes' worth of pods; 1 MiB at most, touched page by page.
+PIN_CLIENT, PIN_IDENTITY, PIN_STAMP = 0, 2, 3
+PIN_WORDS = 4
+BUCKET_ENTRIES = 8
+BUCKET_WORDS = BUCKET_ENTRIES * PIN_WORDS
+BUCKET_BITS = 12
+PIN_TABLE_ENTRIES = BUCKET_ENTRIES << BUCKET_BITS
+PIN_TABLE_WORDS = BUCKET_WORDS << BUCKET_BITS
+PIN_TABLES = 1 << 12
+
+PAGE_WORDS = 512
+
+
+class Reason(IntEnum):
+    """Why a dial, or in the end a connection, has failed. PORTS: no local port left towards the endpoint."""
+
+    REFUSED = 0
+    UNREACHABLE = 1
+    TIMEOUT = 2
+    PORTS = 3
+    RESOURCES = 4
+    NO_ENDPOINT = 5
+
+    @property
+    def label(self) -> str:
+        """For metrics: "no_endpoint"."""
+        return self.name.lower()
+
+
+# Counters of one worker for one frontend.
+F_TOTAL, F_ACTIVE, F_BYTES_IN, F_BYTES_OUT, F_RETRIES, F_HITS = range(6)
+F_FAILED = 6  # by Reason
+FRONTEND_COUNTERS = 16
+
+# Counters of one worker for one member. The last Reason never belongs to a member.
+M_TOTAL, M_ACTIVE = range(2)
+M_FAILURES = 2  # by Reason
+MEMBER_REASONS = tuple(reason for reason in Reason if reason is not Reason.NO_ENDPOINT)
+MEMBER_COUNTERS = 8
+
+
+class Address(NamedTuple):
+    """Where a member is reached: 16 bytes (IPv4 v4-mapped), and a port. Sorts as numbers within a family."""
+
+    packed: bytes
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Index of the first word of each area, for a number of workers. Areas begin on pages."""
+
+    workers: int
+    worker_records: int = field(init=False)
+    frontends: int = field(init=False)
+    members: int = field(init=False)
+    arena: int = field(init=False)
+    frontend_counters: int = field(init=False)
+    member_counters: int = field(init=False)
+    pins: int = field(init=False)
+    end: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        at = HEADER_WORDS
+        for area, words in (
+            ("worker_records", self.workers * WORKER_WORDS),
+            ("frontends", FRONTEND_CAPACITY * FRONTEND_WORDS),
+            ("members", MEMBER_CAPACITY * MEMBER_WORDS),
+            ("arena", ARENA_WORDS),
+            ("frontend_counters", self.workers * FRONTEND_CAPACITY * FRONTEND_COUNTERS),
+            ("member_counters", self.workers * MEMBER_CAPACITY * MEMBER_COUNTERS),
+            ("pins", PIN_TABLES * PIN_TABLE_WORDS),
+        ):
+            object.__setattr__(self, area, at)
+            at += -(-words // PAGE_WORDS) * PAGE_WORDS
+        object.__setattr__(self, "end", at)
+
+    def worker(self, worker: int) -> int:
+        return self.worker_records + worker * WORKER_WORDS
+
+    def frontend(self, slot: int) -> int:
+        return self.frontends + slot * FRONTEND_WORDS
+
+    def member(self, slot: int) -> int:
+        return self.members + slot * MEMBER_WORDS
+
+    def frontend_counter(self, worker: int, slot: int) -> int:
+        return self.frontend_counters + (worker * FRONTEND_CAPACITY + slot) * FRONTEND_COUNTERS
+
+    def member_counter(self, worker: int, slot: int) -> int:
+        return self.member_counters + (worker * MEMBER_CAPACITY + slot) * MEMBER_COUNTERS
+
+    def pin_table(self, index: int) -> int:
+        return self.pins + index * PIN_TABLE_WORDS

@@ -1,0 +1,124 @@
+"""Reads counts and states for status and metrics: sums over workers of words that have a single writer each."""
+
+from dataclasses import dataclass
+
+from kpf.shm.layout import (
+    ACTIVE,
+    EVICTIONS,
+    F_ACTIVE,
+    F_BYTES_IN,
+    F_BYTES_OUT,
+    F_FAILED,
+    F_HITS,
+    F_RETRIES,
+    F_TOTAL,
+    HEALTH,
+    HEARTBEAT,
+    IDENTITY,
+    M_ACTIVE,
+    M_FAILURES,
+    M_TOTAL,
+    MEMBER_REASONS,
+    PAUSED,
+    PAUSES,
+    PINS,
+    TOTAL,
+    UNTIL_SHIFT,
+    Address,
+    Reason,
+)
+from kpf.shm.region import Region
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendView:
+    """Counts of a frontend, summed over all workers. `pins`: entries of its table, expired ones that nobody has
+    replaced included."""
+
+    total: int
+    active: int
+    bytes_in: int
+    bytes_out: int
+    retries: int
+    affinity_hits: int
+    failed: dict[Reason, int]
+    pins: int
+    pin_evictions: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemberView:
+    """A member and its counts, summed over all workers. `total`: dials that were answered."""
+
+    address: Address
+    identity: int
+    shut_out: bool
+    total: int
+    active: int
+    failures: dict[Reason, int]
+
+    @property
+    def dial_failures(self) -> int:
+        return sum(self.failures.values())
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """What a worker says of itself. `pauses`: how often it has stopped accepting for lack of something."""
+
+    heartbeat_ms: int
+    paused: bool
+    active: int
+    total: int
+    pauses: int
+
+
+class Observer:
+    """Looks, without any lock: each word by itself is what its writer last said."""
+
+    def __init__(self, region: Region) -> None:
+        self._words, self._layout = region.words, region.layout
+
+    def frontend(self, slot: int) -> FrontendView:
+        counts = [self.frontend_sum(slot, index) for index in range(F_FAILED + len(Reason))]
+        record = self._layout.frontend(slot)
+        return FrontendView(
+            total=counts[F_TOTAL],
+            active=counts[F_ACTIVE],
+            bytes_in=counts[F_BYTES_IN],
+            bytes_out=counts[F_BYTES_OUT],
+            retries=counts[F_RETRIES],
+            affinity_hits=counts[F_HITS],
+            failed={reason: counts[F_FAILED + reason] for reason in Reason},
+            pins=self._words[record + PINS],
+            pin_evictions=self._words[record + EVICTIONS],
+        )
+
+    def member(self, member: int, address: Address, *, now_ms: int) -> MemberView:
+        at = self._layout.member(member)
+        return MemberView(
+            address=address,
+            identity=self._words[at + IDENTITY],
+            shut_out=self._words[at + HEALTH] >> UNTIL_SHIFT > now_ms,
+            total=self.member_sum(member, M_TOTAL),
+            active=self.member_sum(member, M_ACTIVE),
+            failures={reason: self.member_sum(member, M_FAILURES + reason) for reason in MEMBER_REASONS},
+        )
+
+    def worker(self, worker: int) -> WorkerView:
+        at, words = self._layout.worker(worker), self._words
+        return WorkerView(
+            heartbeat_ms=words[at + HEARTBEAT],
+            paused=bool(words[at + PAUSED]),
+            active=words[at + ACTIVE],
+            total=words[at + TOTAL],
+            pauses=words[at + PAUSES],
+        )
+
+    def frontend_sum(self, slot: int, index: int) -> int:
+        layout = self._layout
+        return sum(self._words[layout.frontend_counter(worker, slot) + index] for worker in range(layout.workers))
+
+    def member_sum(self, member: int, index: int) -> int:
+        layout = self._layout
+        return sum(self._words[layout.member_counter(worker, member) + index] for worker in range(layout.workers))

@@ -1,0 +1,114 @@
+"""Pin tables: which member a client stays with. Everything here happens under the frontend's lock.
+
+A table has buckets of 8 entries; a client's entry is in the one bucket that its address hashes to. The hash is seeded
+at random, so nobody can aim at a bucket. An entry takes effect, and ends, with its identity word.
+"""
+
+import socket
+from typing import NamedTuple
+
+from kpf.shm.layout import (
+    BUCKET_BITS,
+    BUCKET_ENTRIES,
+    BUCKET_WORDS,
+    IDENTITY,
+    PIN_CLIENT,
+    PIN_IDENTITY,
+    PIN_STAMP,
+    PIN_WORDS,
+    SEED_AT,
+    SLOT_MASK,
+)
+from kpf.shm.region import Region
+
+_WORD_MASK = (1 << 64) - 1
+_V4_PREFIX = 0xFFFF << 32
+
+
+class Client(NamedTuple):
+    """A client's address as two words."""
+
+    high: int
+    low: int
+
+
+class PinTable(NamedTuple):
+    """Where a frontend's table begins, and which of its entries still count: those stamped at `since_ms` or later,
+    and less than `timeout_ms` ago."""
+
+    start: int
+    since_ms: int
+    timeout_ms: int
+
+
+def client_of(host: str) -> Client:
+    """From an address as `accept` gives it."""
+    if ":" not in host:
+        return Client(0, _V4_PREFIX | int.from_bytes(socket.inet_aton(host), "big"))
+    packed = socket.inet_pton(socket.AF_INET6, host)
+    return Client(int.from_bytes(packed[:8], "big"), int.from_bytes(packed[8:], "big"))
+
+
+class Pins:
+    """The entries of all pin tables."""
+
+    def __init__(self, region: Region) -> None:
+        self._words, self._layout = region.words, region.layout
+        self._seeds = self._words[SEED_AT], self._words[SEED_AT + 1]
+
+    def find(self, table: PinTable, client: Client, *, now_ms: int) -> int:
+        """The client's entry, if it names a member that is there and has not expired; else 0."""
+        words, bucket = self._words, self._bucket(table, client)
+        high, low = client
+        for entry in range(bucket, bucket + BUCKET_WORDS, PIN_WORDS):
+            if words[entry + 1] == low and words[entry] == high and self.counts(table, entry, now_ms):
+                return entry
+        return 0
+
+    def counts(self, table: PinTable, entry: int, now_ms: int) -> bool:
+        """True if the entry is in use, its member is in the list, and it has not expired."""
+        identity, stamp_ms = self._words[entry + PIN_IDENTITY], self._words[entry + PIN_STAMP]
+        if identity == 0 or stamp_ms < table.since_ms or now_ms - stamp_ms >= table.timeout_ms:
+            return False
+        return self._words[self._layout.member(identity & SLOT_MASK) + IDENTITY] == identity
+
+    def store(self, table: PinTable, client: Client, identity: int, *, now_ms: int) -> tuple[bool, bool]:
+        """Pin the client. Returns whether an entry was added, and whether one that still counted was evicted."""
+        words = self._words
+        entry = self._entry_for(table, client, now_ms)
+        added = words[entry + PIN_IDENTITY] == 0
+        same = words[entry] == client.high and words[entry + 1] == client.low
+        evicted = not same and self.counts(table, entry, now_ms)
+        if not same:
+            words[entry + PIN_IDENTITY] = 0
+            words[entry + PIN_CLIENT], words[entry + PIN_CLIENT + 1] = client
+        words[entry + PIN_STAMP] = now_ms
+        words[entry + PIN_IDENTITY] = identity
+        return added, evicted
+
+    def drop(self, table: PinTable, client: Client, identity: int) -> bool:
+        """End the client's pin if it still names this member."""
+        words, bucket = self._words, self._bucket(table, client)
+        for entry in range(bucket, bucket + BUCKET_WORDS, PIN_WORDS):
+            if words[entry : entry + PIN_STAMP].tolist() == [*client, identity]:
+                words[entry + PIN_IDENTITY] = 0
+                return True
+        return False
+
+    def _entry_for(self, table: PinTable, client: Client, now_ms: int) -> int:
+        """The client's own entry, else one that does not count any more, else the oldest."""
+        bucket = self._bucket(table, client)
+        entries = [bucket + PIN_WORDS * index for index in range(BUCKET_ENTRIES)]
+        words = self._words
+        own = [entry for entry in entries if words[entry] == client.high and words[entry + 1] == client.low]
+        void = [entry for entry in entries if not self.counts(table, entry, now_ms)]
+        if own or void:
+            return (own or void)[0]
+        return min(entries, key=lambda entry: words[entry + PIN_STAMP])
+
+    def _bucket(self, table: PinTable, client: Client) -> int:
+        # neighbours, as addresses are, need a second round to scatter; the high bits are the good ones
+        first, second = self._seeds
+        mixed = (client.high * first + client.low * second) & _WORD_MASK
+        mixed = (mixed ^ mixed >> 32) * first & _WORD_MASK
+        return table.start + (mixed >> (64 - BUCKET_BITS)) * BUCKET_WORDS

@@ -1,0 +1,182 @@
+"""Exactness over real processes, and after any number of them has been killed inside the critical section."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections import Counter
+from multiprocessing.synchronize import Event
+
+from kpf.shm import layout, lock
+from kpf.shm.balancer import Balancer
+from kpf.shm.directory import Directory
+from kpf.shm.layout import Address
+from kpf.shm.region import Region, monotonic_ms
+
+FORK = multiprocessing.get_context("fork")
+WORKERS = 4
+
+
+def members(number: int) -> list[Address]:
+    return [Address(b"\0" * 10 + b"\xff\xff\x0a\0\0" + bytes([index]), 80) for index in range(number)]
+
+
+def pick_many(region: Region, worker: int, slot: int, number: int, client: str, go: Event) -> None:
+    balancer = Balancer(region, worker)
+    go.wait(10)
+    for _ in range(number):
+        choice = balancer.pick(slot, client, (), monotonic_ms())
+        assert choice is not None
+        region.words[choice.total] += 1
+
+
+def run(region: Region, slot: int, number: int, clients: list[str]) -> None:
+    go = FORK.Event()
+    processes = [
+        FORK.Process(target=pick_many, args=(region, worker, slot, number, clients[worker], go))
+        for worker in range(WORKERS)
+    ]
+    for process in processes:
+        process.start()
+    go.set()
+    for process in processes:
+        process.join(30)
+        assert process.exitcode == 0
+
+
+def test_four_processes_share_the_turn_exactly() -> None:
+    region = Region.create(WORKERS)
+    directory = Directory(region)
+    slot = directory.claim()
+    directory.set_members(slot, members(3), affinity_timeout_ms=0)
+    run(region, slot, 6000, ["10.9.9.9"] * WORKERS)
+    assert [view.total for view in directory.members(slot)] == [8000, 8000, 8000]
+    assert [view.active for view in directory.members(slot)] == [8000, 8000, 8000]
+
+
+def test_four_processes_pin_a_client_once() -> None:
+    region = Region.create(WORKERS)
+    directory = Directory(region)
+    slot = directory.claim()
+    directory.set_members(slot, members(5), affinity_timeout_ms=60_000)
+    run(region, slot, 1000, ["10.9.9.9"] * WORKERS)
+    assert sorted(view.total for view in directory.members(slot)) == [0, 0, 0, 0, 4000]
+    view = directory.frontend(slot)
+    assert (view.pins, view.affinity_hits) == (1, 3999)
+
+
+def pick_until_killed(region: Region, worker: int, slot: int) -> None:
+    balancer, clients = Balancer(region, worker), random.Random(os.getpid())
+    while True:
+        client = f"10.0.0.{clients.randrange(200)}"
+        choice = balancer.pick(slot, client, (), monotonic_ms())
+        assert choice is not None
+        if clients.random() < 0.2:
+            balancer.failed(slot, choice.identity, client, monotonic_ms())
+            balancer.succeeded(slot, choice.identity)
+
+
+def hammer_and_kill(region: Region, directory: Directory, slots: list[int], kills: int) -> None:
+    """Workers on both frontends; one after another is killed at a random instant and replaced."""
+    luck = random.Random(1)
+
+    def spawn(worker: int) -> "multiprocessing.process.BaseProcess":
+        process = FORK.Process(target=pick_until_killed, args=(region, worker, slots[worker % len(slots)]))
+        process.start()
+        return process
+
+    processes = [spawn(worker) for worker in range(WORKERS)]
+    try:
+        for number in range(kills):
+            time.sleep(luck.random() * 0.004)
+            victim = number % WORKERS
+            processes[victim].kill()
+            processes[victim].join()
+            if number % 7 == 0:
+                # the master changes the list all the while, and never waits
+                try:
+                    directory.set_members(slots[0], members(3 + number % 3), affinity_timeout_ms=60_000)
+                except lock.LockBusyError:
+                    continue
+                finally:
+                    processes[victim] = spawn(victim)
+            else:
+                processes[victim] = spawn(victim)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def test_killed_at_any_instant_nothing_is_stuck_and_nothing_is_torn() -> None:
+    region = Region.create(WORKERS)
+    directory = Directory(region)
+    pinned, plain = directory.claim(), directory.claim()
+    directory.set_members(pinned, members(3), affinity_timeout_ms=60_000)
+    directory.set_members(plain, members(3), affinity_timeout_ms=0)
+    hammer_and_kill(region, directory, [pinned, plain], 300)
+    assert directory.lock_holders() == frozenset()
+    for slot in (pinned, plain):
+        check_whole(region, directory, slot)
+    for view in (*directory.members(plain), *directory.members(pinned)):
+        Balancer(region, 0).succeeded(plain, view.identity)
+        for worker in range(WORKERS):
+            at = region.layout.member_counter(worker, view.identity & layout.SLOT_MASK)
+            region.words[at + layout.M_TOTAL] = 0
+    run(region, plain, 3000, ["10.9.9.9"] * WORKERS)
+    assert [view.total for view in directory.members(plain)] == [4000, 4000, 4000]
+
+
+def check_whole(region: Region, directory: Directory, slot: int) -> None:
+    """What is there makes sense, word for word."""
+    words, record = region.words, region.layout.frontend(slot)
+    views = directory.members(slot)
+    word = words[record + layout.LIST]
+    count = word >> layout.COUNT_SHIFT & layout.INDEX_MASK
+    assert count == len(views)
+    assert word & layout.INDEX_MASK <= count
+    start = region.layout.arena + (word >> layout.OFFSET_SHIFT & layout.OFFSET_MASK)
+    listed = [words[region.layout.member(member) + layout.IDENTITY] for member in words[start : start + count].tolist()]
+    assert listed == [view.identity for view in views]
+    for identity in listed:
+        health = words[region.layout.member(identity & layout.SLOT_MASK) + layout.HEALTH]
+        assert health >> layout.UNTIL_SHIFT <= monotonic_ms() + 10_000
+        assert health & layout.FOR_MASK in (0, 1000, 2000, 4000, 8000, 10_000)
+    table = words[record + layout.PIN_TABLE]
+    if table:
+        at = region.layout.pin_table(table - 1)
+        entries = words[at : at + layout.PIN_TABLE_WORDS].tolist()
+        pins = [entries[index : index + 4] for index in range(0, len(entries), 4) if entries[index + 2] in listed]
+        assert all(0 <= low - (0xFFFF0A000000) < 200 and high == 0 for high, low, _, _ in pins)
+        assert all(0 < stamp <= monotonic_ms() for *_, stamp in pins)
+        assert max(Counter(low for _, low, _, _ in pins).values()) == 1
+
+
+def stop_inside(region: Region, slot: int) -> None:
+    lock.acquire(region.descriptor, slot)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def test_a_stopped_holder_is_found_and_once_killed_the_others_go_on() -> None:
+    region = Region.create(WORKERS)
+    directory = Directory(region)
+    slot = directory.claim()
+    directory.set_members(slot, members(3), affinity_timeout_ms=0)
+    holder = FORK.Process(target=stop_inside, args=(region, slot))
+    holder.start()
+    while not directory.lock_holders():
+        time.sleep(0.001)
+    go = FORK.Event()
+    go.set()
+    waiting = [FORK.Process(target=pick_many, args=(region, worker, slot, 300, "::1", go)) for worker in (0, 1)]
+    for process in waiting:
+        process.start()
+    time.sleep(0.1)
+    assert directory.lock_holders() == {holder.pid}
+    assert sum(view.total for view in directory.members(slot)) == 0
+    holder.kill()
+    holder.join()
+    for process in waiting:
+        process.join(10)
+    assert [view.total for view in directory.members(slot)] == [200, 200, 200]
