@@ -8,7 +8,8 @@ mean to `kubectl`, except that a timestamp stays text. Pure: knows neither files
 import math
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import orjson
 import yaml
@@ -230,3 +231,57 @@ def plain_value(text: str) -> Any:
     if _FLOAT.match(text):
         return float(text)
     return _NOT_FINITE.get(text.lower(), text)
+
+
+class Piece(NamedTuple):
+    """Part of a YAML text, and the line that it begins on, counted from 1."""
+
+    text: str
+    first_line: int
+
+
+# beginnings of lines are looked for by the line break before them: five times faster than "^"
+_DOCUMENT_START = re.compile(r"\n---(?=\s|\Z)")
+_ITEMS = re.compile(r"(?:\A|\n)items:[ \t]*(?=\n( *)- )")
+_NEXT_KEY = re.compile(r"\n[^\s#-]")
+
+
+def split_documents(text: str) -> list[Piece]:
+    """The documents of a YAML text, unparsed, so that those which did not change need not be parsed again.
+
+    Exact: a line that begins with `---` ends whatever came before it. Texts with directives are left in one piece.
+    """
+    if text.startswith("%") or "\n%" in text:
+        return [Piece(text, 1)]
+    return _cut(text, [match.start() + 1 for match in _DOCUMENT_START.finditer(text)], 1)
+
+
+def split_items(document: Piece) -> tuple[str, list[Piece]] | None:
+    """A document that is a long list under the key `items`, as (the document with an empty list, the list's items).
+
+    None where it does not look like that. A cut inside a quoted text or a flow collection is possible: then at least
+    one piece does not parse, and the document must be parsed as a whole.
+    """
+    text = document.text
+    start = _ITEMS.search(text)
+    if start is None:
+        return None
+    following = _NEXT_KEY.search(text, start.end())
+    end = following.start() + 1 if following else len(text)
+    indent = len(start[1])
+    body = text[start.end() + 1 : end]
+    # a line that is neither an item's first, nor further in, nor empty, nor a comment
+    if re.search(rf"\n(?! {{{indent}}}- | {{{indent + 1}}}|[ \t]*(?:#|\n|\Z))", body):
+        return None
+    cuts = [match.start() + 1 for match in re.finditer(rf"\n {{{indent}}}- ", body)]
+    first_line = document.first_line + text.count("\n", 0, start.end() + 1)
+    return f"{text[: start.start()]}\nitems: []\n{text[end:]}", _cut(body, cuts, first_line)
+
+
+def _cut(text: str, places: list[int], first_line: int) -> list[Piece]:
+    pieces = []
+    for begin, end in pairwise(sorted({0, *places, len(text)})):
+        piece = text[begin:end]
+        pieces.append(Piece(piece, first_line))
+        first_line += piece.count("\n")
+    return pieces

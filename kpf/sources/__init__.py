@@ -1,0 +1,1 @@
+"""Where Services and EndpointSlices come from. What leaves here is a snapshot of decoded values, never a raw object."""
