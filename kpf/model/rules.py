@@ -1,7 +1,7 @@
 """What the kernel's ruleset must say, in terms of portals: made by the plan, written by `nft`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -33,6 +33,9 @@ class NodePort(NamedTuple):
     protocol: Protocol
     port: int
 
+    def __str__(self) -> str:
+        return f"node port {self.port}/{self.protocol} ({self.family})"
+
 
 Action = int | Verdict
 """The proxy port that new connections are sent to (TCP only), or a verdict."""
@@ -47,7 +50,6 @@ class Rules:
     on all of its local addresses.
     `cluster_ips`: ClusterIPs in use; a port of theirs that is no portal is refused.
     `listening`: where kpf itself listens; connections that reach it other than through a portal are refused.
-    `stopping`: new connections to portals are dropped, established ones go on.
     """
 
     proxy_addresses: Mapping[Family, IPAddress] = field(default_factory=dict)
@@ -56,4 +58,11 @@ class Rules:
     node_ports: Mapping[NodePort, Action] = field(default_factory=dict)
     cluster_ips: frozenset[IPAddress] = frozenset()
     listening: frozenset[SocketAddress] = frozenset()
-    stopping: bool = False
+
+    def dropping(self) -> "Rules":
+        """These rules with every portal closed for new connections, which are dropped; established ones go on."""
+        return replace(
+            self,
+            portals=dict.fromkeys(self.portals, Verdict.DROP),
+            node_ports=dict.fromkeys(self.node_ports, Verdict.DROP),
+        )

@@ -1,0 +1,189 @@
+"""A netlink socket on the running event loop.
+
+The waiting is ours rather than a library's, because it must end: every wait has a time-out, what overflows is an error
+that has a name, and a transaction that fails is one failure.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
+
+# include/uapi/linux/netlink.h
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_DUMP = 1, 2, 4, 0x300
+NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
+SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 1, 10, 11
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
+NLMSGERR_ATTR_MSG = 1
+
+HEADER, SEQUENCE = struct.Struct("=IHHII"), struct.Struct("=I")
+RECEIVE_BYTES = 1 << 20
+TIMEOUT_S = 10.0
+
+
+class NetlinkTimeoutError(TimeoutError):
+    """The kernel did not answer in time."""
+
+
+class Frame(NamedTuple):
+    """One message as it came. `port`: whose request it answers, or who caused what it tells."""
+
+    kind: int
+    flags: int
+    sequence: int
+    port: int
+    payload: memoryview
+
+
+class Refusal(NamedTuple):
+    """A negative acknowledgement: errno > 0, and the kernel's own words, "" if it had none."""
+
+    sequence: int
+    errno: int
+    text: str
+
+
+def frames(data: bytes) -> Iterator[Frame]:
+    view, at = memoryview(data), 0
+    while at + HEADER.size <= len(data):
+        length, kind, flags, sequence, port = HEADER.unpack_from(data, at)
+        if length < HEADER.size:
+            return
+        yield Frame(kind, flags, sequence, port, view[at + HEADER.size : at + length])
+        at += length + 3 & ~3
+
+
+def acknowledgement(frame: Frame) -> Refusal:
+    """What an NLMSG_ERROR frame says; errno 0 is success."""
+    code = -struct.unpack_from("=i", frame.payload)[0]
+    text = ""
+    if frame.flags & NLM_F_ACK_TLVS:
+        at = 4 + HEADER.size
+        if not frame.flags & NLM_F_CAPPED:
+            at = 4 + struct.unpack_from("=I", frame.payload, 4)[0]
+        while at + 4 <= len(frame.payload):
+            length, kind = struct.unpack_from("=HH", frame.payload, at)
+            if kind & 0x3FFF == NLMSGERR_ATTR_MSG:
+                text = bytes(frame.payload[at + 4 : at + length]).rstrip(b"\0").decode(errors="replace")
+            at += max(length, 4) + 3 & ~3
+    return Refusal(frame.sequence, code, text)
+
+
+class NetlinkSocket:
+    """Requests one at a time, or notifications. Make and use it inside the event loop."""
+
+    def __init__(self, protocol: int, *, groups: tuple[int, ...] = (), buffer_bytes: int = 0) -> None:
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol
+        )
+        if buffer_bytes:
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, buffer_bytes)
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes)
+        # answer with the header of the request only, and with the kernel's words
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
+        self._socket.bind((0, 0))
+        for group in groups:
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+        self._sequence = 1
+        self._lock = asyncio.Lock()
+
+    @property
+    def port_id(self) -> int:
+        name: tuple[int, int] = self._socket.getsockname()
+        return name[0]
+
+    async def talk(self, messages: Sequence[bytes]) -> list[Frame]:
+        """Send messages of which the last one ends the conversation: by its acknowledgement, or by its dump's end.
+
+        Returns the frames of a dump. Raises `RefusedError` with the first refusal of any message,
+        `NetlinkTimeoutError`, or another OSError.
+        """
+        async with self._lock:
+            self._drop_stale()
+            first = self._sequence
+            self._sequence += len(messages)
+            stream = bytearray(b"".join(messages))
+            at = 0
+            for number, message in enumerate(messages, first):
+                SEQUENCE.pack_into(stream, at + 8, number & 0xFFFFFFFF)
+                at += len(message)
+            self._socket.send(stream)
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    return await self._collect(range(first, self._sequence))
+            except TimeoutError:
+                raise NetlinkTimeoutError(errno.ETIMEDOUT, f"no answer within {TIMEOUT_S:g} s") from None
+
+    async def _collect(self, sequences: range) -> list[Frame]:
+        loop = asyncio.get_running_loop()
+        found: list[Frame] = []
+        refusals: list[Refusal] = []
+        while True:
+            data = await loop.sock_recv(self._socket, RECEIVE_BYTES)
+            ended = False
+            for frame in frames(data):
+                if frame.sequence not in sequences:
+                    continue
+                if frame.kind == NLMSG_ERROR:
+                    answer = acknowledgement(frame)
+                    if answer.errno:
+                        refusals.append(answer)
+                    else:
+                        ended = ended or frame.sequence == sequences[-1]
+                elif frame.kind == NLMSG_DONE:
+                    ended = True
+                else:
+                    found.append(frame)
+            if refusals:
+                first = refusals[0]
+                raise RefusedError(first, index=first.sequence - sequences[0])
+            if ended:
+                return found
+
+    def _drop_stale(self) -> None:
+        """Throw away what came too late for an earlier conversation."""
+        while True:
+            try:
+                self._socket.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+
+    def watch(self, on_data: Callable[[bytes | None], None]) -> None:
+        """Call with every batch of notifications; with None when some have been lost."""
+
+        def receive() -> None:
+            try:
+                data = self._socket.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                on_data(None)
+            else:
+                on_data(data)
+
+        asyncio.get_running_loop().add_reader(self._socket, receive)
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
+
+
+class RefusedError(OSError):
+    """The kernel refused a message. `index`: which of those sent together; `text`: the kernel's words."""
+
+    def __init__(self, refusal: Refusal, *, index: int) -> None:
+        words = f": {refusal.text}" if refusal.text else ""
+        super().__init__(refusal.errno, f"{os.strerror(refusal.errno)}{words}")
+        self.index, self.text = index, refusal.text

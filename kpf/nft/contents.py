@@ -1,0 +1,49 @@
+"""What the kernel has of the table, read back: for tests, and for whoever doubts."""
+
+import struct
+
+from kpf.model.rules import Verdict
+from kpf.netlink.attributes import attribute, attributes, message
+from kpf.netlink.socket import NLM_F_DUMP, NLM_F_REQUEST, NetlinkSocket
+from kpf.nft import encode, schema
+from kpf.nft.elements import Value
+
+GET_ELEMENTS = 10 << 8 | 13
+_NFGENMSG = struct.pack("=BBH", encode.INET, 0, 0)
+
+
+async def read_elements(netlink: NetlinkSocket) -> dict[str, dict[bytes, Value]]:
+    """The elements of every set and map; the ends of intervals are left out.
+
+    Raises `RefusedError` (ENOENT) if the table, or a part of it, is not there.
+    """
+    found: dict[str, dict[bytes, Value]] = {}
+    for one in schema.sets():
+        names = attribute(1, schema.TABLE.encode() + b"\0") + attribute(2, one.name.encode() + b"\0")
+        request = message(GET_ELEMENTS, NLM_F_REQUEST | NLM_F_DUMP, _NFGENMSG + names)
+        elements: dict[bytes, Value] = {}
+        for frame in await netlink.talk([request]):
+            for element in _list(attributes(frame.payload[4:]).get(3, memoryview(b""))):
+                if encode.ELEMENT_FLAGS not in element:
+                    elements[bytes(attributes(element[1])[1])] = _value(element.get(2))
+        found[one.name] = elements
+    return found
+
+
+def _list(data: memoryview) -> list[dict[int, memoryview]]:
+    """The elements of a list, which all have the same attribute type."""
+    items, at = [], 0
+    while at + 4 <= len(data):
+        (length,) = struct.unpack_from("=H", data, at)
+        items.append(attributes(data[at + 4 : at + length]))
+        at += max(length, 4) + 3 & ~3
+    return items
+
+
+def _value(data: memoryview | None) -> Value:
+    if data is None:
+        return None
+    parts = attributes(data)
+    if 2 in parts:
+        return Verdict.DROP if struct.unpack(">i", attributes(parts[2])[1])[0] == 0 else Verdict.REFUSE
+    return bytes(parts[1])

@@ -1,0 +1,55 @@
+"""A double of `Kernel` in memory, held to the same contract (tests/test_nft_contract.py)."""
+
+import errno
+
+from kpf.model.rules import Rules
+from kpf.nft import batch, schema
+from kpf.nft.elements import Elements, Value, all_elements
+from kpf.nft.kernel import TransactionFailedError
+
+
+class FakeKernel:
+    """`elements` is None while there is no table. `fail_next` makes the next transaction fail."""
+
+    def __init__(self) -> None:
+        self.elements: Elements | None = None
+        self.fail_next = False
+        self.transactions = 0
+
+    async def replace(self, rules: Rules) -> None:
+        self._begin()
+        self.elements = dict(all_elements(rules))
+
+    async def update(self, old: Rules, new: Rules) -> None:
+        gone, come = batch.changes(old, new)
+        if old == new:
+            return
+        self._begin()
+        if self.elements is None:
+            raise TransactionFailedError(errno.ENOENT, "there is no table")
+        missing = gone.keys() - self.elements.keys()
+        remaining = {key: value for key, value in self.elements.items() if key not in gone}
+        if missing or any(remaining.get(key, value) != value for key, value in come.items()):
+            raise TransactionFailedError(errno.ENOENT if missing else errno.EEXIST, "the table is not what it was")
+        self.elements = remaining | come
+
+    async def delete(self) -> None:
+        self._begin()
+        self.elements = None
+
+    async def contents(self) -> dict[str, dict[bytes, Value]]:
+        if self.elements is None:
+            raise FileNotFoundError(errno.ENOENT, "there is no table")
+        found: dict[str, dict[bytes, Value]] = {one.name: {} for one in schema.sets()}
+        for (name, key), value in self.elements.items():
+            found[name][key] = value
+        return found
+
+    def close(self) -> None:
+        pass
+
+    def _begin(self) -> None:
+        if self.fail_next:
+            self.fail_next = False
+            raise TransactionFailedError(errno.EBUSY, "told to fail")
+        self.transactions += 1

@@ -1,0 +1,67 @@
+"""The only writer of the table: transactions to the kernel, and a look at what it has.
+
+A transaction is one message stream of which only the end is acknowledged; the first refusal of any message is its
+failure, and then the kernel has changed nothing.
+"""
+
+import errno
+
+from kpf.model.rules import Rules
+from kpf.netlink.socket import NETLINK_NETFILTER, NetlinkSocket, RefusedError
+from kpf.nft import batch, contents, encode, schema
+from kpf.nft.elements import Value
+
+BUFFER_BYTES = 64 << 20
+
+
+class TransactionFailedError(OSError):
+    """The kernel refused a transaction; what was in force stays so."""
+
+
+class Kernel:
+    """Make and use it inside the event loop."""
+
+    def __init__(self) -> None:
+        self._socket = NetlinkSocket(NETLINK_NETFILTER, buffer_bytes=BUFFER_BYTES)
+
+    @property
+    def port_id(self) -> int:
+        """The netlink port that this writer's changes are known by."""
+        return self._socket.port_id
+
+    async def replace(self, rules: Rules) -> None:
+        """Make the table anew in one transaction. Raises `TransactionFailedError`."""
+        await self._commit(batch.whole_table(rules))
+
+    async def update(self, old: Rules, new: Rules) -> None:
+        """Change what differs in one transaction. Raises `TransactionFailedError`."""
+        messages = batch.difference(old, new)
+        if messages:
+            await self._commit(messages)
+
+    async def delete(self) -> None:
+        """Take the table away, if it is there. Raises `TransactionFailedError`."""
+        await self._commit([encode.destroy_table()])
+
+    async def _commit(self, messages: list[bytes]) -> None:
+        stream = [encode.boundary(encode.BATCH_BEGIN), *messages, encode.boundary(encode.BATCH_END)]
+        try:
+            await self._socket.talk(stream)
+        except RefusedError as error:
+            raise TransactionFailedError(
+                error.errno, f"message {error.index} of {len(stream)} was refused: {error.strerror}"
+            ) from error
+        except OSError as error:
+            raise TransactionFailedError(error.errno, f"the transaction was not sent or answered: {error}") from error
+
+    async def contents(self) -> dict[str, dict[bytes, Value]]:
+        """The elements that the kernel has, by set. Raises FileNotFoundError if there is no such table."""
+        try:
+            return await contents.read_elements(self._socket)
+        except RefusedError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            raise FileNotFoundError(error.errno, f"there is no table inet {schema.TABLE}") from error
+
+    def close(self) -> None:
+        self._socket.close()

@@ -1,0 +1,45 @@
+"""Tells when somebody else has touched the table: an administrator, a firewall that flushes everything.
+
+The kernel notifies about every change with the netlink port of who made it, which is how our own are known. Nothing but
+the header and the table's name is looked at, so the traffic of other tables costs next to nothing.
+"""
+
+from collections.abc import Callable
+
+from kpf.netlink.attributes import attributes
+from kpf.netlink.socket import NETLINK_NETFILTER, NetlinkSocket, frames
+from kpf.nft import schema
+from kpf.nft.kernel import BUFFER_BYTES
+
+NFNLGRP_NFTABLES = 7
+SUBSYSTEM = 10
+NEW_GENERATION = 15
+TABLE_NAME = 1  # the first attribute of every kind of object
+_NFGENMSG_SIZE = 4
+_OURS = schema.TABLE.encode() + b"\0"
+
+
+class Monitor:
+    """`own_port`: the netlink port of our own writer. `on_touched` is called from the event loop, once a batch."""
+
+    def __init__(self, own_port: int, on_touched: Callable[[], None]) -> None:
+        self._own_port, self._on_touched = own_port, on_touched
+        self._socket = NetlinkSocket(NETLINK_NETFILTER, groups=(NFNLGRP_NFTABLES,), buffer_bytes=BUFFER_BYTES)
+        self._socket.watch(self._take)
+
+    def _take(self, data: bytes | None) -> None:
+        # what was lost may have been about our table
+        if data is None or self._is_touched(data):
+            self._on_touched()
+
+    def _is_touched(self, data: bytes) -> bool:
+        for frame in frames(data):
+            if frame.port == self._own_port or frame.kind >> 8 != SUBSYSTEM or frame.kind & 0xFF == NEW_GENERATION:
+                continue
+            name = attributes(frame.payload[_NFGENMSG_SIZE:]).get(TABLE_NAME)
+            if name is not None and bytes(name) == _OURS:
+                return True
+        return False
+
+    def close(self) -> None:
+        self._socket.close()
