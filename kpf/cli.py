@@ -16,6 +16,7 @@ from kpf import __version__
 
 if TYPE_CHECKING:
     from kpf.config import Config
+    from kpf.model.snapshot import Problem
 
 OK, FAILED, USAGE = 0, 1, 2
 
@@ -127,29 +128,35 @@ def _refuse(mistakes: Iterable[object]) -> int:
     return USAGE
 
 
-def _configuration(given: _Given) -> "Config | None":
-    """The configuration, or None after every mistake has been said."""
+def _read(given: _Given) -> "tuple[Config | None, str, list[object]]":
+    """The configuration or None, the directory of manifests that it names all the same, and every mistake."""
     from kpf.config import ConfigError, load
 
     try:
         config = load(given.flags)
     except ConfigError as error:
-        _refuse([*given.mistakes, *error.problems])
-        return None
-    if given.mistakes:
-        _refuse(given.mistakes)
+        return None, error.manifests, [*given.mistakes, *error.problems]
+    return config, config.manifests, list(given.mistakes)
+
+
+def _configuration(given: _Given) -> "Config | None":
+    """The configuration with a source that can be read, or None after every mistake has been said."""
+    config, manifests, mistakes = _read(given)
+    mistakes += _source_mistakes(manifests)
+    if mistakes:
+        _refuse(mistakes)
         return None
     return config
 
 
-def _source_mistakes(config: "Config") -> list[str]:
-    if not config.manifests:
-        return ["so far Services come from --manifests DIR only: watching an API server is not supported yet"]
+def _source_mistakes(manifests: str) -> list[str]:
+    if not manifests:
+        return ["no --manifests DIR: Services come from there only so far, an API server cannot be watched yet"]
     try:
-        with os.scandir(config.manifests):
+        with os.scandir(manifests):
             return []
     except OSError as error:
-        return [f"manifests: {config.manifests}: {error.strerror}"]
+        return [f"manifests: {manifests}: cannot be read: {error.strerror}"]
 
 
 def _run(given: _Given) -> int:
@@ -162,8 +169,6 @@ def _run(given: _Given) -> int:
     config = _configuration(given)
     if config is None:
         return USAGE
-    if mistakes := _source_mistakes(config):
-        return _refuse(mistakes)
     log.set_up(config.logging.level, config.logging.format)
     for warning in warnings(config):
         log.logger.warning(warning)
@@ -175,32 +180,11 @@ def _run(given: _Given) -> int:
 
 def _check(given: _Given) -> int:
     """Configuration, manifests, and what the plan makes of them."""
+    config, manifests, found = _read(given)
     if given.mistakes:
-        _configuration(given)
-        return USAGE
-
-    from kpf.config import ConfigError, load
-    from kpf.sources.manifests import ManifestSource
-
-    found: list[object] = []
-    config = None
-    try:
-        config = load(given.flags)
-        manifests = config.manifests
-    except ConfigError as error:
-        found += error.problems
-        manifests = error.manifests
+        return _refuse(found)
     if manifests:
-        try:
-            snapshot = ManifestSource(manifests, node_name=config.node_name if config else "").read()
-        except OSError as error:
-            found.append(f"{manifests}: {error.strerror}")
-        else:
-            found += snapshot.problems
-            if config is not None:
-                from kpf.master.preview import problems
-
-                found += problems(config, snapshot)
+        found += _manifest_problems(manifests, config)
     for problem in found:
         print(problem)
     if not found:
@@ -208,12 +192,26 @@ def _check(given: _Given) -> int:
     return USAGE if found else OK
 
 
+def _manifest_problems(manifests: str, config: "Config | None") -> "list[Problem]":
+    from kpf.model.snapshot import Problem
+    from kpf.sources.manifests import ManifestSource
+
+    try:
+        snapshot = ManifestSource(manifests, node_name=config.node_name if config else "").read()
+    except OSError as error:
+        return [Problem(manifests, "", "", f"cannot be read: {error.strerror}")]
+    if config is None:
+        return list(snapshot.problems)
+
+    from kpf.master.preview import problems
+
+    return [*snapshot.problems, *problems(config, snapshot)]
+
+
 def _render(given: _Given) -> int:
     config = _configuration(given)
     if config is None:
         return USAGE
-    if mistakes := _source_mistakes(config):
-        return _refuse(mistakes)
 
     from kpf.master.preview import main as render
 

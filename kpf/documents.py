@@ -1,8 +1,8 @@
 """YAML and JSON text to plain values: mappings, lists, text, numbers, booleans, None.
 
 Rules: work and memory are bounded by the size of the text, whatever it says. Aliases may add a bounded number of
-values, nothing recurses, a key that is given twice is an error, and every error has its line. Scalars mean what they
-mean to `kubectl`, except that a timestamp stays text. Pure: knows neither files nor what the values stand for.
+values, nothing recurses, a key that is given twice is an error, and every error has its line. Scalars mean what YAML
+1.1 says, except that times and numbers to base 60 stay text. Pure: knows neither files nor what the values stand for.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 import yaml
 
-MAX_ALIASED_VALUES = 10_000
+MAX_ALIASED_VALUES = 100_000
 MAX_DEPTH = 200
 
 _TAG = "tag:yaml.org,2002:"
@@ -22,8 +22,8 @@ _WORDS: dict[str, Any] = dict.fromkeys(("", "~", "null", "Null", "NULL"))
 for _word, _value in (("true", True), ("yes", True), ("on", True), ("false", False), ("no", False), ("off", False)):
     _WORDS |= dict.fromkeys((_word, _word.title(), _word.upper()), _value)
 # more digits are not a number that anybody means; and int() of thousands of them takes quadratic time
-_INTEGER = re.compile(r"[-+]?(?:0b[01_]{1,64}|0x[0-9a-fA-F_]{1,32}|0o?[0-7_]{0,32}|[1-9][0-9_]{0,32})\Z")
-_FLOAT = re.compile(r"[-+]?(?:\d{1,32}\.\d{0,32}|\.\d{1,32}|\d{1,32}(?=[eE]))(?:[eE][-+]?\d{1,5})?\Z")
+_INTEGER = re.compile(r"[-+]?(?:0b[01_]{1,64}|0x[0-9a-fA-F_]{1,32}|0[0-7_]{0,32}|[1-9][0-9_]{0,32})\Z")
+_FLOAT = re.compile(r"[-+]?(?:\d{1,32}\.\d{0,32}|\.\d{1,32})(?:[eE][-+]\d{1,5})?\Z")
 _MAY_BE_NUMBER = frozenset("0123456789+-.")
 _NOT_FINITE = {".inf": math.inf, "-.inf": -math.inf, "+.inf": math.inf, ".nan": math.nan}
 
@@ -215,7 +215,7 @@ def _tags_of(value: object) -> Iterator[str]:
 
 
 def plain_value(text: str) -> Any:
-    """What an unquoted scalar stands for (YAML 1.1 as kubectl reads it: no base 60, timestamps stay text)."""
+    """What an unquoted scalar stands for (YAML 1.1, but timestamps and base 60 stay text)."""
     if text in _WORDS:
         return _WORDS[text]
     if text[0] not in _MAY_BE_NUMBER:
