@@ -37,12 +37,14 @@ class Servers:
 
     def __init__(self) -> None:
         self._runners: list[web.AppRunner] = []
+        self._tcp_runners: list[web.AppRunner] = []
         self._retries: set[asyncio.Task[None]] = set()
         self._unix_path: Path | None = None
 
     async def serve_tcp(self, host: str, port: int, documents: Mapping[str, Document]) -> None:
         """Serve, now or as soon as the address can be had."""
         runner = await self._runner(documents)
+        self._tcp_runners.append(runner)
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
@@ -86,9 +88,17 @@ class Servers:
                 log.info("http is served on %s port %d", host, port)
                 return
 
-    async def close(self) -> None:
+    async def close_tcp(self) -> None:
+        """Stop serving on TCP."""
         for task in self._retries:
             task.cancel()
+        for runner in self._tcp_runners:
+            await runner.cleanup()
+            self._runners.remove(runner)
+        self._tcp_runners.clear()
+
+    async def close(self) -> None:
+        await self.close_tcp()
         for runner in self._runners:
             await runner.cleanup()
         if self._unix_path:

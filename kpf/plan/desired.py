@@ -57,9 +57,10 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """What must hold: `frontends` by their listener."""
+    """What must hold: `frontends` by their listener. `claims`: whose each portal is."""
 
     frontends: Mapping[Listener, Frontend] = field(default_factory=dict)
+    claims: Mapping[Portal | NodePort, FrontendKey] = field(default_factory=dict)
     rules: Rules = field(default_factory=Rules)
     problems: tuple[Problem, ...] = ()
 
@@ -126,8 +127,7 @@ def _complaint(
         return f"{portal.address} is {kind}: it is not served"
     holder = claims.get(portal)
     if holder is not None:
-        shown = f"node port {portal.port}/{portal.protocol}" if isinstance(portal, NodePort) else str(portal)
-        return f"{shown} is already claimed by Service {owners[holder.frontend].service.name}"
+        return f"{portal} is already claimed by Service {owners[holder.frontend].service.name}"
     return ""
 
 
@@ -170,7 +170,8 @@ def desired_state(
         cluster_ips=intent.cluster_ips,
         listening=listening,
     )
-    return DesiredState(frontends, rules, tuple(problems))
+    claims = {portal: claim.frontend for portal, claim in intent.claims.items()}
+    return DesiredState(frontends, claims, rules, tuple(problems))
 
 
 def listener_of(key: FrontendKey, port: int, facts: NodeFacts) -> Listener:

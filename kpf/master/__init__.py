@@ -1,0 +1,1 @@
+"""The master: decides everything, carries nothing. One asyncio loop without threads of its own."""

@@ -1,0 +1,147 @@
+"""Carries out the steps of a transition: the only place that changes shared memory, listeners and the kernel.
+
+Knows what is in force: which frontends are open, and which rules the kernel has. A step that fails leaves that
+knowledge right, so the next transition begins where this one ended.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping
+
+from kpf.master.addresses import shared_address
+from kpf.master.listeners import Listeners
+from kpf.master.workers import Workers
+from kpf.model.names import SocketAddress
+from kpf.model.rules import Rules
+from kpf.netlink.conntrack import forget_unreplied
+from kpf.nft.kernel import Kernel
+from kpf.plan.desired import Frontend, Listener
+from kpf.plan.transition import (
+    Announce,
+    CloseFrontends,
+    ForgetEarly,
+    InForce,
+    OpenFrontends,
+    Step,
+    UpdateFrontends,
+    WriteRules,
+)
+from kpf.shm.directory import Directory
+from kpf.shm.lock import LockBusyError
+
+log = logging.getLogger("kpf")
+
+QUIET_S = 0.5
+QUIET_LIMIT_S = 2.0
+LOCK_RETRY_S = 0.001
+
+
+class Effects:
+    """`closing`: listeners that nobody wants any more, and that are still open."""
+
+    def __init__(self, directory: Directory, listeners: Listeners, workers: Workers, kernel: Kernel) -> None:
+        self._directory, self._listeners, self._workers, self._kernel = directory, listeners, workers, kernel
+        self._background: set[asyncio.Task[None]] = set()
+        self.now = InForce()
+        self.closing: set[Listener] = set()
+
+    async def perform(self, step: Step) -> None:
+        match step:
+            case OpenFrontends(frontends):
+                for frontend in frontends:
+                    await self._open(frontend)
+            case Announce(listeners):
+                self.now.announced.update(listeners)
+                await self._workers.announce(self._listeners.announce(listeners))
+            case UpdateFrontends(frontends):
+                for frontend in frontends:
+                    await self._set_members(self._listeners[frontend.listener].frontend_slot, frontend)
+                    self.now.frontends[frontend.listener] = frontend
+            case WriteRules(old, new):
+                await self._write(old, new)
+            case ForgetEarly():
+                await self._forget(step)
+            case CloseFrontends(listeners):
+                self._start_closing(listeners)
+
+    async def _open(self, frontend: Frontend) -> None:
+        slot = self._directory.claim()
+        try:
+            await self._set_members(slot, frontend)
+            self._listeners.open(frontend.listener, slot)
+        except BaseException:
+            self._directory.retire(slot)
+            raise
+        self.now.frontends[frontend.listener] = frontend
+
+    async def _set_members(self, slot: int, frontend: Frontend) -> None:
+        members = [shared_address(endpoint) for endpoint in frontend.endpoints]
+        timeout_ms = (frontend.affinity_timeout_s or 0) * 1000
+        while True:
+            try:
+                self._directory.set_members(slot, members, affinity_timeout_ms=timeout_ms)
+            except LockBusyError:
+                # a worker holds it for microseconds, or is stuck and about to be killed
+                await asyncio.sleep(LOCK_RETRY_S)
+            else:
+                return
+
+    async def _write(self, old: Rules | None, new: Rules) -> None:
+        self.now.rules = None
+        if old is None:
+            await self._kernel.replace(new)
+        else:
+            await self._kernel.update(old, new)
+        self.now.rules = new
+
+    async def _forget(self, step: ForgetEarly) -> None:
+        try:
+            await forget_unreplied({SocketAddress(one.address, one.port) for one in step.portals}, step.node_ports)
+        except OSError as error:
+            log.warning("connection attempts that came before their portal may have to be made anew: %s", error)
+
+    def _start_closing(self, listeners: tuple[Listener, ...]) -> None:
+        for listener in listeners:
+            del self.now.frontends[listener]
+            self.now.announced.discard(listener)
+            self.closing.add(listener)
+        task = asyncio.create_task(self._close(listeners))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _close(self, listeners: tuple[Listener, ...]) -> None:
+        slots = [self._listeners[listener].frontend_slot for listener in listeners]
+        await self.quiet(slots)
+        unanswered = await self._workers.withdraw(self._listeners.withdraw(listeners))
+        for listener in listeners:
+            self._listeners.close(listener)
+            self.closing.discard(listener)
+        # a worker that is stuck still has them: their slots are used again only once it has answered, or died
+        if unanswered:
+            await asyncio.wait(unanswered)
+        for slot in slots:
+            self._directory.retire(slot)
+
+    async def quiet(self, slots: Iterable[int]) -> None:
+        """Wait until nothing has been accepted for a while: what was redirected before may still be on its way."""
+        slots = list(slots)
+        deadline_s = time.monotonic() + QUIET_LIMIT_S
+        seen, since_s = -1, 0.0
+        while (now_s := time.monotonic()) < deadline_s:
+            total = sum(self._directory.frontend(slot).total for slot in slots)
+            if total != seen:
+                seen, since_s = total, now_s
+            elif now_s - since_s >= QUIET_S:
+                return
+            await asyncio.sleep(QUIET_S / 5)
+
+    async def finish(self) -> None:
+        """End what runs in the background."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    def slots(self) -> Mapping[Listener, int]:
+        """The place of each open frontend in shared memory."""
+        return {listener: self._listeners[listener].frontend_slot for listener in self.now.frontends}

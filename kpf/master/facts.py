@@ -1,0 +1,84 @@
+"""This node as the plan sees it: its addresses, read at start and whenever the kernel says that they have changed."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from ipaddress import ip_network
+
+from kpf.config import Config
+from kpf.model.names import Family, IPAddress, IPNetwork
+from kpf.model.snapshot import Snapshot
+from kpf.netlink.addresses import AddressWatch, NodeAddresses, primary_address
+from kpf.plan.desired import NodeFacts
+
+log = logging.getLogger("kpf")
+
+
+class NodeWatch:
+    """Keeps the node's addresses up to date; `facts` makes of them what the plan wants to know."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._watch = AddressWatch()
+        self._addresses = NodeAddresses()
+        self._said: set[str] = set()
+
+    @classmethod
+    def read(cls, config: Config) -> "NodeWatch":
+        """One that has looked once, outside of an event loop. Raises OSError."""
+        watch = cls(config)
+        asyncio.run(watch.start())
+        return watch
+
+    @property
+    def name(self) -> str:
+        return self._config.node_name
+
+    def configure(self, config: Config) -> None:
+        """Take the fields that may change while running from a new configuration."""
+        self._config = config
+
+    async def start(self) -> None:
+        self._addresses = await self._watch.read()
+
+    async def changes(self) -> AsyncIterator[None]:
+        async for addresses in self._watch.changes():
+            if addresses != self._addresses:
+                self._addresses = addresses
+                yield
+
+    def facts(self, snapshot: Snapshot) -> NodeFacts:
+        return node_facts(self._config, self._addresses, snapshot, self._say_once)
+
+    def _say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            log.warning("%s", message)
+
+
+def node_facts(config: Config, addresses: NodeAddresses, snapshot: Snapshot, warn: Callable[[str], None]) -> NodeFacts:
+    """Pure, but for what it says through `warn`."""
+    node_ips = snapshot.node.internal_ips if snapshot.node else ()
+    proxy_addresses: dict[Family, IPAddress] = {}
+    for family in Family:
+        address = primary_address(family, asked=config.bind_address, node_ips=node_ips, known=addresses)
+        if address is None:
+            warn(f"this node has no {family} address: Services are not served over {family}")
+            continue
+        if address.is_loopback and address not in config.bind_address:
+            warn(f"{address} is the only {family} address: only this node's own processes are served over {family}")
+        proxy_addresses[family] = address
+    return NodeFacts(
+        name=config.node_name,
+        proxy_addresses=proxy_addresses,
+        wildcard=frozenset(Family(ip.version) for ip in config.bind_address if ip.is_unspecified),
+        local_addresses=addresses.all(),
+        node_port_networks=_node_port_networks(config, proxy_addresses),
+        external_ips_allowed=config.allow_external_ips,
+    )
+
+
+def _node_port_networks(config: Config, proxy_addresses: dict[Family, IPAddress]) -> tuple[IPNetwork, ...]:
+    if config.node_port_addresses == "primary":
+        return tuple(ip_network(address) for address in proxy_addresses.values())
+    return config.node_port_addresses

@@ -1,0 +1,95 @@
+"""The listening sockets: one SO_REUSEPORT socket per (listener, worker slot), kept here for as long as they are open.
+
+That the master keeps them is what lets a dead worker's queue survive for its successor. The sockets of one listener
+begin to listen in slot order, which is the order that steering counts in.
+"""
+
+import socket
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from kpf.net import sockets
+from kpf.plan.desired import Listener
+
+BACKLOG = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class OpenListener:
+    """`frontend_slot` is the frontend's place in shared memory; `sockets` are in worker-slot order."""
+
+    frontend_slot: int
+    sockets: tuple[socket.socket, ...]
+
+
+class Listeners:
+    """All open listeners of the node. `workers` sockets each."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._open: dict[Listener, OpenListener] = {}
+        self._announced: set[Listener] = set()
+        self._healthy = frozenset(range(workers))
+
+    def __contains__(self, listener: Listener) -> bool:
+        return listener in self._open
+
+    def __getitem__(self, listener: Listener) -> OpenListener:
+        return self._open[listener]
+
+    def open(self, listener: Listener, frontend_slot: int) -> None:
+        """Make it listen. Raises OSError (EADDRINUSE, EMFILE, ...), and then has opened nothing."""
+        made: list[socket.socket] = []
+        address, port = listener.at
+        try:
+            for _ in range(self._workers):
+                made.append(sockets.listening_socket(str(address), port, backlog=BACKLOG))
+        except OSError:
+            for one in made:
+                one.close()
+            raise
+        if self._is_steering:
+            sockets.steer(made[0], sorted(self._healthy))
+        self._open[listener] = OpenListener(frontend_slot, tuple(made))
+
+    def close(self, listener: Listener) -> int:
+        """Close its sockets and return the slot of its frontend."""
+        self._announced.discard(listener)
+        gone = self._open.pop(listener)
+        for one in gone.sockets:
+            one.close()
+        return gone.frontend_slot
+
+    def steer(self, healthy: frozenset[int]) -> None:
+        """Send new connections to the sockets of these worker slots only."""
+        self._healthy = healthy
+        for group in self._open.values():
+            if self._is_steering:
+                sockets.steer(group.sockets[0], sorted(healthy))
+            else:
+                sockets.stop_steering(group.sockets[0])
+
+    def announce(self, listeners: Iterable[Listener]) -> list[OpenListener]:
+        """From now on a newborn worker is told of these."""
+        self._announced.update(listeners)
+        return [self._open[listener] for listener in listeners]
+
+    def withdraw(self, listeners: Iterable[Listener]) -> list[int]:
+        """From now on a newborn worker is not told of these. Returns their frontends' slots."""
+        self._announced.difference_update(listeners)
+        return [self._open[listener].frontend_slot for listener in listeners]
+
+    def of_worker(self, worker: int) -> Iterator[tuple[int, socket.socket]]:
+        """(frontend slot, socket) of everything announced that the worker in this slot accepts on."""
+        for listener in self._announced:
+            group = self._open[listener]
+            yield group.frontend_slot, group.sockets[worker]
+
+    @property
+    def _is_steering(self) -> bool:
+        return len(self._healthy) < self._workers
+
+
+def is_free(listener: Listener) -> bool:
+    """True if nobody listens there, and nobody has joined a group there."""
+    return sockets.port_is_free(str(listener.at.address), listener.at.port)

@@ -1,0 +1,234 @@
+"""The daemon: puts the parts together, turns signals into intents, starts and stops in order. Decides nothing."""
+
+import asyncio
+import logging
+import resource
+import signal
+import time
+from collections.abc import Callable
+from enum import Enum, auto
+from pathlib import Path
+
+from kpf import __version__
+from kpf.config import Config, ConfigError, reload_needs_restart
+from kpf.master import report
+from kpf.master.effects import Effects
+from kpf.master.facts import NodeWatch
+from kpf.master.listeners import Listeners
+from kpf.master.lock import AlreadyRunningError, DaemonLock
+from kpf.master.reconcile import Reconciler
+from kpf.master.workers import Workers
+from kpf.net.messages import Configure
+from kpf.nft.kernel import Kernel
+from kpf.nft.monitor import Monitor
+from kpf.observe.health import Health
+from kpf.observe.http import Servers, health_documents
+from kpf.observe.notify import notify
+from kpf.shm.directory import Directory
+from kpf.shm.region import Region
+from kpf.sources.manifests import ManifestSource
+
+log = logging.getLogger("kpf")
+
+NOBODY = 65534
+# what the master itself needs beside listening sockets: netlink, channels, pidfds, HTTP clients, files
+OWN_DESCRIPTORS = 256
+
+
+class Intent(Enum):
+    RELOAD = auto()
+    STOP = auto()
+    STOP_NOW = auto()
+
+
+SIGNALS = {signal.SIGHUP: Intent.RELOAD, signal.SIGTERM: Intent.STOP, signal.SIGINT: Intent.STOP_NOW}
+
+
+def main(config: Config, reload: Callable[[], Config]) -> int:
+    """Run the daemon until it is told to stop. `reload` reads the configuration anew and raises `ConfigError`."""
+    try:
+        asyncio.run(_run(config, reload))
+    except (AlreadyRunningError, OSError, TimeoutError) as error:
+        log.error("cannot go on: %s", error)
+        return 1
+    return 0
+
+
+async def _run(config: Config, reload: Callable[[], Config]) -> None:
+    lock = DaemonLock()
+    try:
+        await Master(config, reload, lock).run()
+    finally:
+        lock.release()
+
+
+class Master:
+    """Made and run inside the event loop."""
+
+    def __init__(self, config: Config, reload: Callable[[], Config], lock: DaemonLock) -> None:
+        self._config, self._reload, self._lock = config, reload, lock
+        self._intents: asyncio.Queue[Intent] = asyncio.Queue()
+        self._started_s = time.monotonic()
+        workers = config.workers
+        self._source = ManifestSource(config.manifests, node_name=config.node_name)
+        self._node = NodeWatch(config)
+        self._kernel = Kernel()
+        self._directory = Directory(Region.create(workers))
+        self._listeners = Listeners(workers)
+        self._workers = Workers(self._directory, self._listeners, newborn=self._newborn, count=workers)
+        self._effects = Effects(self._directory, self._listeners, self._workers, self._kernel)
+        self._reconciler = Reconciler(
+            self._effects,
+            read=self._source.read,
+            facts=self._node.facts,
+            port_range=config.port_range.ports,
+            capacity=(_raise_descriptor_limit() - OWN_DESCRIPTORS) // workers,
+        )
+        self._monitor = Monitor(self._kernel.port_id, self._on_touched)
+        self._servers = Servers()
+
+    async def run(self) -> None:
+        """Serve from the first sync to the end of the last connection."""
+        for number, intent in SIGNALS.items():
+            asyncio.get_running_loop().add_signal_handler(number, self._intents.put_nowait, intent)
+        tasks = await self._start()
+        try:
+            intent = await self._obey(tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await self._stop(now=intent is Intent.STOP_NOW)
+
+    async def _start(self) -> list[asyncio.Task[None]]:
+        await self._node.start()
+        await self._workers.start()
+        await self._servers.serve_unix(Path(self._config.control_socket), {"/status": lambda: (200, self._status())})
+        await self._serve_health()
+        self._reconciler.request(full=True)
+        loops = (self._workers.supervise(), self._reconciler.run(), self._follow_manifests(), self._follow_node())
+        return [asyncio.create_task(one) for one in (*loops, self._announce())]
+
+    def _on_touched(self) -> None:
+        log.warning("somebody has changed table inet kpf: it is made anew")
+        self._reconciler.request(full=True)
+
+    async def _announce(self) -> None:
+        await self._reconciler.first_sync.wait()
+        self._lock.announce_takeover()
+        notify("READY=1")
+        log.info("ready: %d frontends, %d workers", len(self._effects.now.frontends), self._config.workers)
+        await asyncio.Event().wait()
+
+    async def _follow_manifests(self) -> None:
+        async for _ in self._source.changes():
+            self._reconciler.request()
+
+    async def _follow_node(self) -> None:
+        async for _ in self._node.changes():
+            self._reconciler.request()
+
+    async def _obey(self, tasks: list[asyncio.Task[None]]) -> Intent:
+        """Reload when asked to; return when told to stop. None of `tasks` ends by itself, unless by an error."""
+        while True:
+            asked = asyncio.create_task(self._intents.get())
+            await asyncio.wait([asked, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    asked.cancel()
+                    task.result()
+            intent = await asked
+            if intent is not Intent.RELOAD:
+                return intent
+            await self._reload_now()
+
+    async def _reload_now(self) -> None:
+        try:
+            new = self._reload()
+        except ConfigError as error:
+            log.error("the configuration is invalid, the old one stays in force:")
+            for problem in error.problems:
+                log.error("%s", problem)
+            self._reconciler.request(full=True)
+            return
+        fixed = reload_needs_restart(self._config, new)
+        for name in fixed:
+            log.warning("%s has changed: that needs a restart", name)
+        old, self._config = self._config, new.model_copy(update={name: getattr(self._config, name) for name in fixed})
+        self._node.configure(self._config)
+        logging.getLogger("kpf").setLevel(self._config.logging.level.upper())
+        if old.healthz_bind_address != self._config.healthz_bind_address:
+            await self._servers.close_tcp()
+            await self._serve_health()
+        log.info("configuration and manifests are read anew")
+        self._reconciler.request(full=True)
+
+    async def _serve_health(self) -> None:
+        if self._config.healthz_bind_address:
+            address, port = self._config.healthz_bind_address
+            await self._servers.serve_tcp(str(address), port, health_documents(self._health))
+
+    def _health(self) -> Health:
+        progress, now_s = self._reconciler.progress, time.monotonic()
+        waiting_s = now_s - progress.waiting_since_s if progress.waiting_since_s is not None else 0.0
+        return Health(progress.synced, waiting_s, now_s - progress.last_success_s, self._node_eligible())
+
+    def _node_eligible(self) -> bool:
+        node = self._reconciler.node
+        return node is None or not node.being_deleted
+
+    def _status(self) -> dict[str, object]:
+        return {
+            "version": __version__,
+            "node": self._node.name,
+            "uptimeSeconds": round(time.monotonic() - self._started_s, 1),
+            "generation": self._reconciler.progress.generation,
+            "synced": self._reconciler.progress.synced,
+            "workers": report.workers_report(self._workers, self._directory),
+            "services": report.services_report(self._reconciler.desired, self._effects.slots(), self._directory),
+        }
+
+    async def _stop(self, *, now: bool) -> None:
+        """Let open connections finish, or cut them; then take everything away."""
+        notify("STOPPING=1")
+        if not now:
+            await self._drain()
+        await self._workers.abort()
+        await self._effects.finish()
+        await self._kernel.delete()
+        await self._servers.close()
+        log.info("stopped")
+
+    async def _drain(self) -> None:
+        rules = self._effects.now.rules
+        if rules is not None:
+            await self._kernel.update(rules, rules.dropping())
+        log.info("new connections are dropped; open ones may go on for %g s", self._config.drain_timeout)
+        await self._effects.quiet(self._effects.slots().values())
+        drained = asyncio.create_task(self._workers.drain())
+        impatient = asyncio.create_task(self._until_stop())
+        await asyncio.wait(
+            [drained, impatient], timeout=self._config.drain_timeout, return_when=asyncio.FIRST_COMPLETED
+        )
+        drained.cancel()
+        impatient.cancel()
+
+    async def _until_stop(self) -> None:
+        while await self._intents.get() is Intent.RELOAD:
+            pass
+
+    def _newborn(self, slot: int) -> Configure:
+        return Configure(
+            generation=0,
+            slot=slot,
+            workers=self._config.workers,
+            uid=NOBODY,
+            gid=NOBODY,
+            orphan_timeout_s=self._config.drain_timeout,
+        )
+
+
+def _raise_descriptor_limit() -> int:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

@@ -1,0 +1,57 @@
+"""What a daemon started here would do first, without doing it: for `kpf render` and `kpf check`."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from kpf.config import Config
+from kpf.master.facts import NodeWatch
+from kpf.model.snapshot import Problem, Snapshot
+from kpf.nft.text import render
+from kpf.plan.desired import DesiredState, NodeFacts, Planner, desired_state, reserved_ports
+from kpf.plan.ports import assign_ports
+from kpf.sources.manifests import ManifestSource
+
+NO_LIMIT = 1 << 16
+
+
+def first_choice(snapshot: Snapshot, facts: NodeFacts, port_range: range) -> DesiredState:
+    """The desired state if every proxy port were free."""
+    intent = Planner().intent(snapshot, facts)
+    ports = assign_ports(
+        intent.frontends,
+        {},
+        port_range=port_range,
+        reserved=reserved_ports(intent),
+        limit=NO_LIMIT,
+        is_free=lambda *_: True,
+    )
+    return desired_state(intent, ports, facts)
+
+
+def problems(config: Config, snapshot: Snapshot) -> list[Problem]:
+    """What the plan has to leave out against the author's intent."""
+    return list(first_choice(snapshot, NodeWatch.read(config).facts(snapshot), config.port_range.ports).problems)
+
+
+def main(config: Config) -> int:
+    """Print the ruleset as one `nft -f` file; problems go to standard error. 0, or 2 if there are any."""
+    snapshot = ManifestSource(Path(str(config.manifests))).read()
+    state = first_choice(snapshot, NodeWatch.read(config).facts(snapshot), config.port_range.ports)
+    sys.stdout.write(render(state.rules, plan_lines(state)))
+    found = (*snapshot.problems, *state.problems)
+    for problem in found:
+        print(problem, file=sys.stderr)
+    return 2 if found else 0
+
+
+def plan_lines(state: DesiredState) -> Iterator[str]:
+    """The plan, a line each: frontends with their portals and endpoints."""
+    portals: dict[object, list[str]] = {}
+    for portal, key in state.claims.items():
+        portals.setdefault(key, []).append(str(portal))
+    for listener, frontend in sorted(state.frontends.items(), key=lambda item: item[0].frontend):
+        affinity = f", ClientIP {frontend.affinity_timeout_s} s" if frontend.affinity_timeout_s else ""
+        yield f"{listener.frontend}: proxy port {listener.at.port} on {listener.at.address}{affinity}"
+        yield f"  portals: {', '.join(portals.get(listener.frontend, []))}"
+        yield f"  endpoints: {', '.join(map(str, frontend.endpoints)) or 'none: refused'}"

@@ -1,0 +1,118 @@
+"""One worker process as the master sees it: how it starts, what it is told, when it has ended.
+
+Started by fork and exec of `kpf.worker`, so that it never holds the master's memory. Everything runs on the event loop:
+the pidfd and the channel are ordinary descriptors.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from kpf.net import channel
+from kpf.net.messages import Close, Configure, Done, Drain, Listen, Ready
+
+
+class WorkerGoneError(ConnectionError):
+    """The worker ended before it acknowledged a message."""
+
+
+Order = Configure | Listen | Close | Drain
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    message: Order
+    descriptors: Sequence[int]
+    done: asyncio.Future[None]
+
+
+class WorkerProcess:
+    """A running worker. `on_ready` and `on_exit` are called once each, from the event loop."""
+
+    def __init__(
+        self,
+        slot: int,
+        *,
+        on_ready: Callable[["WorkerProcess"], None],
+        on_exit: Callable[["WorkerProcess", int], None],
+    ) -> None:
+        self.slot = slot
+        self.privileges = ""
+        self._on_ready, self._on_exit = on_ready, on_exit
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[_Outgoing] = deque()
+        self._in_flight: _Outgoing | None = None
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "kpf.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        self.pid = self._process.pid
+        self._channel.setblocking(False)
+        self._pidfd = os.pidfd_open(self.pid)
+        self._loop.add_reader(self._pidfd, self._reap)
+        self._loop.add_reader(self._channel, self._receive)
+
+    def send(self, message: Order, descriptors: Sequence[int] = ()) -> asyncio.Future[None]:
+        """Queue a message; the future ends with its acknowledgement, or with `WorkerGoneError`.
+
+        One message is in flight at a time. The descriptors must stay open until then.
+        """
+        outgoing = _Outgoing(message, descriptors, self._loop.create_future())
+        # somebody may lose interest in a worker that dies
+        outgoing.done.add_done_callback(lambda future: future.cancelled() or future.exception())
+        self._queue.append(outgoing)
+        self._send_next()
+        return outgoing.done
+
+    def kill(self) -> None:
+        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def _send_next(self) -> None:
+        if self._in_flight is not None or not self._queue:
+            return
+        self._in_flight = self._queue.popleft()
+        # it may have died: the pidfd is about to say so
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            channel.send(self._channel, self._in_flight.message, self._in_flight.descriptors)
+
+    def _receive(self) -> None:
+        try:
+            message, _ = channel.receive(self._channel)
+        except BlockingIOError:
+            return
+        except (EOFError, ConnectionResetError):
+            self._loop.remove_reader(self._channel)
+            return
+        match message:
+            case Ready(_, privileges):
+                self.privileges = privileges
+                self._on_ready(self)
+            case Done(generation) if self._in_flight and generation == self._in_flight.message.generation:
+                self._in_flight.done.set_result(None)
+                self._in_flight = None
+                self._send_next()
+            case _:
+                raise channel.ChannelError(f"worker {self.slot} sent {message} out of turn")
+
+    def _reap(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        self._loop.remove_reader(self._channel)
+        status = self._process.wait()
+        os.close(self._pidfd)
+        self._channel.close()
+        unanswered = [*([self._in_flight] if self._in_flight else []), *self._queue]
+        for outgoing in unanswered:
+            if not outgoing.done.done():
+                outgoing.done.set_exception(WorkerGoneError(f"worker {self.slot} (pid {self.pid}) ended"))
+        self._queue.clear()
+        self._on_exit(self, status)

@@ -1,0 +1,179 @@
+"""The workers of all slots: carries out what the supervisor decides, and speaks to those who live.
+
+A newborn is told the whole state before anything else, so every later message finds it up to date.
+"""
+
+import asyncio
+import itertools
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from kpf.master.listeners import Listeners, OpenListener
+from kpf.master.process import WorkerProcess
+from kpf.master.supervisor import (
+    LATE_S,
+    BecameReady,
+    Event,
+    Exited,
+    Kill,
+    Observed,
+    Slot,
+    Spawn,
+    Spawned,
+    Steer,
+    StopRequested,
+    Supervisor,
+)
+from kpf.net.channel import MAX_DESCRIPTORS
+from kpf.net.messages import Close, Configure, Drain, Listen
+from kpf.shm.directory import Directory
+
+log = logging.getLogger("kpf")
+
+TICK_S = 0.1
+ACKNOWLEDGE_S = 1.0
+START_S = 30.0
+
+
+class Workers:
+    """All worker processes. `newborn(slot)` makes a Configure message of generation 0."""
+
+    def __init__(
+        self, directory: Directory, listeners: Listeners, *, newborn: Callable[[int], Configure], count: int
+    ) -> None:
+        self._directory, self._listeners, self._newborn = directory, listeners, newborn
+        self._supervisor = Supervisor(count)
+        self._processes: dict[int, WorkerProcess] = {}
+        self._generation = itertools.count(1)
+        self._changed = asyncio.Event()
+
+    @property
+    def slots(self) -> Sequence[Slot]:
+        return self._supervisor.slots
+
+    def privileges(self, slot: int) -> str:
+        process = self._processes.get(slot)
+        return process.privileges if process else ""
+
+    async def start(self) -> None:
+        """Spawn all and wait until each is ready. Raises TimeoutError."""
+        self.tick()
+        async with asyncio.timeout(START_S):
+            await self._until(lambda: all(slot.accepts for slot in self.slots))
+
+    async def supervise(self) -> None:
+        """Watch over them, for ever."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.tick()
+
+    def tick(self) -> None:
+        ages, paused = zip(*map(self._observe, range(len(self.slots))), strict=True)
+        stuck = any(age > LATE_S for age in ages)
+        self._handle(Observed(ages, paused, self._directory.lock_holders() if stuck else frozenset()))
+
+    def _observe(self, worker: int) -> tuple[float, bool]:
+        seen = self._directory.worker(worker)
+        return time.monotonic() - seen.heartbeat_ms / 1000, seen.paused
+
+    def _handle(self, event: Event) -> None:
+        for action in self._supervisor.handle(event, time.monotonic()):
+            match action:
+                case Spawn(slot):
+                    self._spawn(slot)
+                case Kill(slot, reason):
+                    log.warning("worker %d (pid %d) is killed: %s", slot, self._processes[slot].pid, reason)
+                    self._processes[slot].kill()
+                case Steer(healthy):
+                    self._steer(healthy)
+        self._changed.set()
+
+    def _steer(self, healthy: frozenset[int]) -> None:
+        self._listeners.steer(healthy)
+        if len(healthy) < len(self.slots):
+            log.info("new connections go to workers %s only", sorted(healthy))
+        else:
+            log.info("new connections go to all workers")
+
+    def _spawn(self, slot: int) -> None:
+        process = WorkerProcess(slot, on_ready=self._on_ready, on_exit=self._on_exit)
+        self._processes[slot] = process
+        process.send(self._newborn(slot), [self._directory.descriptor])
+        for frontends, sockets in _batches(self._listeners.of_worker(slot)):
+            process.send(Listen(next(self._generation), frontends), [one.fileno() for one in sockets])
+        self._handle(Spawned(slot, process.pid))
+
+    def _on_ready(self, process: WorkerProcess) -> None:
+        log.info("worker %d (pid %d) is ready", process.slot, process.pid)
+        self._handle(BecameReady(process.slot))
+
+    def _on_exit(self, process: WorkerProcess, status: int) -> None:
+        del self._processes[process.slot]
+        if status:
+            cause = f"signal {-status} ({signal.Signals(-status).name})" if status < 0 else f"status {status}"
+            active = self._directory.worker(process.slot).active
+            log.warning(
+                "worker %d (pid %d) died by %s with %d active connections", process.slot, process.pid, cause, active
+            )
+        self._handle(Exited(process.slot))
+
+    async def announce(self, groups: Sequence[OpenListener]) -> None:
+        """Hand out listeners; wait a while until all who live accept on them."""
+        answers = [
+            process.send(Listen(next(self._generation), frontends), [one.fileno() for one in sockets])
+            for slot, process in self._processes.items()
+            for frontends, sockets in _batches((group.frontend_slot, group.sockets[slot]) for group in groups)
+        ]
+        # they listen already: who is late delays connections and loses none
+        await _wait(answers)
+
+    async def withdraw(self, frontends: Sequence[int]) -> "list[asyncio.Future[None]]":
+        """Make all workers close these listeners; wait a while. Returns what is still unanswered."""
+        answers = [
+            process.send(Close(next(self._generation), tuple(batch)))
+            for process in self._processes.values()
+            for batch in _chunks(frontends)
+        ]
+        await _wait(answers)
+        return [answer for answer in answers if not answer.done()]
+
+    async def drain(self) -> None:
+        """Replace nobody any more, let all finish what they have, and return when the last has ended."""
+        self._handle(StopRequested())
+        for process in self._processes.values():
+            process.send(Drain(next(self._generation)))
+        await self._until(lambda: not self._processes)
+
+    async def abort(self) -> None:
+        """Kill all that are left."""
+        self._handle(StopRequested())
+        for process in self._processes.values():
+            process.kill()
+        await self._until(lambda: not self._processes)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._changed.clear()
+            await self._changed.wait()
+
+
+async def _wait(answers: "list[asyncio.Future[None]]") -> None:
+    if answers:
+        await asyncio.wait(answers, timeout=ACKNOWLEDGE_S)
+
+
+def _chunks(items: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(items), MAX_DESCRIPTORS):
+        yield items[start : start + MAX_DESCRIPTORS]
+
+
+def _batches(
+    listeners: Iterable[tuple[int, socket.socket]],
+) -> Iterator[tuple[tuple[int, ...], tuple[socket.socket, ...]]]:
+    iterator = iter(listeners)
+    while batch := list(itertools.islice(iterator, MAX_DESCRIPTORS)):
+        frontends, sockets = zip(*batch, strict=True)
+        yield frontends, sockets
