@@ -4,7 +4,7 @@ Rules: a flag wins over the file; every mistake of both is found in one go; an u
 makes a new value and swaps it in, or leaves the old one. Nothing here acts on the configuration.
 """
 
-from kpf.config.load import FLAGS, ConfigError, load, warnings
 from kpf.config.model import DEFAULT_CONTROL_SOCKET, Config, reload_needs_restart
+from kpf.config.reader import FLAGS, ConfigError, load, warnings
 
 __all__ = ["Config", "ConfigError", "DEFAULT_CONTROL_SOCKET", "FLAGS", "load", "reload_needs_restart", "warnings"]

@@ -13,6 +13,7 @@ from kpf.model.snapshot import Problem
 
 API_VERSION, KIND = "kpf.io/v1alpha1", "KpfConfiguration"
 MAX_FILE_BYTES = 1 << 20
+EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 # each flag of `kpf run`, and the field that it overrides
 FLAGS: Mapping[str, tuple[str, ...]] = {
@@ -76,7 +77,7 @@ def load(overrides: Mapping[str, str]) -> Config:
 def warnings(config: Config) -> list[str]:
     """What is allowed and may hurt."""
     try:
-        low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split())
+        low, high = map(int, EPHEMERAL_RANGE.read_text(encoding="ascii").split())
     except (OSError, ValueError):
         return []
     first, last = config.port_range

@@ -1,0 +1,254 @@
+"""The `kpf` command: what it takes, what it refuses, and whom it calls; and the log that `run` sets up."""
+
+import io
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from kpf import __version__, cli
+from kpf.config import Config, ConfigError
+from kpf.lab.manifests import Manifests, endpoint_slice, service
+from kpf.model.snapshot import Problem, Snapshot
+from kpf.observe import log
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Manifests:
+    shop = Manifests(tmp_path / "manifests")
+    shop.write("web.yaml", service("web", cluster_ips=["10.96.0.1"]), endpoint_slice("web", ["10.244.0.1"], port=8080))
+    return shop
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
+    """The programs behind the commands, replaced: what each was called with."""
+    calls: dict[str, list[Any]] = {}
+
+    def part(module: str, function: str, answer: object) -> None:
+        made = ModuleType(module)
+
+        def called(*args: object) -> object:
+            calls[module] = [*args]
+            return answer
+
+        setattr(made, function, called)
+        monkeypatch.setitem(sys.modules, module, made)
+
+    part("kpf.master.master", "main", 1)
+    part("kpf.demo", "main", 0)
+    part("kpf.nft.cleanup", "main", 0)
+    part("kpf.observe.status", "main", 1)
+    part("kpf.master.preview", "main", 0)
+    sys.modules["kpf.master.preview"].problems = lambda *_: []  # type: ignore[attr-defined]
+    return calls
+
+
+@pytest.fixture(autouse=True)
+def logger_as_before() -> Iterator[None]:
+    logger = logging.getLogger("kpf")
+    before = logger.handlers[:], logger.propagate, logger.level
+    yield
+    logger.handlers[:], logger.propagate, logger.level = before
+
+
+def lines(text: str) -> list[str]:
+    return text.splitlines()
+
+
+def test_run_calls_the_master_with_the_configuration(parts: dict[str, list[Any]], shop: Manifests) -> None:
+    assert cli.main(["run", "--manifests", str(shop.directory), "--workers", "3", "--healthz-bind-address="]) == 1
+    config, reload = parts["kpf.master.master"]
+    assert isinstance(config, Config)
+    assert (config.workers, config.manifests, config.healthz_bind_address) == (3, str(shop.directory), None)
+    assert reload() == config
+
+
+def test_a_reload_reads_the_file_anew(parts: dict[str, list[Any]], shop: Manifests, tmp_path: Path) -> None:
+    path = tmp_path / "kpf.yaml"
+    head = f"apiVersion: kpf.io/v1alpha1\nkind: KpfConfiguration\nmanifests: {shop.directory}\n"
+    path.write_text(head, encoding="utf-8")
+    cli.main(["run", "--config", str(path), "--workers", "1"])
+    _, reload = parts["kpf.master.master"]
+    path.write_text(head + "drainTimeout: 7", encoding="utf-8")
+    assert (reload().drain_timeout, reload().workers) == (7.0, 1)
+    path.write_text(head + "drainTimeout: -7", encoding="utf-8")
+    with pytest.raises(ConfigError):
+        reload()
+
+
+def test_every_mistake_is_listed_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--workers",
+        "0",
+        "--bogus",
+        "--bind-address",
+        "--log-level",
+        "loud",
+        "--manifests",
+        "/no/such",
+        "stray",
+    ]
+    assert cli.main(["run", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert lines(err) == [
+        "kpf: --bind-address: needs a value",
+        "kpf: --bogus: unknown flag",
+        "kpf: stray: not expected here",
+        "kpf: --workers: must be an integer 1..64, not 0",
+        "kpf: --log-level: must be one of 'debug', 'info', 'warning' or 'error', not 'loud'",
+        "kpf: manifests: /no/such: cannot be read: No such file or directory",
+    ]
+
+
+@pytest.mark.parametrize("command", ["run", "render"])
+@pytest.mark.parametrize("flags", [[], ["--kubeconfig", "/root/.kube/config"]])
+def test_without_manifests_it_says_what_is_supported(
+    parts: dict[str, list[Any]], capsys: pytest.CaptureFixture[str], command: str, flags: list[str]
+) -> None:
+    assert cli.main([command, *flags]) == 2
+    assert "--manifests" in capsys.readouterr().err
+    assert not parts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ruin"], "'ruin'"),
+        ([], "usage:"),
+        (["--bogus"], "usage:"),
+        (["status", "--workers", "1"], "--workers: unknown flag"),
+        (["status", "--control-socket"], "--control-socket: needs a value"),
+        (["cleanup", "now"], "now: not expected here"),
+        (["check", "--bogus"], "--bogus: unknown flag"),
+        (["run", "--work", "1"], "--work: unknown flag"),
+    ],
+)
+def test_wrong_usage(
+    parts: dict[str, list[Any]], capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert words in err
+    assert not parts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part", "given", "status"),
+    [
+        (["demo", "--anything", "else"], "kpf.demo", [["--anything", "else"]], 0),
+        (["cleanup"], "kpf.nft.cleanup", [], 0),
+        (["status"], "kpf.observe.status", ["/run/kpf/control.sock", False], 1),
+        (["status", "--json", "--control-socket", "/tmp/s"], "kpf.observe.status", ["/tmp/s", True], 1),
+    ],
+)
+def test_who_does_it(
+    parts: dict[str, list[Any]], arguments: list[str], part: str, given: list[Any], status: int
+) -> None:
+    assert cli.main(arguments) == status
+    assert parts == {part: given}
+
+
+def test_render(parts: dict[str, list[Any]], shop: Manifests) -> None:
+    assert cli.main(["render", "--manifests", str(shop.directory), "--workers", "2"]) == 0
+    (config,) = parts["kpf.master.preview"]
+    assert config.workers == 2
+
+
+@pytest.mark.usefixtures("parts")
+def test_check_of_what_is_right(shop: Manifests, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "--manifests", str(shop.directory)]) == 0
+    assert capsys.readouterr() == ("no problems\n", "")
+    assert cli.main(["check"]) == 0
+
+
+@pytest.mark.usefixtures("parts")
+def test_check_prints_the_problems_of_configuration_and_manifests(
+    shop: Manifests, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.write("bad.yaml", service("bad", cluster_ips=["10.96.0.2"], ports=[{"port": 70000}]))
+    shop.write_text("worse.yaml", "a: [")
+    assert cli.main(["check", "--manifests", str(shop.directory), "--workers", "x", "--drain-timeout", "y"]) == 2
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert [line.split(":")[0] for line in lines(out)] == ["--workers", "--drain-timeout", "worse.yaml", "bad.yaml"]
+    assert lines(out)[-1] == "bad.yaml: Service default/bad: spec.ports[0].port: must be at most 65535, not 70000"
+
+
+@pytest.mark.usefixtures("parts")
+def test_check_prints_the_problems_of_the_plan(shop: Manifests, capsys: pytest.CaptureFixture[str]) -> None:
+    def problems(config: Config, snapshot: Snapshot) -> list[Problem]:
+        assert len(snapshot.services) == config.workers == 1
+        return [Problem("web.yaml", "Service default/web", "spec.clusterIPs", "is taken")]
+
+    sys.modules["kpf.master.preview"].problems = problems  # type: ignore[attr-defined]
+    assert cli.main(["check", "--manifests", str(shop.directory), "--workers", "1"]) == 2
+    assert capsys.readouterr().out == "web.yaml: Service default/web: spec.clusterIPs: is taken\n"
+
+
+def test_check_of_a_directory_that_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "--manifests", "/no/such"]) == 2
+    assert capsys.readouterr().out == "/no/such: cannot be read: No such file or directory\n"
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--version"], ["--help"], ["run", "--help"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments)
+        assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"kpf {__version__}\n")
+    for flag in ("--workers N", "--bind-address IPS", "--proxy-port-range A-B", "--log-format FORMAT"):
+        assert flag in out
+
+
+def test_the_module_is_the_command() -> None:
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "kpf", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert result.stdout == f"kpf {__version__}\n"
+    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in result.stderr.splitlines()}
+    assert not imported & {"pydantic", "yaml", "kubernetes", "pyroute2", "aiohttp", "asyncio", "rich"}
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_log(monkeypatch: pytest.MonkeyPatch, form: Any) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    log.set_up("debug", form)
+    log.set_up("info", form)
+    log.logger.debug("unseen")
+    log.logger.info("%d frontends", 3)
+    log.logger.warning("a name\nwith \x1b[31m two lines")
+    try:
+        raise ValueError("no")
+    except ValueError:
+        log.logger.exception("it broke")
+    text = stream.getvalue()
+    if form == "json":
+        found = [json.loads(line) for line in lines(text)]
+        assert [(one["level"], one["message"]) for one in found] == [
+            ("info", "3 frontends"),
+            ("warning", "a name\nwith \x1b[31m two lines"),
+            ("error", "it broke"),
+        ]
+        assert all(one["time"].endswith("Z") for one in found)
+        assert "ValueError: no" in found[2]["exception"]
+    else:
+        first, second, third, *trace = lines(text)
+        assert first.endswith("Z info 3 frontends")
+        assert second.endswith(r"Z warning a name\nwith \x1b[31m two lines")
+        assert third.endswith("Z error it broke")
+        assert trace[-1] == "ValueError: no"
