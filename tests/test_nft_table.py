@@ -1,0 +1,127 @@
+"""The table in the real kernel: what `nft` makes of it, and who else touches it."""
+
+import asyncio
+import ipaddress
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from kpf.model.rules import Portal, Rules, Verdict
+from kpf.nft import batch
+from kpf.nft.kernel import Kernel
+from kpf.nft.monitor import Monitor
+from kpf.nft.text import render
+from tests.test_nft_contract import FULL
+from tests.values import TCP
+
+needs_nft = pytest.mark.skipif(not shutil.which("nft"), reason="nft (optional peer) is not installed")
+
+
+def play(scene: Callable[[Kernel], Awaitable[None]]) -> None:
+    async def run() -> None:
+        kernel = Kernel()
+        try:
+            await scene(kernel)
+            await kernel.delete()
+        finally:
+            kernel.close()
+
+    asyncio.run(run())
+
+
+def nft(*arguments: str, text: str = "") -> str:
+    result = subprocess.run(["nft", *arguments], input=text, capture_output=True, text=True, check=False, timeout=20)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def listing() -> list[str]:
+    """What nft lists, without what does not tell the same thing apart: order of elements, and how a line is written."""
+    text = nft("-n", "-y", "list", "table", "inet", "kpf")
+    elements = re.compile(r"elements = \{(.*?)\}", re.DOTALL)
+    text = elements.sub(lambda found: " , ".join(sorted(one.strip() for one in found[1].split(","))), text)
+    return [line.replace("meta nfproto ipv4 ", "").replace("meta nfproto ipv6 ", "") for line in text.splitlines()]
+
+
+@needs_nft
+def test_text_and_netlink_make_the_same_table() -> None:
+    async def scene(kernel: Kernel) -> None:
+        await kernel.replace(FULL)
+        by_netlink = listing()
+        nft("-f", "-", text=render(FULL, ["a comment"]))
+        assert listing() == by_netlink
+        assert any("10.96.0.1 . 80" in line for line in by_netlink)
+
+    play(scene)
+
+
+@needs_nft
+def test_the_text_is_valid_without_anything_in_it() -> None:
+    nft("-c", "-f", "-", text=render(Rules()))
+
+
+def many(count: int) -> Rules:
+    return Rules(
+        portals={Portal(ipaddress.IPv4Address(0x0A600000 + n), TCP, 80): 20000 + n % 1000 for n in range(count)}
+    )
+
+
+def test_ten_thousand_portals_are_one_transaction() -> None:
+    async def scene(kernel: Kernel) -> None:
+        rules = many(10_000)
+        await kernel.replace(rules)
+        assert len((await kernel.contents())["proxy-ip4"]) == 10_000
+        changed = Rules(portals={**rules.portals, Portal(ipaddress.IPv4Address("10.200.0.1"), TCP, 80): Verdict.DROP})
+        assert len(batch.difference(rules, changed)) == 1
+        assert sum(map(len, batch.difference(rules, changed))) < 200
+        await kernel.update(rules, changed)
+        await kernel.update(changed, Rules())
+        left = await kernel.contents()
+        assert not left["proxy-ip4"]
+        assert not left["verdict-ip4"]
+
+    play(scene)
+
+
+def test_somebody_who_touches_the_table_is_noticed_and_we_ourselves_are_not() -> None:
+    async def scene(kernel: Kernel) -> None:
+        touched: list[float] = []
+        monitor = Monitor(kernel.port_id, lambda: touched.append(time.monotonic()))
+        other = Kernel()
+        try:
+            await kernel.replace(many(10_000))
+            await kernel.update(many(10_000), Rules())
+            await asyncio.sleep(0.1)
+            assert touched == []
+            await other.update(Rules(), many(1))
+            await asyncio.sleep(0.1)
+            assert touched
+            touched.clear()
+            await other.delete()
+            await asyncio.sleep(0.1)
+            assert touched
+        finally:
+            monitor.close()
+            other.close()
+
+    play(scene)
+
+
+@needs_nft
+def test_other_tables_are_none_of_our_business() -> None:
+    async def scene(kernel: Kernel) -> None:
+        touched: list[float] = []
+        monitor = Monitor(kernel.port_id, lambda: touched.append(time.monotonic()))
+        await kernel.replace(FULL)
+        nft("add", "table", "inet", "kpf2")
+        nft("add", "chain", "inet", "kpf2", "kpf")
+        nft("delete", "table", "inet", "kpf2")
+        await asyncio.sleep(0.1)
+        monitor.close()
+        assert touched == []
+
+    play(scene)
