@@ -97,6 +97,7 @@ def test_a_quick_successor_needs_no_steering() -> None:
 
 def test_a_late_or_paused_worker_is_steered_around() -> None:
     play = Play()
+    play.wait(10.0)
     assert play.see(2.0, 0.0) == [Steer(frozenset({1}))]
     assert play.machine.slots[0].state is State.LATE
     assert play.see(0.0, 0.0) == [Steer(BOTH)]
@@ -104,8 +105,17 @@ def test_a_late_or_paused_worker_is_steered_around() -> None:
     assert play.see(paused=(True, True)) == [Steer(BOTH)]
 
 
+def test_a_newborn_is_not_judged_by_its_predecessors_heartbeat() -> None:
+    play = Play()
+    play.tell(Exited(0))
+    play.tell(BecameReady(0))
+    play.wait(1.0)
+    assert play.see(60.0, 0.0) == []
+
+
 def test_a_stuck_worker_is_killed_once() -> None:
     play = Play()
+    play.wait(10.0)
     (kill, steer) = play.see(5.1, 0.0)
     assert isinstance(kill, Kill)
     assert kill.slot == 0
@@ -118,6 +128,7 @@ def test_a_stuck_worker_is_killed_once() -> None:
 
 def test_of_stuck_workers_the_one_that_holds_the_lock_goes_first() -> None:
     play = Play()
+    play.wait(10.0)
     holder = play.machine.slots[1].pid
     kills = [action for action in play.see(6.0, 6.0, holders=frozenset({holder})) if isinstance(action, Kill)]
     assert [kill.slot for kill in kills] == [1]

@@ -136,6 +136,10 @@ class Effects:
                 return
             await asyncio.sleep(QUIET_S / 5)
 
+    async def drop_new_connections(self, wanted: Rules) -> None:
+        """The last transaction but one. Raises `TransactionFailedError`."""
+        await self._write(self.now.rules, (self.now.rules or wanted).dropping())
+
     async def finish(self) -> None:
         """End what runs in the background."""
         for task in self._background:

@@ -19,7 +19,7 @@ from kpf.master.lock import AlreadyRunningError, DaemonLock
 from kpf.master.reconcile import Reconciler
 from kpf.master.workers import Workers
 from kpf.net.messages import Configure
-from kpf.nft.kernel import Kernel
+from kpf.nft.kernel import Kernel, TransactionFailedError
 from kpf.nft.monitor import Monitor
 from kpf.observe.health import Health
 from kpf.observe.http import Servers, health_documents
@@ -48,7 +48,10 @@ def main(config: Config, reload: Callable[[], Config]) -> int:
     """Run the daemon until it is told to stop. `reload` reads the configuration anew and raises `ConfigError`."""
     try:
         asyncio.run(_run(config, reload))
-    except (AlreadyRunningError, OSError, TimeoutError) as error:
+    except PermissionError as error:
+        log.error("cannot go on, it needs CAP_NET_ADMIN in its network namespace: %s", error)
+        return 1
+    except (AlreadyRunningError, OSError) as error:
         log.error("cannot go on: %s", error)
         return 1
     return 0
@@ -200,9 +203,10 @@ class Master:
         log.info("stopped")
 
     async def _drain(self) -> None:
-        rules = self._effects.now.rules
-        if rules is not None:
-            await self._kernel.update(rules, rules.dropping())
+        try:
+            await self._effects.drop_new_connections(self._reconciler.desired.rules)
+        except TransactionFailedError as error:
+            log.error("new connections are refused, not dropped: %s", error)
         log.info("new connections are dropped; open ones may go on for %g s", self._config.drain_timeout)
         await self._effects.quiet(self._effects.slots().values())
         drained = asyncio.create_task(self._workers.drain())

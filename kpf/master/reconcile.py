@@ -132,7 +132,8 @@ class Reconciler:
             steps += 1
         if steps:
             took_ms = (time.monotonic() - started_s) * 1000
-            log.info(
+            log.log(
+                logging.INFO if full else logging.DEBUG,
                 "synced %d services, %d frontends in %.0f ms%s",
                 len(snapshot.services),
                 len(desired.frontends),

@@ -84,11 +84,12 @@ Action = Spawn | Kill | Steer
 
 @dataclass(slots=True)
 class Slot:
-    """`spawned_s` and `vacant_s`: when its worker was started, and when nobody was left in it."""
+    """`spawned_s`, `ready_s`, `vacant_s`: when its worker was started, was ready, and when nobody was left in it."""
 
     state: State = State.EMPTY
     pid: int = 0
     spawned_s: float = float("-inf")
+    ready_s: float = float("-inf")
     vacant_s: float = float("-inf")
     restarts: int = 0
     backoff_s: float = 0.0
@@ -114,9 +115,9 @@ class Supervisor:
         actions: list[Action] = []
         match event:
             case Spawned(slot, pid):
-                self._occupy(self.slots[slot], pid, now_s)
+                self.slots[slot].pid = pid
             case BecameReady(slot):
-                self.slots[slot].state = State.READY
+                self.slots[slot].state, self.slots[slot].ready_s = State.READY, now_s
                 self.slots[slot].backoff_s = 0.0
             case Exited(slot):
                 self._bury(self.slots[slot], now_s)
@@ -125,9 +126,6 @@ class Supervisor:
             case StopRequested():
                 self._stopping = True
         return [*actions, *self._spawns(now_s), *self._steer(now_s)]
-
-    def _occupy(self, slot: Slot, pid: int, now_s: float) -> None:
-        slot.state, slot.pid, slot.spawned_s, slot.killed = State.STARTING, pid, now_s, False
 
     def _bury(self, slot: Slot, now_s: float) -> None:
         if slot.state is State.STARTING:
@@ -138,14 +136,13 @@ class Supervisor:
         slot.restarts += not self._stopping
 
     def _spawns(self, now_s: float) -> list[Action]:
-        if self._stopping:
-            return []
-        # the caller answers each with Spawned before anything else
-        return [
-            Spawn(index)
-            for index, slot in enumerate(self.slots)
-            if slot.state is State.EMPTY and slot.spawn_at_s <= now_s
-        ]
+        actions: list[Action] = []
+        for index, slot in enumerate(self.slots):
+            if slot.state is State.EMPTY and slot.spawn_at_s <= now_s and not self._stopping:
+                # from now on: the same event must not ask for it twice
+                slot.state, slot.spawned_s, slot.killed = State.STARTING, now_s, False
+                actions.append(Spawn(index))
+        return actions
 
     def _judge(self, seen: Observed, now_s: float) -> list[Action]:
         stuck: list[tuple[int, str]] = []
@@ -156,7 +153,8 @@ class Supervisor:
                 if now_s - slot.spawned_s > START_TIMEOUT_S:
                     stuck.append((index, f"not ready after {START_TIMEOUT_S:g} s"))
                 continue
-            age_s = seen.heartbeat_ages_s[index]
+            # the word may still be its predecessor's
+            age_s = min(seen.heartbeat_ages_s[index], now_s - slot.ready_s)
             if age_s > STUCK_S:
                 stuck.append((index, f"no heartbeat for {age_s:.1f} s"))
             slot.state = State.LATE if age_s > LATE_S else State.PAUSED if seen.paused[index] else State.READY

@@ -20,8 +20,10 @@ _OURS = schema.TABLE.encode() + b"\0"
 
 
 class Monitor:
-    """`own_port`: the netlink port of our own writer. `on_touched` is called from the event loop, perhaps several times a
-    transaction."""
+    """`own_port`: the netlink port of our own writer.
+
+    `on_touched` is called from the event loop, perhaps several times a transaction.
+    """
 
     def __init__(self, own_port: int, on_touched: Callable[[], None]) -> None:
         self._own_port, self._on_touched = own_port, on_touched
