@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ import yaml
 from kpf.lab.manifests import Manifests, endpoint_slice, service
 from kpf.model.names import ObjectName
 from kpf.model.snapshot import Snapshot
-from kpf.sources import manifests
+from kpf.sources import files, manifests
+from kpf.sources.decode import Decoded, decode
 from kpf.sources.manifests import DirectoryUnreadableError, ManifestSource
 
 ROOT = Path(__file__).parent.parent
@@ -109,14 +110,82 @@ def test_only_what_changed_within_a_file_is_made_anew(shop: Manifests, name: str
         assert changed in found.services
 
 
-def test_two_changes_within_one_tick_of_the_clock(shop: Manifests) -> None:
-    """Same size, inode and times: the status does not tell, so a young file is read again."""
+def test_two_changes_within_one_tick_of_the_clock(shop: Manifests, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same size, inode and times: the status does not tell, so a young file is read again, and an old one is not."""
+    monkeypatch.setattr(manifests, "_status_of", lambda _: ())
     source = ManifestSource(shop.directory)
     path = shop.directory / "web.yaml"
-    for last in (1, 2, 3, 4, 5):
+    for last in (1, 2, 3):
         path.write_text(yaml.dump(web(f"10.96.0.{last}")), encoding="utf-8")
-        os.utime(path)
         assert address_of(source.read()) == f"10.96.0.{last}"
+    an_hour_ago_s = time.time() - 3600
+    for last, seen in ((4, 4), (5, 4)):
+        path.write_text(yaml.dump(web(f"10.96.0.{last}")), encoding="utf-8")
+        os.utime(path, (an_hour_ago_s, an_hour_ago_s))
+        assert address_of(source.read()) == f"10.96.0.{seen}"
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the objects that are decoded from now on."""
+    names: list[str] = []
+
+    def counted(raw: Any, origin: str) -> Iterator[Decoded]:
+        for one in decode(raw, origin):
+            names.append(one.name.name if one.name else "")
+            yield one
+
+    monkeypatch.setattr(files, "decode", counted)
+    return names
+
+
+@pytest.mark.parametrize("name", ["shop.yaml", "shop.json"])
+def test_only_what_changed_is_decoded(decoded: list[str], name: str) -> None:
+    def text(items: dict[str, str], after: str) -> bytes:
+        listed = [service(key, cluster_ips=[address]) for key, address in items.items()]
+        whole = {"apiVersion": "v1", "items": listed, "kind": "List"}
+        if name == "shop.json":
+            return json.dumps(whole).encode()
+        return yaml.dump_all([whole, service("after", cluster_ips=[after])]).encode()
+
+    reader = files.FileReader(name)
+    first = {"a": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.3"}
+    steps: list[tuple[bytes, set[str]]] = [
+        (text(first, "10.0.1.1"), {"a", "b", "c", "after"}),
+        (text(first, "10.0.1.1"), set()),
+        (text(first, "10.0.1.2"), {"after"}),
+        (text(first | {"b": "10.0.0.9"}, "10.0.1.2"), {"b"}),
+        (text({"b": "10.0.0.9", "a": "10.0.0.1", "d": "10.0.0.4"}, "10.0.1.2"), {"d"}),
+        # what was forgotten with its last text is decoded again
+        (text(first, "10.0.1.2"), {"b", "c"}),
+    ]
+    for data, expected in steps:
+        decoded.clear()
+        reader.read(data)
+        assert set(decoded) == (expected - {"after"} if name == "shop.json" else expected)
+
+
+def test_a_list_that_can_only_be_parsed_as_a_whole(shop: Manifests) -> None:
+    """An anchor of one item is used in another; a quoted text has a line that looks like an item."""
+    text = """\
+apiVersion: v1
+kind: List
+items:
+- apiVersion: v1
+  kind: Service
+  metadata: {name: a, annotations: {note: "one
+- two"}}
+  spec: &spec {clusterIP: 10.0.0.1, ports: [{port: 80}]}
+- apiVersion: v1
+  kind: Service
+  metadata: {name: b}
+  spec: {<<: *spec, clusterIP: 10.0.0.2}
+"""
+    shop.write_text("list.yaml", text)
+    found = ManifestSource(shop.directory).read()
+    assert (address_of(found, "a"), address_of(found, "b"), found.problems) == ("10.0.0.1", "10.0.0.2", ())
+    shop.write_text("list.yaml", text + "- a: [\n")
+    assert said(ManifestSource(shop.directory).read())[0].startswith("list.yaml:14: is not YAML")
 
 
 @pytest.mark.parametrize(
