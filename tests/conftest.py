@@ -12,6 +12,12 @@ _refused: str | None = None
 
 # modules that stay off the kernel's network tables run anywhere; every other one needs the namespace
 PURE_PREFIXES = (
+    "test_cache",
+    "test_cli",
+    "test_config",
+    "test_decode",
+    "test_documents",
+    "test_manifests",
     "test_plan",
     "test_supervisor",
 )

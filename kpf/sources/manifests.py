@@ -75,7 +75,7 @@ class ManifestSource:
         self._listed = False
 
     def read(self) -> Snapshot:
-        """Read what has changed, and return what is known now: the same object as before if that is nothing.
+        """Read what has changed, and return what is known now; what has not keeps its identity.
 
         Raises `DirectoryUnreadableError` until the directory could be read once; after that it is a problem in the
         snapshot, and the last state stays.
