@@ -22,6 +22,9 @@ SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 1, 
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 NLMSGERR_ATTR_MSG = 1
 
+# without CAP_NET_ADMIN in the initial user namespace, net.core.{w,r}mem_max are the limits
+NOT_ALLOWED = {errno.EPERM}
+
 HEADER, SEQUENCE = struct.Struct("=IHHII"), struct.Struct("=I")
 RECEIVE_BYTES = 1 << 20
 TIMEOUT_S = 10.0
@@ -83,8 +86,8 @@ class NetlinkSocket:
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol
         )
         if buffer_bytes:
-            self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, buffer_bytes)
-            self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes)
+            self._set_buffer(SO_SNDBUFFORCE, socket.SO_SNDBUF, buffer_bytes)
+            self._set_buffer(SO_RCVBUFFORCE, socket.SO_RCVBUF, buffer_bytes)
         # answer with the header of the request only, and with the kernel's words
         self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
         self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
@@ -94,14 +97,28 @@ class NetlinkSocket:
         self._sequence = 1
         self._lock = asyncio.Lock()
 
+    def _set_buffer(self, forced: int, allowed: int, size: int) -> None:
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, forced, size)
+        except OSError as error:
+            if error.errno not in NOT_ALLOWED:
+                raise
+            self._socket.setsockopt(socket.SOL_SOCKET, allowed, size)
+
+    @property
+    def send_limit_bytes(self) -> int:
+        """How much can be sent at once: the buffer less what the kernel keeps of it (netlink_sendmsg)."""
+        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - 32
+
     @property
     def port_id(self) -> int:
         name: tuple[int, int] = self._socket.getsockname()
         return name[0]
 
-    async def talk(self, messages: Sequence[bytes]) -> list[Frame]:
-        """Send messages of which the last one ends the conversation: by its acknowledgement, or by its dump's end.
+    async def talk(self, messages: Sequence[bytes], *, ending: int = -1) -> list[Frame]:
+        """Send messages of which one, the last, ends the conversation: by its acknowledgement, or by its dump's end.
 
+        `ending`: which one, where it is not the last; those behind it are never answered.
         Returns the frames of a dump. Raises `RefusedError` with the first refusal of any message,
         `NetlinkTimeoutError`, or another OSError.
         """
@@ -117,11 +134,12 @@ class NetlinkSocket:
             self._socket.send(stream)
             try:
                 async with asyncio.timeout(TIMEOUT_S):
-                    return await self._collect(range(first, self._sequence))
+                    sequences = range(first, self._sequence)
+                    return await self._collect(sequences, sequences[ending])
             except TimeoutError:
                 raise NetlinkTimeoutError(errno.ETIMEDOUT, f"no answer within {TIMEOUT_S:g} s") from None
 
-    async def _collect(self, sequences: range) -> list[Frame]:
+    async def _collect(self, sequences: range, end: int) -> list[Frame]:
         loop = asyncio.get_running_loop()
         found: list[Frame] = []
         refusals: list[Refusal] = []
@@ -136,7 +154,7 @@ class NetlinkSocket:
                     if answer.errno:
                         refusals.append(answer)
                     else:
-                        ended = ended or frame.sequence == sequences[-1]
+                        ended = ended or frame.sequence == end
                 elif frame.kind == NLMSG_DONE:
                     ended = True
                 else:

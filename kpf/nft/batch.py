@@ -25,7 +25,7 @@ P = TypeVar("P")
 
 def whole_table(rules: Rules) -> list[bytes]:
     """The table made anew, whatever was there."""
-    messages = [encode.destroy_table(), encode.new_table()]
+    messages = [*encode.no_table(), encode.new_table()]
     for number, one in enumerate(schema.sets(), 1):
         messages.append(encode.new_set(one, number))
     for chain in schema.chains(rules):

@@ -23,7 +23,7 @@ from kpf.nft.schema import Chain, Hook, Set
 
 INET = 1  # NFPROTO_INET
 BATCH_BEGIN, BATCH_END = 0x10, 0x11
-DESTROY_TABLE = 26  # NFT_MSG_DESTROYTABLE, which pyroute2 0.9.7 does not name; absence is no error
+_FLAGS, _FLAGS_AT = struct.Struct("=H"), 6  # in struct nlmsghdr
 # An attribute's length is 16 bits; many messages in a batch are fine.
 MAX_ELEMENTS_BYTES = 60_000
 ELEMENT_FLAGS, INTERVAL_END = 3, 1
@@ -46,18 +46,29 @@ def _message(cls: Any, attributes: list[tuple[str, Any]]) -> Any:
 
 @functools.cache
 def boundary(kind: int) -> bytes:
-    """The begin or the end of a transaction; only the end is acknowledged."""
+    """The begin or the end of a transaction."""
     message = nfgen_msg()
     message["res_id"] = NFNL_SUBSYS_NFTABLES
     message["header"]["type"] = kind
-    message["header"]["flags"] = NLM_F_REQUEST | (NLM_F_ACK if kind == BATCH_END else 0)
+    message["header"]["flags"] = NLM_F_REQUEST
     message.encode()
     return bytes(message.data)
 
 
+def acknowledged(message: bytes) -> bytes:
+    """The same message, to be answered also when it succeeds."""
+    (flags,) = _FLAGS.unpack_from(message, _FLAGS_AT)
+    return message[:_FLAGS_AT] + _FLAGS.pack(flags | NLM_F_ACK) + message[_FLAGS_AT + _FLAGS.size :]
+
+
+def no_table() -> list[bytes]:
+    """Whatever was there is gone. (To destroy a table that may be absent in one message takes Linux 6.3.)"""
+    return [new_table(), _delete_table()]
+
+
 @functools.cache
-def destroy_table() -> bytes:
-    return _encoded(_message(nft.nft_table_msg, [("NFTA_TABLE_NAME", schema.TABLE)]), DESTROY_TABLE, 0)
+def _delete_table() -> bytes:
+    return _encoded(_message(nft.nft_table_msg, [("NFTA_TABLE_NAME", schema.TABLE)]), nft.NFT_MSG_DELTABLE, 0)
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """The only writer of the table: transactions to the kernel, and a look at what it has.
 
-A transaction is one message stream of which only the end is acknowledged; the first refusal of any message is its
-failure, and then the kernel has changed nothing.
+A transaction is one message stream of which only the last message before its end is acknowledged; the first refusal of
+any message is its failure, and then the kernel has changed nothing. The kernel answers a batch once it is committed or
+given up, refusals first (nfnetlink_rcv_batch); before Linux 6.10 it never acknowledges the end itself.
 """
 
 import errno
@@ -41,12 +42,25 @@ class Kernel:
 
     async def delete(self) -> None:
         """Take the table away, if it is there. Raises `TransactionFailedError`."""
-        await self._commit([encode.destroy_table()])
+        await self._commit(encode.no_table())
 
     async def _commit(self, messages: list[bytes]) -> None:
-        stream = [encode.boundary(encode.BATCH_BEGIN), *messages, encode.boundary(encode.BATCH_END)]
+        *others, last = messages
+        stream = [
+            encode.boundary(encode.BATCH_BEGIN),
+            *others,
+            encode.acknowledged(last),
+            encode.boundary(encode.BATCH_END),
+        ]
+        size, limit = sum(map(len, stream)), self._socket.send_limit_bytes
+        if size > limit:
+            raise TransactionFailedError(
+                errno.EMSGSIZE,
+                f"the transaction has {size} bytes, the send buffer takes {limit}: raise net.core.wmem_max to {size}, "
+                "or run with CAP_NET_ADMIN outside of any user namespace",
+            )
         try:
-            await self._socket.talk(stream)
+            await self._socket.talk(stream, ending=-2)
         except RefusedError as error:
             raise TransactionFailedError(
                 error.errno, f"message {error.index} of {len(stream)} was refused: {error.strerror}"

@@ -1,0 +1,71 @@
+"""The writer's talk with the kernel: which message is answered, and what a transaction that cannot be sent leaves."""
+
+import asyncio
+import errno
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+
+import pytest
+
+from kpf.model.rules import Portal, Rules, Verdict
+from kpf.netlink.socket import NLM_F_ACK, Frame, NetlinkSocket, frames
+from kpf.nft import encode, kernel
+from kpf.nft.kernel import Kernel, TransactionFailedError
+from tests.test_nft_contract import FULL, expected, seen
+from tests.values import TCP
+
+
+def test_only_the_last_message_before_the_end_is_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux before 6.10 never acknowledges the end of a batch (commit bf2ac490d28c): waiting for that waits in vain."""
+    sent: list[Frame] = []
+    talk = NetlinkSocket.talk
+
+    async def listen(self: NetlinkSocket, messages: Sequence[bytes], *, ending: int = -1) -> list[Frame]:
+        sent.extend(frame for message in messages for frame in frames(message))
+        return await talk(self, messages, ending=ending)
+
+    async def scene() -> None:
+        writer = Kernel()
+        await writer.delete()
+        await writer.replace(FULL)
+        await writer.update(FULL, Rules())
+        await writer.delete()
+        writer.close()
+
+    monkeypatch.setattr(NetlinkSocket, "talk", listen)
+    asyncio.run(scene())
+    ends = [number for number, frame in enumerate(sent) if frame.kind == encode.BATCH_END]
+    assert len(ends) == 4
+    assert [number for number, frame in enumerate(sent) if frame.flags & NLM_F_ACK] == [end - 1 for end in ends]
+
+
+def test_a_transaction_that_is_too_big_to_send_says_so_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "BUFFER_BYTES", 1 << 16)
+    many = Rules(portals={Portal(IPv4Address(0x0A600000 + n), TCP, 80): Verdict.DROP for n in range(10_000)})
+
+    async def scene() -> None:
+        writer = Kernel()
+        await writer.replace(FULL)
+        with pytest.raises(TransactionFailedError, match="wmem_max") as failure:
+            await writer.replace(many)
+        assert failure.value.errno == errno.EMSGSIZE
+        assert await seen(writer) == expected(FULL)
+        await writer.delete()
+        writer.close()
+
+    asyncio.run(scene())
+
+
+def test_a_refusal_names_the_message_and_the_reason() -> None:
+    missing = Portal(IPv4Address("10.9.9.9"), TCP, 80)
+
+    async def scene() -> None:
+        writer = Kernel()
+        await writer.replace(FULL)
+        with pytest.raises(TransactionFailedError, match=r"message 1 of 3 was refused: No such file") as failure:
+            await writer.update(Rules(portals={missing: 20001}), Rules())
+        assert failure.value.errno == errno.ENOENT
+        await writer.delete()
+        writer.close()
+
+    asyncio.run(scene())
