@@ -56,6 +56,11 @@ def test_readiness_is_one_datagram(address: str, tmp_path: object, monkeypatch: 
         assert manager.recv(100) == b"READY=1"
 
 
+def test_a_manager_that_is_gone_is_no_error(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", f"{tmp_path}/nobody")
+    notify("STOPPING=1")
+
+
 def test_without_a_manager_readiness_is_nobodys_business(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notify("READY=1")

@@ -60,14 +60,15 @@ class Listeners:
             one.close()
         return gone.frontend_slot
 
-    def steer(self, healthy: frozenset[int]) -> None:
-        """Send new connections to the sockets of these worker slots only."""
+    def steer(self, healthy: frozenset[int]) -> bool:
+        """Send new connections to the sockets of these worker slots only. False if there is no listener yet."""
         self._healthy = healthy
         for group in self._open.values():
             if self._is_steering:
                 sockets.steer(group.sockets[0], sorted(healthy))
             else:
                 sockets.stop_steering(group.sockets[0])
+        return bool(self._open)
 
     def announce(self, listeners: Iterable[Listener]) -> list[OpenListener]:
         """From now on a newborn worker is told of these."""

@@ -92,7 +92,8 @@ class Workers:
         self._changed.set()
 
     def _steer(self, healthy: frozenset[int]) -> None:
-        self._listeners.steer(healthy)
+        if not self._listeners.steer(healthy):
+            return
         if len(healthy) < len(self.slots):
             log.info("new connections go to workers %s only", sorted(healthy))
         else:

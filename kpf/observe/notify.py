@@ -1,7 +1,10 @@
 """Readiness for the service manager: sd_notify(3)'s protocol, which is one datagram."""
 
+import contextlib
 import os
 import socket
+
+NOBODY_LISTENS = (ConnectionRefusedError, FileNotFoundError)
 
 
 def notify(state: str) -> None:
@@ -11,6 +14,7 @@ def notify(state: str) -> None:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+    # a manager that does not listen (any more) is no reason to stop anything
+    with contextlib.suppress(*NOBODY_LISTENS), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.connect(address)
         manager.send(state.encode())
