@@ -1,0 +1,8 @@
+"""`python -m kpf.worker FD`: FD is the worker's end of the channel to the master."""
+
+import sys
+
+from kpf.worker.worker import main
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,144 @@
+"""Accepts, one connection a listener a turn: fair between listeners, and no call that only says "nothing there".
+
+Listeners are level-triggered. At the connection limit, or short of descriptors or memory, a worker stops accepting:
+clients wait in the kernel's queue, the master steers new ones away, and it goes on by itself.
+"""
+
+import errno
+import resource
+import select
+
+from kpf.shm.layout import PAUSED, PAUSES, Layout
+from kpf.shm.region import Words
+from kpf.worker.dialer import SHORTAGES, Dialer
+from kpf.worker.listener import Listener
+from kpf.worker.relay import Relay
+
+# what may be pending on a connection by the time it is accepted: accept(2)
+GONE = {
+    errno.ECONNABORTED,
+    errno.ENETDOWN,
+    errno.EPROTO,
+    errno.ENOPROTOOPT,
+    errno.EHOSTDOWN,
+    errno.ENONET,
+    errno.EHOSTUNREACH,
+    errno.EOPNOTSUPP,
+    errno.ENETUNREACH,
+    errno.ETIMEDOUT,
+    errno.EPERM,
+}
+
+# beside sessions and listeners: channel, epoll, shared memory, standard streams
+OWN_DESCRIPTORS = 32
+PAUSE_MS = 100
+# accepts and closes for the sake of `close` before others get their turn
+DRAIN_A_TURN = 512
+
+
+class Acceptor:
+    """All listeners of this worker. `limit`: how many sessions fit into the descriptors that are left."""
+
+    def __init__(self, relay: Relay, dialer: Dialer, words: Words, layout: Layout, *, worker: int, pipes: int) -> None:
+        self._relay, self._dialer, self._words, self._layout, self._worker = relay, dialer, words, layout, worker
+        self._record = layout.worker(worker)
+        self._listeners: dict[int, Listener] = {}
+        self._closing: dict[int, Listener] = {}
+        self._reserved = OWN_DESCRIPTORS + 2 * pipes
+        self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._paused_ms = 0
+        self.limit = 0
+        self._set_limit()
+
+    @property
+    def is_empty(self) -> bool:
+        """True if there is nothing left to accept on."""
+        return not self._listeners
+
+    @property
+    def is_closing(self) -> bool:
+        """True until what `close` asked for is done."""
+        return bool(self._closing)
+
+    def open(self, descriptor: int, frontend: int) -> None:
+        """Accept on this listening socket from now on, and own it."""
+        self._relay.make_room(descriptor)
+        self._listeners[descriptor] = Listener(descriptor, frontend, layout=self._layout, worker=self._worker)
+        if not self._paused_ms:
+            self._relay.epoll.register(descriptor, select.EPOLLIN)
+        self._set_limit()
+
+    def close(self, frontends: set[int] | None = None) -> None:
+        """Close the listeners of these frontends, of all if None, once what is queued there is accepted: `settle`."""
+        self._closing |= {
+            descriptor: listener
+            for descriptor, listener in self._listeners.items()
+            if frontends is None or listener.frontend in frontends
+        }
+
+    def ready(self, descriptor: int) -> None:
+        """epoll says so of a descriptor that belongs to no session."""
+        listener = self._listeners.get(descriptor)
+        if listener is not None and not self._paused_ms:
+            self._accept(listener)
+
+    def settle(self) -> bool:
+        """At the end of a turn: pause, go on, finish what is to be closed. True if there is more to do at once."""
+        if self._paused_ms:
+            self._resume()
+        elif self._dialer.short:
+            self._pause()
+        if self._closing:
+            self._drain()
+        return self.is_closing and not self._paused_ms
+
+    def _drain(self) -> None:
+        for _ in range(DRAIN_A_TURN):
+            if not self._closing or self._paused_ms:
+                return
+            descriptor, listener = next(iter(self._closing.items()))
+            if not self._accept(listener) and not self._paused_ms:
+                del self._closing[descriptor], self._listeners[descriptor]
+                self._relay.epoll.unregister(descriptor)
+                listener.sock.close()
+                self._set_limit()
+
+    def _accept(self, listener: Listener) -> bool:
+        """Accept one connection. False if there is none."""
+        if self._relay.active >= self.limit:
+            self._pause()
+            return False
+        try:
+            descriptor, address = listener.sock._accept()  # type: ignore[attr-defined] # what socket.accept is made of
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno in GONE:
+                return True
+            if error.errno not in SHORTAGES:
+                raise
+            self._pause()
+            return False
+        self._dialer.begin(listener, descriptor, address[0])
+        return True
+
+    def _pause(self) -> None:
+        self._paused_ms = self._dialer.now_ms
+        self._words[self._record + PAUSES] += 1
+        self._words[self._record + PAUSED] = 1
+        for descriptor in self._listeners:
+            self._relay.epoll.unregister(descriptor)
+
+    def _resume(self) -> None:
+        """Go on when there is room for more than one, and not at every turn: there may be many listeners."""
+        room = self.limit - self._relay.active
+        if self._dialer.now_ms - self._paused_ms < PAUSE_MS or room <= self.limit // 64:
+            return
+        self._paused_ms = 0
+        self._dialer.short = False
+        self._words[self._record + PAUSED] = 0
+        for descriptor in self._listeners:
+            self._relay.epoll.register(descriptor, select.EPOLLIN)
+
+    def _set_limit(self) -> None:
+        self.limit = max((self._descriptors - self._reserved - len(self._listeners)) // 2, 1)

@@ -1,0 +1,20 @@
+"""A listening socket that the master has handed over."""
+
+import socket
+
+from kpf.shm.layout import Layout
+
+
+class Listener:
+    """`frontend`: its slot in shared memory; `counters`: this worker's words for it."""
+
+    __slots__ = ("counters", "descriptor", "family", "frontend", "sock")
+
+    def __init__(self, descriptor: int, frontend: int, *, layout: Layout, worker: int) -> None:
+        self.descriptor, self.frontend = descriptor, frontend
+        with socket.socket(fileno=descriptor) as known:
+            # the bare C type: a wrapper object less for each accept
+            self.family = known.family
+            known.detach()
+        self.sock = socket.SocketType(self.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, descriptor)
+        self.counters = layout.frontend_counter(worker, frontend)

@@ -1,0 +1,323 @@
+"""Carries bytes between the two sockets of a session: the hot path.
+
+Small data by recv and send, bulk by splice. Registered once with epoll, edge-triggered: who is woken reads until the
+socket is dry or the other side is full. Rules that are not obvious:
+- Never splice into a pipe that holds bytes. With an empty one, EAGAIN can only mean that the socket is dry.
+- A short read means dry only without EPOLLRDHUP.
+- A send that raises EAGAIN has sent nothing, and lost nothing.
+- The end of a stream is passed on once, after all its bytes; shutdown may raise ENOTCONN while data is still unread,
+  which is no reason to close.
+- Sockets are closed at the end of a batch of events: until then their numbers cannot be used again.
+"""
+
+import contextlib
+import os
+import select
+import socket
+from collections.abc import Callable
+
+from kpf.shm.layout import ACTIVE, F_ACTIVE, F_BYTES_IN
+from kpf.shm.region import Words
+from kpf.worker.half import DEAD, DIALLING, EITHER, FAILED, PASSED, PENDING, READABLE, SEEN, SPLICING, Half
+from kpf.worker.pipes import PIPE_SIZE, PipePool
+
+READ_SIZE = 1 << 16
+# where splicing is not possible; once the other side was full, READ_SIZE: what it does not take has to be kept
+COPY_SIZE = 1 << 18
+# a splice below this is small data again
+SPLICE_WORTH = 1 << 16
+# rounds in one direction before others get their turn
+ROUNDS = 16
+
+EPOLLIN, EPOLLOUT, EPOLLERR = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR
+EPOLLHUP, EPOLLRDHUP = select.EPOLLHUP, select.EPOLLRDHUP
+DONTWAIT = socket.MSG_DONTWAIT
+SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+RESET = b"\1\0\0\0\0\0\0\0"  # struct linger: on, 0 seconds
+_ACTIVE_OF = F_ACTIVE - F_BYTES_IN
+
+
+class Relay:
+    """All sessions of this worker. `active`: how many. `halves`: by descriptor, None where there is none.
+
+    `on_dial` is told of backends' sockets that are not connected yet. `record`: the worker's own words.
+    """
+
+    on_dial: Callable[[Half, int], None]
+
+    def __init__(self, epoll: select.epoll, words: Words, record: int, pipes: PipePool) -> None:
+        self.epoll = epoll
+        self._record = record
+        self.active = 0
+        self.halves: list[Half | None] = [None] * 4096
+        self._words, self._pipes = words, pipes
+        self._buffer = memoryview(bytearray(COPY_SIZE))
+        self._ends: list[Half] = []
+        self._again: list[Half] = []
+        self._dead: list[socket.SocketType] = []
+
+    # the hot path
+
+    def ready(self, half: Half, events: int) -> None:
+        """epoll says so of a session that is established."""
+        if half.state or not events & EPOLLIN:
+            self._attend(half, events)
+            return
+        data = b""
+        try:
+            data = half.sock.recv(READ_SIZE, DONTWAIT)
+            size = len(data)
+            if events & EPOLLRDHUP or not size:
+                self._last(half, data)
+            else:
+                self._words[half.counter] += size
+                sent = half.peer.sock.send(data, DONTWAIT)
+                if sent < size:
+                    self._keep(half, data, sent)
+                elif size == READ_SIZE:
+                    self._in_bulk(half)
+        except BlockingIOError:
+            if data:
+                self._keep(half, data, 0)
+        except OSError:
+            self.fail(half)
+        if events & EPOLLOUT and not half.state & DEAD and half.peer.state & PENDING:
+            self.pump(half.peer)
+
+    def _last(self, half: Half, data: bytes) -> None:
+        """Pass on what is probably the last of a direction: its last bytes and its end in one segment."""
+        more, was_reset = b"", False
+        if 0 < len(data) < READ_SIZE:
+            try:
+                more = half.sock.recv(READ_SIZE, DONTWAIT)
+            except OSError:
+                # said once only; the bytes that came before it still count
+                was_reset = True
+        is_last = not more and len(data) < READ_SIZE and not was_reset
+        data += more
+        if data:
+            self._words[half.counter] += len(data)
+            self._send(half, data, socket.MSG_MORE if is_last and half.peer.end != PASSED else 0)
+        if was_reset:
+            self.fail(half)
+        elif is_last and not half.state & PENDING:
+            self._ended(half)
+        elif is_last:
+            half.end = SEEN
+        else:
+            self.pump(half)
+
+    # off the hot path
+
+    def _attend(self, half: Half, events: int) -> None:
+        if half.state & DIALLING:
+            self.on_dial(half, events)
+            return
+        if events & EPOLLERR and half.state & PENDING:
+            # no use in waiting for room on the other side
+            self.fail(half)
+            return
+        if events & (EPOLLIN | EPOLLRDHUP | EPOLLERR | EPOLLHUP):
+            self.pump(half)
+        if events & EPOLLOUT and not half.state & DEAD and half.peer.state & PENDING:
+            self.pump(half.peer)
+
+    def pump(self, half: Half) -> None:
+        """Move bytes in this direction until the source is dry or the other side is full."""
+        if half.state & (DEAD | FAILED):
+            return
+        try:
+            for _ in range(ROUNDS):
+                if half.state & PENDING and not self._flush(half):
+                    return
+                if half.end:
+                    self._ended(half)
+                    return
+                if not (self._splice(half) if half.state & SPLICING else self._copy(half)):
+                    return
+            self._again.append(half)
+        except OSError:
+            self.fail(half)
+
+    def _flush(self, half: Half) -> bool:
+        """Pass on what is in hand. False if the other side is full."""
+        peer = half.peer
+        try:
+            if half.pipe is not None:
+                while half.piped:
+                    half.piped -= os.splice(half.pipe[0], peer.fd, half.piped, flags=SPLICE_FLAGS)
+                self._pipes.give(half.pipe)
+                half.pipe = None
+            else:
+                half.pending = half.pending[peer.sock.send(half.pending, DONTWAIT) :]
+                if half.pending:
+                    self._want_room(peer)
+                    return False
+                del half.pending
+        except BlockingIOError:
+            self._want_room(peer)
+            return False
+        half.state &= ~PENDING
+        return True
+
+    def _copy(self, half: Half) -> bool:
+        """Read and send once. False if there is nothing to do for now."""
+        peer = half.peer
+        try:
+            size = half.sock.recv_into(self._buffer, READ_SIZE if peer.mask & EPOLLOUT else COPY_SIZE, DONTWAIT)
+        except BlockingIOError:
+            return False
+        if not size:
+            half.end = half.end or SEEN
+            return True
+        self._words[half.counter] += size
+        try:
+            sent = peer.sock.send(self._buffer[:size], DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        if sent < size:
+            self._keep(half, bytes(self._buffer[sent:size]), 0)
+        elif size >= READ_SIZE and self._pipes.has_room:
+            self._begin_to_splice(half)
+        return True
+
+    def _splice(self, half: Half) -> bool:
+        """Fill an empty pipe, for `_flush`. False if there is nothing to do for now."""
+        pipe = self._pipes.take()
+        if pipe is None:
+            half.state &= ~SPLICING
+            return True
+        try:
+            size = os.splice(half.fd, pipe[1], PIPE_SIZE, flags=SPLICE_FLAGS)
+        except OSError as error:
+            self._pipes.give(pipe)
+            if isinstance(error, BlockingIOError):
+                return False
+            raise
+        if not size:
+            self._pipes.give(pipe)
+            half.end = half.end or SEEN
+            return True
+        self._words[half.counter] += size
+        if size < SPLICE_WORTH:
+            half.state &= ~SPLICING
+        half.pipe, half.piped = pipe, size
+        half.state |= PENDING
+        return True
+
+    def _in_bulk(self, half: Half) -> None:
+        if self._pipes.has_room:
+            self._begin_to_splice(half)
+        self.pump(half)
+
+    def _begin_to_splice(self, half: Half) -> None:
+        half.state |= SPLICING
+        # SPLICE_F_NONBLOCK is about the pipe only
+        half.sock.setblocking(False)
+        half.peer.sock.setblocking(False)
+
+    def _send(self, half: Half, data: bytes, flags: int) -> None:
+        try:
+            sent = half.peer.sock.send(data, DONTWAIT | flags)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(data):
+            self._keep(half, data, sent)
+
+    def _keep(self, half: Half, data: bytes, sent: int) -> None:
+        half.pending = memoryview(data)[sent:]
+        half.state |= PENDING
+        self._want_room(half.peer)
+
+    def _want_room(self, half: Half) -> None:
+        if half.mask & EPOLLOUT:
+            return
+        if half.mask:
+            self.epoll.modify(half.fd, EITHER)
+        half.mask |= EPOLLOUT
+
+    # beginning and end
+
+    def watch(self, half: Half) -> None:
+        """Register with epoll, which says at once what is there already."""
+        half.mask |= READABLE
+        self.epoll.register(half.fd, half.mask)
+
+    def make_room(self, descriptor: int) -> None:
+        """Whatever epoll watches needs a place in `halves`."""
+        if descriptor >= len(self.halves):
+            self.halves += [None] * (descriptor + 4096 - len(self.halves))
+
+    def admit(self, half: Half) -> None:
+        """Events of its descriptor are its own from now on."""
+        self.make_room(half.fd)
+        self.halves[half.fd] = half
+
+    def bury(self, half: Half) -> None:
+        """Forget a socket; it is closed at the end of the batch."""
+        half.state |= DEAD
+        self.halves[half.fd] = None
+        self._dead.append(half.sock)
+
+    def fail(self, half: Half) -> None:
+        """Reading from `half` or writing to its peer has failed: reset both, after what the other way still holds."""
+        if half.state & (DEAD | FAILED):
+            return
+        half.state |= FAILED
+        peer = half.peer
+        if not peer.state & FAILED:
+            self.pump(peer)
+            if half.state & DEAD:
+                return
+        for one in (half, peer):
+            with contextlib.suppress(OSError):
+                one.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self.close(half)
+
+    def count(self, change: int) -> None:
+        """A client more, or less."""
+        self.active += change
+        self._words[self._record + ACTIVE] = self.active
+
+    def _ended(self, half: Half) -> None:
+        """All that this direction will ever carry is in the kernel's hands."""
+        if half.end == PASSED:
+            return
+        half.end = PASSED
+        if half.peer.end == PASSED:
+            self.close(half)
+        else:
+            # unless the other direction ends in the same batch: then closing says it all
+            self._ends.append(half)
+
+    def close(self, half: Half) -> None:
+        """The session is over."""
+        words = self._words
+        for one in (half, half.peer):
+            self.bury(one)
+            if one.pipe is not None:
+                self._pipes.discard(one.pipe)
+                one.pipe = None
+            if one.choice is not None:
+                words[one.choice.active] -= 1
+            else:
+                words[one.counter + _ACTIVE_OF] -= 1
+        # no cycles: the garbage collector is off
+        del half.peer.peer, half.peer
+        self.count(-1)
+
+    def settle(self) -> bool:
+        """The end of a batch: budgets renewed, ends passed on, sockets closed. True if there is more to do at once."""
+        if self._again:
+            again, self._again = self._again, []
+            for half in again:
+                self.pump(half)
+        for half in self._ends:
+            if not half.state & DEAD:
+                with contextlib.suppress(OSError):
+                    half.peer.sock.shutdown(socket.SHUT_WR)
+        self._ends.clear()
+        for sock in self._dead:
+            sock.close()
+        self._dead.clear()
+        return bool(self._again)

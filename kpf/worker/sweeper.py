@@ -1,0 +1,53 @@
+"""Looks after connections that last, a few at a time, so that short ones need not pay for it.
+
+Backends' sockets get keepalive once they have lived through a whole round: four system calls that short connections
+are spared. A connection that is half-closed and has been silent for too long is cut.
+"""
+
+import contextlib
+import socket
+import struct
+
+from kpf.net.sockets import keep_alive
+from kpf.worker.half import DIALLING, PASSED, Half
+from kpf.worker.relay import Relay
+
+ROUND_MS = 15_000
+STEPS = 30
+HALF_CLOSED_LIMIT_MS = 3_600_000
+_LAST_DATA_RECV = struct.Struct("@52xI")  # struct tcp_info, in ms
+
+
+class Sweeper:
+    """A round of all sockets takes 15 s, in steps of half a second."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self._next_ms = 0
+        self._step = 0
+
+    def sweep(self, now_ms: int) -> None:
+        """Called once a turn; does the next step when it is time."""
+        if now_ms < self._next_ms:
+            return
+        self._next_ms = now_ms + ROUND_MS // STEPS
+        self._step = (self._step + 1) % STEPS
+        for half in self._relay.halves[self._step :: STEPS]:
+            if half is not None and not half.state & DIALLING:
+                self._look_at(half)
+
+    def _look_at(self, half: Half) -> None:
+        half.age += 1
+        if half.age == 2 and half.choice is not None:
+            keep_alive(half.sock)
+        if half.end == PASSED and half.age > 2 and self._silent_ms(half) >= HALF_CLOSED_LIMIT_MS:
+            self._relay.fail(half)
+
+    def _silent_ms(self, half: Half) -> int:
+        """How long nothing has come from either side."""
+        silent_ms: list[int] = []
+        for one in (half, half.peer):
+            with contextlib.suppress(OSError):
+                info = one.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECV.size)
+                silent_ms += _LAST_DATA_RECV.unpack(info)
+        return min(silent_ms, default=0)

@@ -1,0 +1,174 @@
+"""The worker process: start, one loop, end. Puts the parts together and obeys the master.
+
+Everything is imported before privileges are dropped: an interpreter below a 0700 home cannot be read afterwards.
+"""
+
+import contextlib
+import gc
+import os
+import resource
+import select
+import signal
+import socket
+
+from kpf.net import channel
+from kpf.net.messages import Close, Configure, Done, Drain, Listen, Ready
+from kpf.shm import layout
+from kpf.shm.balancer import Balancer
+from kpf.shm.layout import FRONTENDS_USED_AT, HEARTBEAT, MEMBERS_USED_AT
+from kpf.shm.region import Region, monotonic_ms
+from kpf.worker import privileges
+from kpf.worker.acceptor import Acceptor
+from kpf.worker.dialer import Dialer
+from kpf.worker.orphan import Orphan
+from kpf.worker.pipes import PipePool
+from kpf.worker.relay import Relay
+from kpf.worker.sweeper import Sweeper
+
+BATCH = 256
+# the master takes a worker whose heartbeat is late for stuck
+HEARTBEAT_MS = 500
+
+
+def main(descriptor: int) -> int:
+    """Serve the master at the other end of this socket. Returns the exit status."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    master = socket.socket(fileno=descriptor)
+    os.set_inheritable(descriptor, False)
+    try:
+        message, descriptors = channel.receive(master)
+    except EOFError:
+        return 0
+    if not isinstance(message, Configure):
+        raise channel.ChannelError(f"{type(message).__name__} before Configure")
+    _raise_descriptor_limit()
+    kept = privileges.drop(message.uid, message.gid)
+    worker = Worker(master, message, Region.attach(descriptors[0]))
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+    with contextlib.suppress(BrokenPipeError):
+        channel.send(master, Ready(os.getpid(), kept))
+        channel.send(master, Done(message.generation))
+    worker.run()
+    return 0
+
+
+class Worker:
+    """One slot's process."""
+
+    def __init__(self, master: socket.socket, configuration: Configure, region: Region) -> None:
+        slot, record = configuration.slot, region.layout.worker(configuration.slot)
+        self._master, self._configuration = master, configuration
+        self._words, self._record = region.words, record
+        _forget_predecessor(region, slot)
+        self._epoll = select.epoll()
+        pipes = PipePool(configuration.workers)
+        self._relay = Relay(self._epoll, region.words, record, pipes)
+        self._dialer = Dialer(self._relay, Balancer(region, slot), region.words, record)
+        self._acceptor = Acceptor(
+            self._relay, self._dialer, region.words, region.layout, worker=slot, pipes=pipes.limit
+        )
+        self._sweeper = Sweeper(self._relay)
+        self._orphan: Orphan | None = None
+        self._unanswered: Close | Drain | None = None
+        self._leaving = False
+        master.setblocking(False)
+        self._relay.make_room(master.fileno())
+        self._epoll.register(master, select.EPOLLIN)
+
+    def run(self) -> None:
+        """Accept, dial and relay until there is nothing left to do."""
+        relay, dialer, acceptor, sweeper = self._relay, self._dialer, self._acceptor, self._sweeper
+        poll, words, heartbeat = self._epoll.poll, self._words, self._record + HEARTBEAT
+        halves, ready = relay.halves, relay.ready
+        now_ms, more = monotonic_ms(), False
+        while not self._is_over():
+            wait_ms = 0 if more else dialer.next_deadline_ms(now_ms + HEARTBEAT_MS) - now_ms
+            batch = poll(wait_ms / 1000, BATCH)
+            now_ms = dialer.now_ms = words[heartbeat] = monotonic_ms()
+            for descriptor, events in batch:
+                half = halves[descriptor]
+                if half is not None:
+                    ready(half, events)
+                else:
+                    self._other_ready(descriptor)
+            dialer.expire()
+            more = acceptor.settle()
+            more = relay.settle() or more
+            sweeper.sweep(now_ms)
+            self._look_around()
+
+    def _other_ready(self, descriptor: int) -> None:
+        """A listener, mostly."""
+        if descriptor == self._master.fileno():
+            self._obey()
+        elif self._orphan is not None and descriptor == self._orphan.descriptor:
+            if self._orphan.is_relieved():
+                self._leaving = True
+                self._acceptor.close()
+        else:
+            self._acceptor.ready(descriptor)
+
+    def _obey(self) -> None:
+        try:
+            message, descriptors = channel.receive(self._master)
+        except BlockingIOError:
+            return
+        except EOFError:
+            self._master_is_gone()
+            return
+        match message:
+            case Listen(frontends=frontends):
+                for descriptor, frontend in zip(descriptors, frontends, strict=True):
+                    self._acceptor.open(descriptor, frontend)
+                self._answer(message)
+            case Close(frontends=frontends):
+                self._acceptor.close(set(frontends))
+                self._unanswered = message
+            case Drain():
+                self._acceptor.close()
+                self._leaving = True
+                self._unanswered = message
+            case _:
+                raise channel.ChannelError(f"the master sent {type(message).__name__}")
+
+    def _look_around(self) -> None:
+        """What is due now and then."""
+        if self._unanswered and not self._acceptor.is_closing:
+            self._answer(self._unanswered)
+            self._unanswered = None
+        if self._orphan:
+            self._orphan.tick(self._dialer.now_ms)
+            self._relay.make_room(self._orphan.descriptor)
+
+    def _answer(self, message: Listen | Close | Drain) -> None:
+        # it may be gone: then the channel says so by itself
+        with contextlib.suppress(OSError):
+            channel.send(self._master, Done(message.generation))
+
+    def _master_is_gone(self) -> None:
+        self._epoll.unregister(self._master)
+        self._master.close()
+        self._orphan = Orphan(self._epoll, self._dialer.now_ms + int(self._configuration.orphan_timeout_s * 1000))
+
+    def _is_over(self) -> bool:
+        if self._orphan and self._dialer.now_ms >= self._orphan.deadline_ms:
+            return True
+        return self._leaving and not self._relay.active and self._acceptor.is_empty
+
+
+def _forget_predecessor(region: Region, slot: int) -> None:
+    """The connections of whoever had this slot before have died with it."""
+    words, places = region.words, region.layout
+    words[places.worker(slot) + layout.ACTIVE] = words[places.worker(slot) + layout.PAUSED] = 0
+    for frontend in range(words[FRONTENDS_USED_AT]):
+        words[places.frontend_counter(slot, frontend) + layout.F_ACTIVE] = 0
+    for member in range(words[MEMBERS_USED_AT]):
+        words[places.member_counter(slot, member) + layout.M_ACTIVE] = 0
+
+
+def _raise_descriptor_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,339 @@
+"""Drives real workers as the master does: shared memory, listening sockets, channels. And servers to dial."""
+
+import hashlib
+import os
+import random
+import resource
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from kpf.net import channel, sockets
+from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, Ready
+from kpf.shm.directory import Directory
+from kpf.shm.layout import Address
+from kpf.shm.region import Region
+
+RESET = struct.pack("ii", 1, 0)
+Target = tuple[str, int]
+
+
+def packed(target: Target) -> Address:
+    host, port = target[:2]
+    if ":" in host:
+        return Address(socket.inet_pton(socket.AF_INET6, host), port)
+    return Address(b"\0" * 10 + b"\xff\xff" + socket.inet_aton(host), port)
+
+
+def eventually(condition: Callable[[], object], *, within_s: float = 5.0) -> None:
+    deadline_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "it never became true"
+        time.sleep(0.005)
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    sock.close()
+
+
+class WorkerProcess:
+    """A worker and our end of its channel."""
+
+    def __init__(self, configure: Configure, region: Region, *, descriptors: int | None = None) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.channel = ours
+        ours.settimeout(15)
+
+        def limit() -> None:
+            if descriptors is not None:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "kpf.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                preexec_fn=limit,
+                cwd=Path(__file__).parent.parent,
+            )
+        channel.send(ours, configure, [region.descriptor])
+        ready, _ = channel.receive(ours)
+        assert isinstance(ready, Ready)
+        assert ready.pid == self.process.pid
+        self.privileges = ready.privileges
+        assert channel.receive(ours) == (Done(configure.generation), [])
+
+    def tell(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+        channel.send(self.channel, message, descriptors)
+        self.acknowledged(message)
+
+    def acknowledged(self, message: Message) -> None:
+        answer, _ = channel.receive(self.channel)
+        assert isinstance(answer, Done)
+        assert isinstance(message, Configure | Listen | Close | Drain)
+        assert answer.generation == message.generation
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def end(self) -> int:
+        self.process.kill()
+        status = self.process.wait()
+        self.channel.close()
+        return status
+
+
+class Node:
+    """What a master has: shared memory, frontends with a listener for each worker, workers."""
+
+    def __init__(self, workers: int = 1, *, orphan_timeout_s: float = 5.0, descriptors: int | None = None) -> None:
+        self.region = Region.create(workers)
+        self.directory = Directory(self.region)
+        self.orphan_timeout_s, self.descriptors = orphan_timeout_s, descriptors
+        self.listeners: dict[int, list[socket.socket]] = {}
+        self.generation = 0
+        self.workers = [self.spawn(slot) for slot in range(workers)]
+
+    def spawn(self, slot: int) -> WorkerProcess:
+        uid = 65534 if os.geteuid() == 0 else os.getuid()
+        configure = Configure(self.next(), slot, self.region.layout.workers, uid, uid, self.orphan_timeout_s)
+        return WorkerProcess(configure, self.region, descriptors=self.descriptors)
+
+    def next(self) -> int:
+        self.generation += 1
+        return self.generation
+
+    def frontend(
+        self, targets: Sequence[Target], *, affinity_s: int = 0, host: str = "127.0.0.1"
+    ) -> tuple[int, Target]:
+        """A slot, and where it is reached."""
+        slot = self.directory.claim()
+        self.members(slot, targets, affinity_s=affinity_s)
+        group: list[socket.socket] = []
+        port = 0
+        for _ in self.workers:
+            group.append(sockets.listening_socket(host, port, backlog=4096))
+            port = group[0].getsockname()[1]
+        self.listeners[slot] = group
+        for index, worker in enumerate(self.workers):
+            self.hand_over(worker, index, [slot])
+        return slot, (host, port)
+
+    def hand_over(self, worker: WorkerProcess, index: int, slots: Sequence[int]) -> None:
+        worker.tell(Listen(self.next(), tuple(slots)), [self.listeners[slot][index].fileno() for slot in slots])
+
+    def members(self, slot: int, targets: Sequence[Target], *, affinity_s: int = 0) -> None:
+        self.directory.set_members(slot, sorted(map(packed, targets)), affinity_timeout_ms=affinity_s * 1000)
+
+    def totals(self, slot: int) -> list[int]:
+        return [view.total for view in self.directory.members(slot)]
+
+    def is_quiet(self) -> bool:
+        """No session is left, says every count."""
+        return not any(self.directory.worker(slot).active for slot in range(len(self.workers))) and not any(
+            view.active for slot in self.listeners for view in self.directory.members(slot)
+        )
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.end()
+        for group in self.listeners.values():
+            for listener in group:
+                listener.close()
+
+
+@contextmanager
+def node(workers: int = 1, *, orphan_timeout_s: float = 5.0, descriptors: int | None = None) -> Iterator[Node]:
+    made = Node(workers, orphan_timeout_s=orphan_timeout_s, descriptors=descriptors)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+class Server:
+    """A listening socket whose connections are served by `serve`, one thread each; counts them."""
+
+    def __init__(self, serve: Callable[[socket.socket], None], *, host: str = "127.0.0.1") -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.listener = socket.create_server((host, 0), family=family, backlog=4096)
+        self.at: Target = self.listener.getsockname()[:2]
+        self.accepted = 0
+        self.peers: Counter[str] = Counter()
+        self._serve = serve
+        self.errors: list[BaseException] = []
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, peer = self.listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            self.peers[peer[0]] += 1
+            threading.Thread(target=self._run, args=(connection,), daemon=True).start()
+
+    def _run(self, connection: socket.socket) -> None:
+        try:
+            with connection:
+                self._serve(connection)
+        except OSError as error:
+            self.errors.append(error)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self._thread.join(5)
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Greeter:
+    """Many servers in one process, which send their number and close; without threads for each connection."""
+
+    def __init__(self, number: int) -> None:
+        self.listeners = [socket.create_server(("127.0.0.1", 0), backlog=4096) for _ in range(number)]
+        self.at: list[Target] = [listener.getsockname() for listener in self.listeners]
+        self.counts = [0] * number
+        self.held: list[socket.socket] = []
+        self.hold = False
+        self._stop, stop = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, args=(stop,), daemon=True)
+        self._thread.start()
+
+    def _run(self, stop: socket.socket) -> None:
+        poll = select.epoll()
+        poll.register(stop, select.EPOLLIN)
+        by_descriptor = {listener.fileno(): index for index, listener in enumerate(self.listeners)}
+        for listener in self.listeners:
+            poll.register(listener, select.EPOLLIN)
+        while True:
+            for descriptor, _ in poll.poll():
+                if descriptor == stop.fileno():
+                    stop.close()
+                    poll.close()
+                    return
+                index = by_descriptor[descriptor]
+                connection, _ = self.listeners[index].accept()
+                self.counts[index] += 1
+                connection.send(bytes([index]))
+                if self.hold:
+                    self.held.append(connection)
+                else:
+                    connection.close()
+
+    def close(self) -> None:
+        self._stop.send(b"x")
+        self._thread.join(5)
+        for one in (*self.listeners, *self.held, self._stop):
+            one.close()
+
+    def __enter__(self) -> "Greeter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class BlackHole:
+    """An address that answers no SYN: its queue is full. Portable, without a packet filter."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+        self.at: Target = self._listener.getsockname()
+        self._fill: list[socket.socket] = []
+        for _ in range(4):
+            one = socket.socket()
+            one.setblocking(False)
+            one.connect_ex(self.at)
+            self._fill.append(one)
+        time.sleep(0.05)
+
+    def open_up(self) -> None:
+        """From now on it answers; what filled it is gone."""
+        for one in self._fill:
+            reset(one)
+        self._fill.clear()
+        self._listener.listen(100)
+        self._listener.settimeout(0.05)
+        with suppress(TimeoutError):
+            while True:
+                self._listener.accept()[0].close()
+
+    def __enter__(self) -> "BlackHole":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self._fill:
+            one.close()
+        self._listener.close()
+
+
+def refusing() -> Target:
+    """An address that refuses."""
+    with socket.create_server(("127.0.0.1", 0)) as once:
+        at: Target = once.getsockname()
+    return at
+
+
+def connect(target: Target, *, source: str | None = None, timeout_s: float = 20.0) -> socket.socket:
+    return socket.create_connection(target, timeout_s, (source, 0) if source else None)
+
+
+def receive_exactly(sock: socket.socket, size: int) -> bytes:
+    got = b""
+    while len(got) < size:
+        more = sock.recv(size - len(got))
+        if not more:
+            raise EOFError(f"{len(got)} of {size} bytes")
+        got += more
+    return got
+
+
+def receive_all(sock: socket.socket) -> bytes:
+    parts = []
+    while more := sock.recv(1 << 16):
+        parts.append(more)
+    return b"".join(parts)
+
+
+class Stream:
+    """Pseudo-random bytes in pieces of odd sizes: what is sent can be hashed again for comparison."""
+
+    def __init__(self, seed: int, size: int) -> None:
+        self._random, self._size = random.Random(seed), size
+
+    def __iter__(self) -> Iterator[memoryview]:
+        block = memoryview(self._random.randbytes(1 << 20))
+        left = self._size
+        while left:
+            size = min(left, self._random.choice((1, 100, 1460, 16384, 65535, 65536, 65537, 1 << 18, 1 << 20)))
+            yield block[:size]
+            left -= size
+
+    def digest(self) -> bytes:
+        total = hashlib.sha256()
+        for piece in self:
+            total.update(piece)
+        return total.digest()
+
+
+def stop_and_wait(process: "subprocess.Popen[bytes]") -> None:
+    process.send_signal(signal.SIGSTOP)
+    eventually(lambda: Path(f"/proc/{process.pid}/stat").read_text().split()[2] == "T")
