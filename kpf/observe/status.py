@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 TIMEOUT_S = 5.0
+PIPE_COLUMNS = 200
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -47,7 +49,8 @@ def main(control_socket: str, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(orjson.dumps(state, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
-        show(state, Console())
+        # nobody's terminal has a width that could be too small
+        show(state, Console() if sys.stdout.isatty() else Console(width=200))
     return 0
 
 
@@ -64,6 +67,7 @@ def show(state: Mapping[str, Any], console: Console) -> None:
 
 def _workers(workers: Sequence[Mapping[str, Any]]) -> Table:
     table = Table("worker", "pid", "state", "active", "total", "restarts", title="Workers", title_justify="left")
+    table.box = box.SIMPLE_HEAD
     for worker in workers:
         fields = ("slot", "pid", "state", "connectionsActive", "connectionsTotal", "restarts")
         table.add_row(*(str(worker[field]) for field in fields))
@@ -71,8 +75,11 @@ def _workers(workers: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _services(services: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table("service port", "forwarding", "portals", "endpoint", "state", "active", "total", "failed dials")
-    table.title, table.title_justify = "Services", "left"
+    table = Table(title="Services", title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("service port", "forwarding", "portals", "endpoint"):
+        table.add_column(name, overflow="fold")
+    for name in ("state", "active", "total", "failed dials"):
+        table.add_column(name, justify="right" if name != "state" else "left", no_wrap=True)
     for service in services:
         name = f"{service['namespace']}/{service['name']}" + (f":{service['port']}" if service["port"] else "")
         portals = [*service["portals"], *([f"node port {service['nodePort']}"] if service["nodePort"] else [])]
