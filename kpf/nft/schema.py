@@ -6,7 +6,7 @@ A new connection passes, in prerouting or, from this node's own processes, in ou
   -110  its portal has a verdict: refuse or drop, before anything else happens to it
   -105  its portal has a proxy port: the destination becomes the proxy address of the family (dstnat is -100, where
         CNI port maps sit, so theirs come after)
-   -95  it still goes to a ClusterIP in use: no such port, refused
+   -95  it still goes to a ClusterIP in use: no such port, refused (the nat core runs at -100, whatever a chain says)
 and at input, the guard: who reaches a listening proxy port without having been redirected is refused.
 
 Room is left for direct forwarding: maps of their own beside `proxy-*`, and postrouting.
@@ -137,7 +137,11 @@ def _redirects(rules: Rules) -> Iterator[tuple[Statement, ...]]:
 
 def _undefined_ports() -> Iterator[tuple[Statement, ...]]:
     for family in Family:
-        yield st.family(family), st.destination_in(family, name_of("cluster-ips", family)), st.goto(REFUSE)
+        in_use = (st.family(family), st.destination_in(family, name_of("cluster-ips", family)))
+        # A SYN sent again, the first of which came before its portal: it must not be refused in the moment until its
+        # entry is deleted (kpf.netlink.conntrack); the next one will find the portal.
+        yield *in_use, st.tcp(), st.sent_before(), st.drop()
+        yield *in_use, st.goto(REFUSE)
 
 
 def _guard() -> Iterator[tuple[Statement, ...]]:

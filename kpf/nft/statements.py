@@ -28,8 +28,8 @@ CMP_EQ, CMP_NEQ = 0, 1
 FIB_RESULT_ADDRTYPE, FIB_DADDR = 3, 2
 REJECT_TCP_RST, REJECT_ICMPX, ICMPX_PORT_UNREACHABLE = 1, 2, 1
 NAT_DNAT = 1
-# include/uapi/linux/netfilter/nf_conntrack_common.h: bit of ct->status; state bits as nft counts them
-STATUS_DST_NAT, STATE_NEW = 1 << 5, 1 << 3
+# include/uapi/linux/netfilter/nf_conntrack_common.h: bits of ct->status; state bits as nft counts them
+STATUS_CONFIRMED, STATUS_DST_NAT, STATE_NEW = 1 << 3, 1 << 5, 1 << 3
 RTN_LOCAL = 2
 PROTOCOL_TCP = 6
 NFPROTO = {Family.IPV4: 2, Family.IPV6: 10}
@@ -140,6 +140,13 @@ def not_redirected() -> Statement:
     return Statement("ct status ! dnat", (_ct(CT_STATUS), *_bits(STATUS_DST_NAT), _compare(zero)))
 
 
+def sent_before() -> Statement:
+    """The connection's first packet has left this node already: its entry is confirmed."""
+    zero = struct.pack("=I", 0)
+    expressions = (_ct(CT_STATUS), *_bits(STATUS_CONFIRMED), _compare(zero, operator=CMP_NEQ))
+    return Statement("ct status confirmed", expressions)
+
+
 def local_destination() -> Statement:
     fib = expression(
         "fib",
@@ -212,6 +219,10 @@ def jump(chain: str) -> Statement:
 
 def goto(chain: str) -> Statement:
     return Statement(f"goto {chain}", (_immediate_verdict(NFT_GOTO, chain),))
+
+
+def drop() -> Statement:
+    return Statement("drop", (_immediate_verdict(NF_DROP),))
 
 
 def reject_reset() -> Statement:
