@@ -143,14 +143,18 @@ def desired_state(
     listeners = {key: listener_of(key, port, facts) for key, port in ports.items()}
     listening = frozenset(_addresses((*listeners.values(), *closing), facts))
     forbidden = _forbidden(intent, listening, facts)
+    # two sets are compared by their stored hashes; hashing each address anew for every frontend would be quadratic
+    forbidden_set = frozenset(forbidden)
     frontends: dict[Listener, Frontend] = {}
     for key, plan in intent.frontends.items():
         listener = listeners.get(key)
         if listener is None:
             problems.append(intent.owners[key].problem("", f"no proxy port is left for {key}"))
             continue
-        endpoints, complaints = _dialled(intent.owners[key], plan, forbidden)
-        problems += complaints
+        endpoints = plan.endpoints
+        if not plan.members.isdisjoint(forbidden_set):
+            endpoints, complaints = _dialled(intent.owners[key], plan, forbidden)
+            problems += complaints
         frontends[listener] = Frontend(listener, endpoints, plan.affinity_timeout_s)
     by_key = {listener.frontend: frontend for listener, frontend in frontends.items()}
     portals: dict[Portal, Action] = {}
@@ -216,8 +220,6 @@ def _dialled(
     owner: ServicePlan, plan: FrontendPlan, forbidden: Mapping[SocketAddress, str]
 ) -> tuple[tuple[SocketAddress, ...], list[Problem]]:
     """The endpoints that may be dialled, and complaints about the others."""
-    if plan.members.isdisjoint(forbidden):
-        return plan.endpoints, []
     complaints = [
         owner.endpoint_problem(endpoint, forbidden[endpoint]) for endpoint in plan.endpoints if endpoint in forbidden
     ]
