@@ -95,7 +95,17 @@ class WorkerProcess:
 class Node:
     """What a master has: shared memory, frontends with a listener for each worker, workers."""
 
-    def __init__(self, workers: int = 1, *, orphan_timeout_s: float = 5.0, descriptors: int | None = None) -> None:
+    def __init__(
+        self,
+        workers: int = 1,
+        *,
+        orphan_timeout_s: float = 5.0,
+        descriptors: int | None = None,
+        sharing_pipes: int | None = None,
+        uid: int = 65534,
+    ) -> None:
+        self.sharing_pipes = sharing_pipes or workers
+        self.uid = uid if os.geteuid() == 0 else os.getuid()
         self.region = Region.create(workers)
         self.directory = Directory(self.region)
         self.orphan_timeout_s, self.descriptors = orphan_timeout_s, descriptors
@@ -104,8 +114,7 @@ class Node:
         self.workers = [self.spawn(slot) for slot in range(workers)]
 
     def spawn(self, slot: int) -> WorkerProcess:
-        uid = 65534 if os.geteuid() == 0 else os.getuid()
-        configure = Configure(self.next(), slot, self.region.layout.workers, uid, uid, self.orphan_timeout_s)
+        configure = Configure(self.next(), slot, self.sharing_pipes, self.uid, self.uid, self.orphan_timeout_s)
         return WorkerProcess(configure, self.region, descriptors=self.descriptors)
 
     def next(self) -> int:
@@ -152,8 +161,17 @@ class Node:
 
 
 @contextmanager
-def node(workers: int = 1, *, orphan_timeout_s: float = 5.0, descriptors: int | None = None) -> Iterator[Node]:
-    made = Node(workers, orphan_timeout_s=orphan_timeout_s, descriptors=descriptors)
+def node(
+    workers: int = 1,
+    *,
+    orphan_timeout_s: float = 5.0,
+    descriptors: int | None = None,
+    sharing_pipes: int | None = None,
+    uid: int = 65534,
+) -> Iterator[Node]:
+    made = Node(
+        workers, orphan_timeout_s=orphan_timeout_s, descriptors=descriptors, sharing_pipes=sharing_pipes, uid=uid
+    )
     try:
         yield made
     finally:
@@ -238,10 +256,15 @@ class Greeter:
                 else:
                     connection.close()
 
+    def let_go(self) -> None:
+        for one in self.held:
+            one.close()
+
     def close(self) -> None:
         self._stop.send(b"x")
         self._thread.join(5)
-        for one in (*self.listeners, *self.held, self._stop):
+        self.let_go()
+        for one in (*self.listeners, self._stop):
             one.close()
 
     def __enter__(self) -> "Greeter":

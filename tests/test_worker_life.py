@@ -1,0 +1,429 @@
+"""A worker from its start to its end: privileges, limits, drain, death and successors, life without a master."""
+
+import fcntl
+import os
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kpf.net import channel
+from kpf.net.messages import Close, Drain
+from kpf.shm import layout
+from kpf.shm.balancer import Choice
+from kpf.worker.half import DEAD, Half
+from kpf.worker.pipes import PipePool
+from kpf.worker.relay import Relay
+from kpf.worker.sweeper import HALF_CLOSED_LIMIT_MS, ROUND_MS, STEPS, Sweeper
+from tests.worker_driver import (
+    Greeter,
+    Node,
+    Server,
+    connect,
+    eventually,
+    node,
+    receive_all,
+    receive_exactly,
+    stop_and_wait,
+)
+
+
+def echo(connection: socket.socket) -> None:
+    while data := connection.recv(1 << 16):
+        connection.sendall(data)
+
+
+def ask(sock: socket.socket) -> bool:
+    sock.sendall(b"x")
+    return receive_exactly(sock, 1) == b"x"
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def test_no_privilege_is_left_and_signals_are_the_masters_business() -> None:
+    with node() as made:
+        worker = made.workers[0]
+        status = status_of(worker.process.pid)
+        assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
+        assert status["NoNewPrivs"] == "1"
+        if worker.privileges == "none":
+            assert "0" not in status["Uid"].split()
+            assert status["Groups"] == "" or os.geteuid() != 0
+        else:
+            assert worker.privileges.startswith("uid ")
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            worker.process.send_signal(number)
+        with Greeter(1) as servers, connect(made.frontend(servers.at)[1]) as sock:
+            assert receive_all(sock) == b"\0"
+
+
+def test_the_heart_beats_when_nothing_happens() -> None:
+    with node() as made:
+        beats = set()
+        for _ in range(14):
+            beats.add(made.directory.worker(0).heartbeat_ms)
+            time.sleep(0.1)
+        assert 3 <= len(beats) <= 5
+
+
+def test_the_descriptor_limit_is_raised_to_the_hard_one() -> None:
+    with node() as made:
+        limits = Path(f"/proc/{made.workers[0].process.pid}/limits").read_text().splitlines()
+        soft, hard = next(line.split()[3:5] for line in limits if line.startswith("Max open files"))
+        assert soft == hard
+
+
+def test_at_its_limit_a_worker_pauses_and_goes_on_by_itself() -> None:
+    """With 160 descriptors there is room for 31 sessions; the others wait in the queue and are served later."""
+    with Greeter(1) as servers, node(descriptors=160) as made:
+        servers.hold = True
+        slot, at = made.frontend(servers.at)
+        clients = [connect(at) for _ in range(60)]
+        eventually(lambda: made.directory.worker(0).paused)
+        limit = made.directory.worker(0).active
+        assert limit == (160 - 32 - 64 - 1) // 2
+        time.sleep(0.3)
+        view = made.directory.worker(0)
+        assert (view.paused, view.active, view.pauses) == (True, limit, 1)
+        busy_ticks = cpu_ticks(made)
+        time.sleep(0.5)
+        assert cpu_ticks(made) - busy_ticks <= 2
+        for sock in clients[:limit]:
+            assert receive_exactly(sock, 1) == b"\0"
+            sock.close()
+        servers.let_go()
+        for sock in clients[limit:]:
+            assert receive_exactly(sock, 1) == b"\0"
+            sock.close()
+        eventually(lambda: made.directory.frontend(slot).total == 60)
+        servers.let_go()
+        eventually(made.is_quiet)
+        eventually(lambda: not made.directory.worker(0).paused)
+
+
+def cpu_ticks(made: Node) -> int:
+    fields = Path(f"/proc/{made.workers[0].process.pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_short_of_descriptors_it_pauses_and_the_client_it_has_is_served_later() -> None:
+    # without another id, so that its limit may be changed from here
+    with Greeter(1) as servers, node(descriptors=160, uid=os.getuid()) as made:
+        servers.hold = True
+        slot, at = made.frontend(servers.at)
+        pid = made.workers[0].process.pid
+        with connect(at) as first:
+            receive_exactly(first, 1)
+            # one more for the client, none for its backend: the limit is on the number
+            used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+            second_free = [number for number in range(160) if number not in used][1]
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (second_free, 160))
+            with connect(at) as second:
+                eventually(lambda: made.directory.worker(0).paused)
+                assert sum(made.directory.frontend(slot).failed.values()) == 0
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, (160, 160))
+                assert receive_exactly(second, 1) == b"\0"
+            assert not made.directory.members(slot)[0].shut_out
+        servers.let_go()
+        eventually(lambda: not made.directory.worker(0).paused)
+        eventually(made.is_quiet)
+
+
+def test_a_closed_listener_takes_what_is_queued_and_sessions_go_on() -> None:
+    with Server(echo) as server, node() as made:
+        slot, at = made.frontend([server.at])
+        _, other = made.frontend([server.at])
+        worker = made.workers[0]
+        old = connect(at)
+        assert ask(old)
+        stop_and_wait(worker.process)
+        queued = [connect(at) for _ in range(30)]
+        message = Close(made.next(), (slot,))
+        channel.send(worker.channel, message)
+        worker.process.send_signal(signal.SIGCONT)
+        worker.acknowledged(message)
+        late = connect(at)
+        assert all(ask(sock) for sock in (old, *queued))
+        with connect(other) as sock:
+            assert ask(sock)
+        late.settimeout(0.2)
+        late.sendall(b"x")
+        with pytest.raises(TimeoutError):
+            late.recv(1)
+        for sock in (old, late, *queued):
+            sock.close()
+        eventually(made.is_quiet)
+
+
+def test_drain_serves_what_is_queued_and_leaves_after_the_last() -> None:
+    with Server(echo) as server, node() as made:
+        _, at = made.frontend([server.at])
+        worker = made.workers[0]
+        stop_and_wait(worker.process)
+        queued = [connect(at) for _ in range(30)]
+        message = Drain(made.next())
+        channel.send(worker.channel, message)
+        worker.process.send_signal(signal.SIGCONT)
+        worker.acknowledged(message)
+        assert all(ask(sock) for sock in queued)
+        for sock in queued[1:]:
+            sock.close()
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker.process.wait(0.3)
+        assert ask(queued[0])
+        queued[0].close()
+        assert worker.process.wait(5) == 0
+
+
+def test_a_successor_serves_what_was_queued_and_starts_at_nought() -> None:
+    with Greeter(2) as servers, node() as made:
+        servers.hold = True
+        slot, at = made.frontend(servers.at)
+        lost = [connect(at) for _ in range(10)]
+        for sock in lost:
+            receive_exactly(sock, 1)
+        stop_and_wait(made.workers[0].process)
+        queued = [connect(at) for _ in range(200)]
+        assert made.directory.worker(0).active == 10
+        made.workers[0].end()
+        for sock in lost:
+            sock.settimeout(2)
+            with sock:
+                try:
+                    assert sock.recv(1) == b""
+                except ConnectionResetError:
+                    continue
+        made.workers[0] = made.spawn(0)
+        assert made.directory.worker(0).active == 0
+        assert [view.active for view in made.directory.members(slot)] == [0, 0]
+        assert made.directory.frontend(slot).total == 10
+        made.hand_over(made.workers[0], 0, [slot])
+        for sock in queued:
+            receive_exactly(sock, 1)
+            sock.close()
+        assert sorted(made.totals(slot)) == [105, 105]
+        servers.let_go()
+        eventually(made.is_quiet)
+
+
+def orphan_of(made: Node) -> None:
+    made.workers[0].channel.close()
+
+
+def test_without_a_master_it_serves_until_another_has_taken_over() -> None:
+    with Server(echo) as server, node(orphan_timeout_s=20) as made:
+        _, at = made.frontend([server.at])
+        process = made.workers[0].process
+        kept = connect(at)
+        orphan_of(made)
+        assert ask(kept)
+        with connect(at) as sock:
+            assert ask(sock)
+        with socket.socket(socket.AF_UNIX) as lock:
+            lock.bind("\0kpf")
+            lock.listen()
+            connection = accept_within(lock, 3)
+            assert ask(kept)
+            connection.close()
+        eventually(lambda: made.workers[0].descriptors() <= 7 + 2)
+        assert ask(kept)
+        with connect(at) as late:
+            late.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                late.recv(1)
+        assert process.poll() is None
+        kept.close()
+        assert process.wait(5) == 0
+
+
+def accept_within(lock: socket.socket, seconds: float) -> socket.socket:
+    lock.settimeout(seconds)
+    return lock.accept()[0]
+
+
+def test_a_new_master_that_dies_early_relieves_nobody() -> None:
+    with Server(echo) as server, node(orphan_timeout_s=20) as made:
+        _, at = made.frontend([server.at])
+        orphan_of(made)
+        with socket.socket(socket.AF_UNIX) as lock:
+            lock.bind("\0kpf")
+            lock.listen()
+            assert select.select([lock], [], [], 3)[0]
+        # closed with the orphan in its queue
+        time.sleep(0.2)
+        with connect(at) as sock:
+            assert ask(sock)
+        with socket.socket(socket.AF_UNIX) as lock:
+            lock.bind("\0kpf")
+            lock.listen()
+            accept_within(lock, 3).close()
+            assert made.workers[0].process.wait(5) == 0
+
+
+def test_nobody_outlives_the_orphan_timeout() -> None:
+    with Server(echo) as server, node(orphan_timeout_s=0.5) as made:
+        _, at = made.frontend([server.at])
+        with connect(at) as sock:
+            assert ask(sock)
+            orphan_of(made)
+            began_s = time.monotonic()
+            assert made.workers[0].process.wait(5) == 0
+            assert 0.4 < time.monotonic() - began_s < 1.5
+
+
+def test_a_master_that_is_gone_before_it_has_said_a_word() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        command = [sys.executable, "-m", "kpf.worker", str(theirs.fileno())]
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+    ours.close()
+    assert process.wait(10) == 0
+
+
+def test_killed_at_any_time_under_load_the_others_never_wait_for_it() -> None:
+    """Two workers, one is killed over and over while clients come: who is not on the dead one is served at once."""
+    with Greeter(3) as servers, node(2) as made:
+        slot, at = made.frontend(servers.at)
+        stop, slowest_s, served = threading.Event(), [0.0], [0]
+
+        def come() -> None:
+            while not stop.is_set():
+                began_s = time.monotonic()
+                try:
+                    with connect(at, timeout_s=5) as sock:
+                        served[0] += len(receive_all(sock))
+                except ConnectionResetError:
+                    continue
+                slowest_s[0] = max(slowest_s[0], time.monotonic() - began_s)
+
+        clients = [threading.Thread(target=come) for _ in range(3)]
+        for thread in clients:
+            thread.start()
+        for _ in range(8):
+            time.sleep(0.05)
+            made.workers[1].end()
+            made.workers[1] = made.spawn(1)
+            made.hand_over(made.workers[1], 1, [slot])
+        stop.set()
+        for thread in clients:
+            thread.join(10)
+        eventually(made.is_quiet)
+        assert served[0] > 100
+        assert slowest_s[0] < 2.0
+        assert made.directory.lock_holders() == frozenset()
+        before = list(servers.counts)
+        for _ in range(300):
+            with connect(at) as sock:
+                receive_all(sock)
+        assert [now - then for now, then in zip(servers.counts, before, strict=True)] == [100, 100, 100]
+
+
+# the sweeper, in this process
+
+
+@dataclass
+class Established:
+    """A session in this process, and the far ends of its two sockets."""
+
+    relay: Relay
+    client: Half
+    backend: Half
+    far_client: socket.socket
+    far_backend: socket.socket
+
+
+@pytest.fixture
+def session() -> Iterator[Established]:
+    words = memoryview(bytearray(8 * 64)).cast("Q")
+    with select.epoll() as epoll, socket.create_server(("127.0.0.1", 0)) as listener:
+        relay = Relay(epoll, words, 0, PipePool(1))
+        far = [socket.create_connection(listener.getsockname()) for _ in range(2)]
+        near = [listener.accept()[0] for _ in range(2)]
+        choice = Choice(1, socket.AF_INET, ("127.0.0.1", 1), active=40, total=41, failures=42)
+        words[40] = words[16 + layout.F_ACTIVE] = 1
+        relay.count(1)
+        client, backend = (
+            Half(socket.SocketType(one.family, one.type, 0, one.fileno()), one.detach(), 16 + counter, member, 0)
+            for one, counter, member in zip(near, (layout.F_BYTES_IN, layout.F_BYTES_OUT), (None, choice), strict=True)
+        )
+        client.peer, backend.peer = backend, client
+        for half in (client, backend):
+            relay.admit(half)
+            relay.watch(half)
+        yield Established(relay, client, backend, *far)
+        if not client.state & DEAD:
+            relay.close(client)
+        relay.settle()
+        for one in far:
+            one.close()
+        assert words[40] == words[16 + layout.F_ACTIVE] == relay.active == 0
+
+
+def rounds(session: Established, number: int) -> None:
+    sweeper = Sweeper(session.relay)
+    for step in range(STEPS * number):
+        sweeper.sweep(1 + step * ROUND_MS // STEPS)
+    session.relay.settle()
+
+
+def test_only_backends_that_last_get_keepalive(session: Established) -> None:
+    sock = session.backend.sock
+    rounds(session, 1)
+    assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    rounds(session, 1)
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert not session.client.state & DEAD
+
+
+def test_a_half_closed_connection_that_is_silent_for_too_long_is_cut(
+    session: Established, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kpf.worker.sweeper.HALF_CLOSED_LIMIT_MS", 300)
+    time.sleep(0.35)
+    rounds(session, 4)
+    assert not session.client.state & DEAD, "it is not half-closed"
+    session.far_client.shutdown(socket.SHUT_WR)
+    session.relay.ready(session.client, select.EPOLLIN | select.EPOLLRDHUP)
+    session.relay.settle()
+    assert session.far_backend.recv(1) == b""
+    session.far_backend.sendall(b"late")
+    session.relay.ready(session.backend, select.EPOLLIN)
+    rounds(session, 4)
+    assert not session.client.state & DEAD, "it is not silent"
+    time.sleep(0.35)
+    rounds(session, 1)
+    assert session.far_client.recv(4) == b"late"
+    with pytest.raises(ConnectionResetError):
+        session.far_client.recv(1)
+
+
+def test_the_half_closed_may_be_silent_for_an_hour() -> None:
+    assert HALF_CLOSED_LIMIT_MS == 3_600_000
+
+
+def test_pipes_are_few_and_as_large_as_they_must_be() -> None:
+    assert [PipePool(workers).limit for workers in (1, 2, 4, 60, 100)] == [32, 30, 15, 1, 0]
+    pool = PipePool(30)
+    first, second = pool.take(), pool.take()
+    assert first
+    assert second
+    assert pool.take() is None
+    assert not pool.has_room
+    assert fcntl.fcntl(first[1], fcntl.F_GETPIPE_SZ) == 1 << 20
+    pool.give(first)
+    assert pool.take() == first
+    pool.discard(second)
+    assert pool.has_room
+    pool.discard(first)

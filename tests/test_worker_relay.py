@@ -1,0 +1,325 @@
+"""Bytes and endings through a real worker: what the relay's rules are about."""
+
+import contextlib
+import hashlib
+import os
+import random
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.worker_driver import (
+    Node,
+    Server,
+    Stream,
+    Target,
+    connect,
+    eventually,
+    node,
+    receive_all,
+    receive_exactly,
+    reset,
+)
+
+HEADER = struct.Struct("!QQI")
+
+
+@pytest.fixture(scope="module")
+def kept() -> Iterator[Node]:
+    with node() as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(kept: Node) -> Iterator[None]:
+    pipes = kept.workers[0]
+    yield
+    eventually(kept.is_quiet)
+    # what stays open is the pool's pipes, two descriptors each, and the listeners
+    eventually(lambda: pipes.descriptors() <= 8 + len(kept.listeners) + 2 * 32)
+
+
+def serve(kept: Node, server: Server) -> Target:
+    return kept.frontend([server.at])[1]
+
+
+def pour(sock: socket.socket, seed: int, size: int) -> None:
+    luck = random.Random(seed)
+    for piece in Stream(seed, size):
+        sock.sendall(piece)
+        if luck.random() < 0.02:
+            time.sleep(0.001)
+
+
+def pour_out(sock: socket.socket, seed: int, size: int) -> None:
+    pour(sock, seed, size)
+    sock.shutdown(socket.SHUT_WR)
+
+
+def digest_of(sock: socket.socket, size: int | None, seed: int) -> tuple[int, bytes]:
+    """Read so many bytes, or all, not always at full speed."""
+    total, got, luck = hashlib.sha256(), 0, random.Random(seed)
+    while size is None or got < size:
+        piece = sock.recv(min(1 << luck.choice((16, 18)), (size - got) if size is not None else 1 << 18))
+        if not piece:
+            break
+        total.update(piece)
+        got += len(piece)
+        if luck.random() < 0.02:
+            time.sleep(0.002)
+    return got, total.digest()
+
+
+def duplex(connection: socket.socket) -> None:
+    """Both ways at once; a trailer after the client's end, which half-close alone lets through."""
+    up, down, seed = HEADER.unpack(receive_exactly(connection, HEADER.size))
+    pouring = threading.Thread(target=pour, args=(connection, seed + 1, down))
+    pouring.start()
+    got, digest = digest_of(connection, None, seed)
+    pouring.join()
+    assert got == up
+    connection.sendall(digest)
+
+
+SIZES = (0, 1, 65_536, 70_000, 3_000_000, 40_000_000)
+
+
+@pytest.mark.parametrize("pipes", ["splice", "copy"])
+def test_every_byte_arrives_both_ways_and_the_end_after_it(pipes: str) -> None:
+    failures: list[str] = []
+
+    def client(at: Target, seed: int) -> None:
+        luck = random.Random(seed)
+        up, down = luck.choice(SIZES), luck.choice(SIZES)
+        try:
+            with connect(at, timeout_s=60) as sock:
+                sock.sendall(HEADER.pack(up, down, seed))
+                pouring = threading.Thread(target=pour_out, args=(sock, seed, up))
+                pouring.start()
+                got = digest_of(sock, down, seed)
+                trailer = receive_exactly(sock, 32)
+                pouring.join()
+                assert got == (down, Stream(seed + 1, down).digest()), "down"
+                assert trailer == Stream(seed, up).digest(), "up"
+                assert sock.recv(1) == b"", "end"
+        except (OSError, EOFError, AssertionError) as error:
+            failures.append(f"seed {seed}, up {up}, down {down}: {error!r}")
+
+    # among so many workers there is no pipe for anyone
+    with node(sharing_pipes=100 if pipes == "copy" else 1) as made, Server(duplex) as server:
+        slot, at = made.frontend([server.at])
+        threads = [threading.Thread(target=client, args=(at, seed)) for seed in range(24)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(90)
+        assert not failures
+        assert not server.errors
+        eventually(made.is_quiet)
+        has_pipes = made.workers[0].descriptors() > 8 + len(made.listeners)
+        assert has_pipes is (pipes == "splice")
+        view = made.directory.frontend(slot)
+        assert view.bytes_in > 24 * HEADER.size
+        assert view.bytes_out >= 24 * 32
+
+
+def test_the_bytes_are_counted(kept: Node) -> None:
+    with Server(duplex) as server:
+        slot, at = kept.frontend([server.at])
+        with connect(at) as sock:
+            sock.sendall(HEADER.pack(5_000_000, 300_000, 5))
+            pour(sock, 5, 5_000_000)
+            sock.shutdown(socket.SHUT_WR)
+            assert len(receive_all(sock)) == 300_032
+        view = kept.directory.frontend(slot)
+        assert (view.bytes_in, view.bytes_out) == (5_000_000 + HEADER.size, 300_032)
+
+
+def test_the_server_may_end_first_and_still_hear_everything(kept: Node) -> None:
+    heard: list[int] = []
+
+    def serve_end_first(connection: socket.socket) -> None:
+        connection.sendall(b"bye")
+        connection.shutdown(socket.SHUT_WR)
+        heard.append(len(receive_all(connection)))
+
+    with Server(serve_end_first) as server, connect(serve(kept, server)) as sock:
+        assert receive_all(sock) == b"bye"
+        time.sleep(0.05)
+        sock.sendall(b"y" * 5_000_000)
+        sock.close()
+        eventually(lambda: heard == [5_000_000])
+
+
+def test_the_client_may_end_first_and_still_hear_everything(kept: Node) -> None:
+    def answer(connection: socket.socket) -> None:
+        size = len(receive_all(connection))
+        time.sleep(0.05)
+        connection.sendall(b"x" * size * 10)
+
+    with Server(answer) as server:
+        at = serve(kept, server)
+        for size in (0, 1, 1000, 65_536, 700_000):
+            with connect(at) as sock:
+                sock.sendall(b"y" * size)
+                sock.shutdown(socket.SHUT_WR)
+                assert len(receive_all(sock)) == size * 10
+
+
+def test_a_reset_of_the_server_reaches_the_client(kept: Node) -> None:
+    def break_off(connection: socket.socket) -> None:
+        connection.sendall(b"x" * 100_000)
+        time.sleep(0.1)
+        reset(connection)
+
+    with Server(break_off) as server, connect(serve(kept, server)) as sock:
+        assert receive_exactly(sock, 100_000) == b"x" * 100_000
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+
+
+def test_what_came_before_a_reset_is_passed_on(kept: Node) -> None:
+    """A server that answers early and closes with the request unread: its kernel sends a reset after the answer."""
+
+    def refuse_the_request(connection: socket.socket) -> None:
+        connection.recv(1)
+        connection.sendall(b"413 too large")
+        reset(connection)
+
+    with Server(refuse_the_request) as server:
+        at = serve(kept, server)
+        for _ in range(50):
+            with connect(at) as sock:
+                sock.sendall(b"request")
+                assert receive_exactly(sock, 13) == b"413 too large"
+                with pytest.raises(ConnectionResetError):
+                    sock.recv(1)
+
+
+@pytest.mark.parametrize("when", ["idle", "at once", "while the server is silent and full"])
+def test_a_reset_of_the_client_reaches_the_server(kept: Node, when: str) -> None:
+    ends: list[str] = []
+    go = threading.Event()
+
+    def report_end(connection: socket.socket) -> None:
+        try:
+            if when == "while the server is silent and full":
+                go.wait(10)
+            receive_all(connection)
+            ends.append("end")
+        except ConnectionResetError:
+            ends.append("reset")
+
+    with Server(report_end) as server, connect(serve(kept, server)) as sock:
+        if when == "while the server is silent and full":
+            sock.setblocking(False)
+            deadline_s = time.monotonic() + 0.3
+            while time.monotonic() < deadline_s:
+                try:
+                    sock.send(b"z" * 65_536)
+                except BlockingIOError:
+                    time.sleep(0.01)
+        else:
+            sock.sendall(b"z" * 1000)
+        if when == "idle":
+            time.sleep(0.1)
+        reset(sock)
+        if when == "while the server is silent and full":
+            # noticed although nobody reads
+            eventually(kept.is_quiet)
+            go.set()
+        eventually(lambda: ends == ["reset"])
+
+
+def test_sizes_around_the_buffers_in_turns(kept: Node) -> None:
+    def echo(connection: socket.socket) -> None:
+        while data := connection.recv(1 << 16):
+            connection.sendall(data)
+
+    luck = random.Random(3)
+    with Server(echo) as server, connect(serve(kept, server)) as sock:
+        for _ in range(1000):
+            data = os.urandom(luck.choice((1, 10, 1000, 65_535, 65_536, 65_537, 131_072, 200_000)))
+            sock.sendall(data)
+            assert receive_exactly(sock, len(data)) == data
+
+
+def test_the_server_speaks_first(kept: Node) -> None:
+    def greet(connection: socket.socket) -> None:
+        connection.sendall(b"220 ready\r\n")
+        connection.sendall(b"you said " + connection.recv(100))
+
+    with Server(greet) as server, connect(serve(kept, server)) as sock:
+        assert receive_exactly(sock, 11) == b"220 ready\r\n"
+        sock.sendall(b"HELO")
+        assert receive_all(sock) == b"you said HELO"
+
+
+def test_both_ends_at_once_leave_nothing(kept: Node) -> None:
+    barrier = threading.Barrier(2)
+
+    def leave(connection: socket.socket) -> None:
+        connection.recv(1)
+        barrier.wait(5)
+        connection.close()
+
+    with Server(leave) as server:
+        at = serve(kept, server)
+        for _ in range(100):
+            sock = connect(at)
+            sock.sendall(b"x")
+            barrier.wait(5)
+            sock.close()
+        eventually(kept.is_quiet)
+
+
+def test_both_families(kept: Node) -> None:
+    def say(connection: socket.socket) -> None:
+        connection.sendall(b"x")
+
+    with Server(say, host="::1") as six, Server(say) as four:
+        for host, server in (("127.0.0.1", six), ("::1", four), ("::1", six)):
+            with connect(kept.frontend([server.at], host=host)[1]) as sock:
+                assert receive_all(sock) == b"x"
+
+
+def test_one_that_pours_does_not_starve_the_others(kept: Node) -> None:
+    def pour_on(connection: socket.socket) -> None:
+        block = bytes(1 << 20)
+        while True:
+            connection.sendall(block)
+
+    def answer(connection: socket.socket) -> None:
+        while data := connection.recv(100):
+            connection.sendall(data)
+
+    def drink(sock: socket.socket) -> None:
+        # a reset, if what comes has nowhere to go any more
+        with contextlib.suppress(ConnectionResetError):
+            while sock.recv(1 << 20):
+                pass
+
+    with Server(pour_on) as pouring, Server(answer) as answering:
+        at, quick = serve(kept, pouring), serve(kept, answering)
+        drinkers = [connect(at) for _ in range(3)]
+        threads = [threading.Thread(target=drink, args=(one,), daemon=True) for one in drinkers]
+        for thread in threads:
+            thread.start()
+        took_s = []
+        with connect(quick) as sock:
+            for _ in range(50):
+                begin_s = time.monotonic()
+                sock.sendall(b"x")
+                receive_exactly(sock, 1)
+                took_s.append(time.monotonic() - begin_s)
+        for one in drinkers:
+            one.shutdown(socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join(5)
+        for one in drinkers:
+            one.close()
+    assert sorted(took_s)[25] < 0.1
