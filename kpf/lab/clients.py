@@ -62,6 +62,13 @@ def connect(
     return [client.close() for client in crowd.run(clients, at_once=at_once)]
 
 
+def alternate(targets: Sequence[Address], count: int, *, timeout_s: float = 10.0) -> list[list[Outcome]]:
+    """`count` connections to each of the targets, one after another in turn: what disturbs one, disturbs all."""
+    clients = (_Client(target, "", b"") for _ in range(count) for target in targets)
+    outcomes = [client.close() for client in _Crowd(timeout_s).run(clients, at_once=1)]
+    return [outcomes[place :: len(targets)] for place in range(len(targets))]
+
+
 def each(targets: Sequence[Address], *, source: str = "", timeout_s: float = 10.0) -> dict[Address, Outcome]:
     """One connection to each of the targets, all at once."""
     clients = {target: _Client(target, source, b"") for target in targets}

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from kpf.lab.clients import Outcome, connect, failures, hold, median_first_byte_ms, names, steady
+from kpf.lab.clients import Outcome, alternate, connect, failures, hold, median_first_byte_ms, names, steady
 from kpf.lab.topology import client_address
 from tests.e2e.world import POD_PORT, World, eventually
 
@@ -83,24 +83,22 @@ def test_bad_endpoints_are_not_seen_by_clients(world: World, capsys: pytest.Capt
         world.backends.close(refusing, POD_PORT)
         world.lab.pods.remove_address(silent)
         try:
-            ratios, slowest_s = [], 0.0
-            for _ in range(3):
-                without = world.lab.outside.call(connect, ("10.96.0.11", 80), 334)
-                with_bad = world.lab.outside.call(connect, SHOP, 334)
-                assert names(with_bad) == {good: 334}
-                ratios.append(median_first_byte_ms(with_bad) / median_first_byte_ms(without))
-                slowest_s = max(slowest_s, *(outcome.first_byte_s for outcome in with_bad))
+            without, with_bad = world.lab.outside.call(alternate, [("10.96.0.11", 80), SHOP], 1000)
             failed = {one["address"]: one["dialFailures"] for one in daemon.service("shop")["endpoints"]}
         finally:
             world.lab.pods.add_addresses([silent])
+    at_once = sorted(with_bad, key=lambda outcome: outcome.first_byte_s)[: -sum(failed.values())]
+    ratio = median_first_byte_ms(at_once) / median_first_byte_ms(without)
+    slowest_s = max(outcome.first_byte_s for outcome in with_bad)
     with capsys.disabled():
-        print(f"\n1,002 of 1,002 requests; dials that failed {failed}; median to the first byte, with bad endpoints /")
-        print(f"without: {', '.join(f'{ratio:.3f}' for ratio in ratios)}; slowest {slowest_s * 1000:.0f} ms")
+        print(f"\n{names(with_bad)[good]} of 1,000 requests went well; dials that failed: {failed};")
+        print(f"median to the first byte: {ratio:.3f} of that without bad endpoints; slowest {slowest_s * 1000:.0f} ms")
+    assert names(with_bad) == {good: 1000}
     assert failed[f"{good}:{POD_PORT}"] == 0
     assert failed[f"{refusing}:{POD_PORT}"] > 0
     assert failed[f"{silent}:{POD_PORT}"] > 0
     assert slowest_s < 1.0
-    assert min(ratios) < 1.10
+    assert ratio < 1.10
 
 
 def test_all_endpoints_dead_is_a_reset(world: World) -> None:
