@@ -35,11 +35,22 @@ def primary(
         ("10.1.1.1", primary(LO, FIRST, SECOND, default="10.1.1.1")),
         ("10.1.1.1", primary(LO, FIRST, SECOND, asked="0.0.0.0", default="10.1.1.1")),
         ("192.168.1.10", primary(LO, OLD, FIRST, SECOND, default="172.16.0.1")),
+        ("192.168.1.10", primary(LO, OLD, FIRST, default="192.168.1.9")),
         ("127.0.0.1", primary(LO, OLD, SIX)),
         (None, primary(SIX)),
         ("fd00::10", primary(LO, FIRST, SIX, family=Family.IPV6)),
     ],
-    ids=["asked for", "Node's InternalIP", "default route", "wildcard", "first lasting", "loopback", "none", "IPv6"],
+    ids=[
+        "asked for",
+        "Node's InternalIP",
+        "default route",
+        "wildcard",
+        "first lasting",
+        "passing default",
+        "loopback",
+        "none",
+        "IPv6",
+    ],
 )
 def test_primary_address(expected: str | None, seen: IPAddress | None) -> None:
     assert seen == (ip_address(expected) if expected else None)
@@ -50,8 +61,9 @@ def test_addresses_are_read_and_changes_noticed() -> None:
         watch = AddressWatch()
         assert {"127.0.0.1", "::1"} <= {str(one) for one in (await watch.read()).all()}
         changes = watch.changes()
+        # what changed before anybody listened is seen at once
+        assert await asyncio.wait_for(anext(changes), 2.0) == await watch.read()
         waiting = asyncio.ensure_future(anext(changes))
-        await asyncio.sleep(0.05)
         # the lab's client of netlink wants no event loop around it
         host = await asyncio.to_thread(Host, "test0", ours=["198.51.100.1/24"], theirs=["198.51.100.2/24"])
         try:

@@ -12,6 +12,7 @@ import pytest
 
 from kpf.model.rules import Portal, Rules, Verdict
 from kpf.nft import batch
+from kpf.nft import monitor as monitor_module
 from kpf.nft.kernel import Kernel
 from kpf.nft.monitor import Monitor
 from kpf.nft.text import render
@@ -57,6 +58,11 @@ def test_text_and_netlink_make_the_same_table() -> None:
         assert any("10.96.0.1 . 80" in line for line in by_netlink)
 
     play(scene)
+
+
+def test_a_comment_stays_a_comment() -> None:
+    text = render(Rules(), ["one\ntable inet other", "", "two"])
+    assert text.splitlines()[:5] == ["# one", "# table inet other", "#", "# two", "table inet kpf"]
 
 
 @needs_nft
@@ -111,6 +117,27 @@ def test_somebody_who_touches_the_table_is_noticed_and_we_ourselves_are_not() ->
     play(scene)
 
 
+def test_what_overflows_may_have_been_a_touch_but_what_we_do_never_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor_module, "BUFFER_BYTES", 1 << 14)
+
+    async def scene(kernel: Kernel) -> None:
+        touched: list[float] = []
+        monitor = Monitor(kernel.port_id, lambda: touched.append(time.monotonic()))
+        other = Kernel()
+        try:
+            await kernel.replace(many(10_000))
+            await asyncio.sleep(0.1)
+            assert touched == []
+            await other.update(many(10_000), Rules())
+            await asyncio.sleep(0.1)
+            assert touched
+        finally:
+            monitor.close()
+            other.close()
+
+    play(scene)
+
+
 @needs_nft
 def test_other_tables_are_none_of_our_business() -> None:
     async def scene(kernel: Kernel) -> None:
@@ -120,6 +147,8 @@ def test_other_tables_are_none_of_our_business() -> None:
         nft("add", "table", "inet", "kpf2")
         nft("add", "chain", "inet", "kpf2", "kpf")
         nft("delete", "table", "inet", "kpf2")
+        nft("add", "table", "ip", "kpf")
+        nft("delete", "table", "ip", "kpf")
         await asyncio.sleep(0.1)
         monitor.close()
         assert touched == []

@@ -53,12 +53,13 @@ def primary_address(
     the default route, the first lasting global address, the loopback address; None without any of this family."""
     local = [one for one in known.addresses if one.address.version == family]
     here = {one.address for one in local}
+    settled = {one.address for one in local if not one.passing}
     lasting = (one.address for one in local if one.is_global and not one.passing and not one.address.is_loopback)
     default = known.default_sources.get(family)
     candidates = (
         *(ip for ip in asked if ip.version == family and not ip.is_unspecified),
         *(ip for ip in node_ips if ip in here),
-        *([default] if default in here else []),
+        *([default] if default in settled else []),
         *lasting,
         *(one.address for one in local if one.address.is_loopback),
     )
@@ -82,8 +83,9 @@ class AddressWatch:
         return NodeAddresses(tuple(one for one in addresses if one is not None), sources)
 
     async def changes(self) -> AsyncIterator[NodeAddresses]:
-        """The addresses after every change, once it has settled."""
+        """The addresses as they are once changes are heard of, and after every change that has settled."""
         changed = asyncio.Event()
+        changed.set()
         netlink = NetlinkSocket(NETLINK_ROUTE, groups=GROUPS)
         netlink.watch(lambda _: changed.set())
         try:

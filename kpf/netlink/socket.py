@@ -5,6 +5,7 @@ that has a name, and a transaction that fails is one failure.
 """
 
 import asyncio
+import ctypes
 import errno
 import os
 import socket
@@ -19,7 +20,7 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_DUMP = 1, 2, 4, 0x300
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 1, 10, 11
-SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
+SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_ATTACH_FILTER = 32, 33, 26
 NLMSGERR_ATTR_MSG = 1
 
 # without CAP_NET_ADMIN in the initial user namespace, net.core.{w,r}mem_max are the limits
@@ -28,6 +29,12 @@ NOT_ALLOWED = {errno.EPERM}
 HEADER, SEQUENCE = struct.Struct("=IHHII"), struct.Struct("=I")
 RECEIVE_BYTES = 1 << 20
 TIMEOUT_S = 10.0
+
+
+# struct sock_filter and the opcodes used (include/uapi/linux/filter.h, bpf_common.h); words are loaded big-endian
+_INSTRUCTION = struct.Struct("@HBBI")
+_LOAD_WORD, _JUMP_EQUAL, _RETURN = 0x20, 0x15, 0x06
+_PORT_AT = 12  # nlmsg_pid in struct nlmsghdr
 
 
 class NetlinkTimeoutError(TimeoutError):
@@ -114,6 +121,25 @@ class NetlinkSocket:
     def port_id(self) -> int:
         name: tuple[int, int] = self._socket.getsockname()
         return name[0]
+
+    def ignore(self, port_id: int) -> None:
+        """Let the kernel drop notifications of what this port has caused, before they fill the buffer or wake us.
+
+        It looks at the first message of a datagram; nftables puts no two transactions into one (nft_commit_notify).
+        """
+        program = b"".join(
+            _INSTRUCTION.pack(*instruction)
+            for instruction in (
+                (_LOAD_WORD, 0, 0, _PORT_AT),
+                (_JUMP_EQUAL, 0, 1, socket.htonl(port_id)),
+                (_RETURN, 0, 0, 0),
+                (_RETURN, 0, 0, 0xFFFFFFFF),
+            )
+        )
+        buffer = ctypes.create_string_buffer(program, len(program))
+        # struct sock_fprog: the number of instructions, and where they are
+        fprog = struct.pack("@HP", len(program) // _INSTRUCTION.size, ctypes.addressof(buffer))
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, fprog)
 
     async def talk(self, messages: Sequence[bytes], *, ending: int = -1) -> list[Frame]:
         """Send messages of which one, the last, ends the conversation: by its acknowledgement, or by its dump's end.

@@ -1,7 +1,8 @@
 """Tells when somebody else has touched the table: an administrator, a firewall that flushes everything.
 
-The kernel notifies about every change with the netlink port of who made it, which is how our own are known. Nothing but
-the header and the table's name is looked at, so the traffic of other tables costs next to nothing.
+The kernel notifies about every change with the netlink port of who made it, which is how it can be told to keep our own
+to itself: ten thousand elements of ours neither wake us nor fill the buffer, whose overflow would look like a touch.
+Nothing but the header and the table's name is looked at, so the traffic of other tables costs next to nothing.
 """
 
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from kpf.netlink.attributes import attributes
 from kpf.netlink.socket import NETLINK_NETFILTER, NetlinkSocket, frames
 from kpf.nft import schema
+from kpf.nft.encode import INET
 from kpf.nft.kernel import BUFFER_BYTES
 
 NFNLGRP_NFTABLES = 7
@@ -26,8 +28,9 @@ class Monitor:
     """
 
     def __init__(self, own_port: int, on_touched: Callable[[], None]) -> None:
-        self._own_port, self._on_touched = own_port, on_touched
+        self._on_touched = on_touched
         self._socket = NetlinkSocket(NETLINK_NETFILTER, groups=(NFNLGRP_NFTABLES,), buffer_bytes=BUFFER_BYTES)
+        self._socket.ignore(own_port)
         self._socket.watch(self._take)
 
     def _take(self, data: bytes | None) -> None:
@@ -37,7 +40,7 @@ class Monitor:
 
     def _is_touched(self, data: bytes) -> bool:
         for frame in frames(data):
-            if frame.port == self._own_port or frame.kind >> 8 != SUBSYSTEM or frame.kind & 0xFF == NEW_GENERATION:
+            if frame.kind >> 8 != SUBSYSTEM or frame.kind & 0xFF == NEW_GENERATION or frame.payload[0] != INET:
                 continue
             name = attributes(frame.payload[_NFGENMSG_SIZE:]).get(TABLE_NAME)
             if name is not None and bytes(name) == _OURS:

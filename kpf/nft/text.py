@@ -14,7 +14,8 @@ _PROTOCOL_NAMES = {number: protocol.lower() for protocol, number in PROTOCOLS.it
 
 def render(rules: Rules, comments: Iterable[str] = ()) -> str:
     """One valid `nft -f` file that replaces the table atomically; `comments` become its first lines."""
-    lines = [f"# {comment}".rstrip() for comment in comments]
+    # a comment of two lines would put its second one into force
+    lines = [f"# {line}".rstrip() for comment in comments for line in comment.splitlines() or [""]]
     lines += [f"table inet {schema.TABLE}", f"delete table inet {schema.TABLE}", f"table inet {schema.TABLE} {{"]
     elements: dict[str, list[tuple[bytes, Value]]] = {}
     for (name, key), value in sorted(all_elements(rules).items(), key=lambda item: item[0]):
