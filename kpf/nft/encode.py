@@ -20,6 +20,7 @@ from kpf.netlink.socket import NLM_F_ACK
 from kpf.nft import schema
 from kpf.nft.elements import Value
 from kpf.nft.schema import Chain, Hook, Set
+from kpf.nft.statements import Statement
 
 INET = 1  # NFPROTO_INET
 BATCH_BEGIN, BATCH_END = 0x10, 0x11
@@ -27,6 +28,7 @@ _FLAGS, _FLAGS_AT = struct.Struct("=H"), 6  # in struct nlmsghdr
 # An attribute's length is 16 bits; many messages in a batch are fine.
 MAX_ELEMENTS_BYTES = 60_000
 ELEMENT_FLAGS, INTERVAL_END = 3, 1
+MAX_KEPT_RULES = 200
 
 
 def _encoded(message: Any, kind: int, flags: int) -> bytes:
@@ -92,14 +94,27 @@ def new_chain(name: str, hook: Hook | None) -> bytes:
 
 def new_rules(chain: Chain) -> Iterator[bytes]:
     for statements in chain.rules:
-        expressions = [one for statement in statements for one in statement.expressions]
-        attributes = [
-            ("NFTA_RULE_TABLE", schema.TABLE),
-            ("NFTA_RULE_CHAIN", chain.name),
-            ("NFTA_RULE_EXPRESSIONS", expressions),
-        ]
-        message = _message(nft.nft_rule_msg, attributes)
-        yield _encoded(message, nft.NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND)
+        key = chain.name, tuple(statement.text for statement in statements)
+        if key not in _rules:
+            if len(_rules) >= MAX_KEPT_RULES:
+                _rules.clear()
+            _rules[key] = _new_rule(chain.name, statements)
+        yield _rules[key]
+
+
+_rules: dict[tuple[str, tuple[str, ...]], bytes] = {}
+"""Encoded rules by chain and text, which says all of a rule. Only the proxy addresses ever change."""
+
+
+def _new_rule(chain_name: str, statements: tuple[Statement, ...]) -> bytes:
+    expressions = [one for statement in statements for one in statement.expressions]
+    attributes = [
+        ("NFTA_RULE_TABLE", schema.TABLE),
+        ("NFTA_RULE_CHAIN", chain_name),
+        ("NFTA_RULE_EXPRESSIONS", expressions),
+    ]
+    message = _message(nft.nft_rule_msg, attributes)
+    return _encoded(message, nft.NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND)
 
 
 def flush_chain(chain: Chain) -> bytes:
@@ -138,14 +153,31 @@ _VERDICTS = {
 
 
 def element(key: bytes, value: Value = None, *, interval_end: bool = False) -> bytes:
-    """One list element: NFTA_SET_ELEM_KEY 1, _DATA 2, _FLAGS 3."""
-    body = attribute(1 | NESTED, attribute(1, key))
+    """One list element. All of one shape share their bytes but for the key, and the port if the value is one."""
+    if isinstance(value, bytes):
+        before, between, after = _shape(len(key), b"\0\0", interval_end)
+        return before + key + between + value + after
+    before, between, after = _shape(len(key), value, interval_end)
+    return before + key + between + after
+
+
+@functools.cache
+def _shape(key_length: int, value: Value, interval_end: bool) -> tuple[bytes, bytes, bytes]:
+    """What stands before the key, between it and the value, and behind (all of a value that is no port).
+
+    NFTA_SET_ELEM_KEY 1, _DATA 2, _FLAGS 3.
+    """
+    body = attribute(1 | NESTED, attribute(1, bytes(key_length)))
     if value is not None:
         data = _VERDICTS[value] if isinstance(value, Verdict) else attribute(1, value)
         body += attribute(2 | NESTED, data)
     if interval_end:
         body += attribute(ELEMENT_FLAGS, struct.pack(">I", INTERVAL_END))
-    return attribute(1 | NESTED, body)
+    whole = attribute(1 | NESTED, body)
+    # three headers before the key; the port, 2 bytes and 2 of padding, is the last thing in an element that has one
+    end = 12 + key_length
+    start = len(whole) - 4 if isinstance(value, bytes) else end
+    return whole[:12], whole[end:start], whole[start + (2 if isinstance(value, bytes) else 0) :]
 
 
 def _element_message(name: str, elements: bytes, kind: int, flags: int) -> bytes:

@@ -12,6 +12,7 @@ and at input, the guard: who reaches a listening proxy port without having been 
 Room is left for direct forwarding: maps of their own beside `proxy-*`, and postrouting.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -79,6 +80,7 @@ class Set:
         return f"{keys} : {'verdict' if self.data == TYPE_VERDICT else _NAMES[self.data]}"
 
 
+@functools.cache
 def name_of(kind: str, family: Family) -> str:
     """The family's own set of a kind: `proxy-ip4`."""
     return f"{kind}-ip{family.value}"
