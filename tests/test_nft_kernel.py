@@ -7,9 +7,10 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from kpf.lab.tables import list_tables
 from kpf.model.rules import Portal, Rules, Verdict
 from kpf.netlink.socket import NLM_F_ACK, Frame, NetlinkSocket, frames
-from kpf.nft import encode, kernel
+from kpf.nft import cleanup, encode, kernel, schema
 from kpf.nft.kernel import Kernel, TransactionFailedError
 from tests.test_nft_contract import FULL, expected, seen
 from tests.values import TCP
@@ -69,3 +70,25 @@ def test_a_refusal_names_the_message_and_the_reason() -> None:
         writer.close()
 
     asyncio.run(scene())
+
+
+def test_cleanup_takes_the_table_away_and_is_content_without_one() -> None:
+    async def scene() -> None:
+        writer = Kernel()
+        await writer.replace(FULL)
+        writer.close()
+
+    asyncio.run(scene())
+    assert list_tables() == [schema.TABLE]
+    assert cleanup.main() == 0
+    assert list_tables() == []
+    assert cleanup.main() == 0
+
+
+def test_cleanup_says_what_right_it_lacks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    async def refuse(_: Kernel) -> None:
+        raise TransactionFailedError(errno.EPERM, "message 0 of 4 was refused")
+
+    monkeypatch.setattr(Kernel, "delete", refuse)
+    assert cleanup.main() == 1
+    assert "CAP_NET_ADMIN" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 
+from kpf.netlink.socket import NOT_ALLOWED
 from kpf.nft.kernel import Kernel
 
 
@@ -11,6 +12,9 @@ def main() -> int:
     try:
         asyncio.run(_delete())
     except OSError as error:
+        if error.errno in NOT_ALLOWED:
+            print("kpf cleanup: it takes root (CAP_NET_ADMIN) to change nftables", file=sys.stderr)
+            return 1
         print(f"kpf cleanup: {error.strerror or error}", file=sys.stderr)
         return 1
     return 0
