@@ -16,6 +16,7 @@ from collections import Counter
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, Literal
 
+from kpf.lab.call import raise_descriptor_limit
 from kpf.lab.machine import Machine
 
 Mode = Literal["greet", "answer", "sink", "source"]
@@ -227,6 +228,7 @@ async def _obey(connection: Connection) -> None:
 
 
 def main() -> None:
+    raise_descriptor_limit()
     with Connection(int(sys.argv[1])) as connection:
         asyncio.run(_obey(connection))
 

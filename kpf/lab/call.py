@@ -5,6 +5,7 @@ pair: (True, value) or (False, traceback). A generator yields one answer after a
 """
 
 import pickle
+import resource
 import sys
 import traceback
 from collections.abc import Generator
@@ -12,7 +13,14 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 
+def raise_descriptor_limit() -> None:
+    """As far as it goes without asking: the usual soft limit is too low for thousands of connections."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def main() -> None:
+    raise_descriptor_limit()
     with Connection(int(sys.argv[1])) as connection:
         try:
             sys.path[:] = pickle.loads(connection.recv_bytes())

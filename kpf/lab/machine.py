@@ -75,7 +75,11 @@ class Conversation(Call[T], Generic[T, S]):
 
     def __init__(self, process: "subprocess.Popen[bytes]", connection: Connection, name: str) -> None:
         super().__init__(process, connection, name)
-        self.first: T = self._receive(60.0)
+        try:
+            self.first: T = self._receive(60.0)
+        except CallFailedError:
+            self.close()
+            raise
 
     def send(self, value: S, timeout_s: float = 60.0) -> T:
         self._connection.send(value)
