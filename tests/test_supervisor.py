@@ -45,6 +45,12 @@ class Play:
     def wait(self, seconds: float) -> None:
         self.now_s += seconds
 
+    def live(self, seconds: float) -> None:
+        """All is well for some seconds."""
+        for _ in range(int(seconds)):
+            self.wait(1.0)
+            assert self.see() == []
+
 
 BOTH = frozenset({0, 1})
 
@@ -97,7 +103,7 @@ def test_a_quick_successor_needs_no_steering() -> None:
 
 def test_a_late_or_paused_worker_is_steered_around() -> None:
     play = Play()
-    play.wait(10.0)
+    play.live(10.0)
     assert play.see(2.0, 0.0) == [Steer(frozenset({1}))]
     assert play.machine.slots[0].state is State.LATE
     assert play.see(0.0, 0.0) == [Steer(BOTH)]
@@ -115,20 +121,20 @@ def test_a_newborn_is_not_judged_by_its_predecessors_heartbeat() -> None:
 
 def test_a_stuck_worker_is_killed_once() -> None:
     play = Play()
-    play.wait(10.0)
+    play.live(10.0)
     (kill, steer) = play.see(5.1, 0.0)
     assert isinstance(kill, Kill)
     assert kill.slot == 0
     assert "5.1 s" in kill.reason
     assert steer == Steer(frozenset({1}))
-    play.wait(2.0)
-    assert play.see(7.1, 0.0) == []
+    play.wait(1.2)
+    assert play.see(6.3, 0.0) == []
     assert Spawn(0) in play.tell(Exited(0))
 
 
 def test_of_stuck_workers_the_one_that_holds_the_lock_goes_first() -> None:
     play = Play()
-    play.wait(10.0)
+    play.live(10.0)
     holder = play.machine.slots[1].pid
     kills = [action for action in play.see(6.0, 6.0, holders=frozenset({holder})) if isinstance(action, Kill)]
     assert [kill.slot for kill in kills] == [1]
@@ -153,3 +159,20 @@ def test_nobody_is_replaced_while_stopping() -> None:
     play.wait(60.0)
     assert not any(isinstance(action, Spawn) for action in play.see())
     assert play.machine.slots[0].restarts == 0
+
+
+def test_a_master_that_was_stopped_itself_gives_its_workers_time_to_show_that_they_live() -> None:
+    play = Play()
+    play.wait(1.0)
+    assert play.see() == []
+    # the whole machine was paused: all heartbeats are old, and nobody is to blame
+    play.wait(60.0)
+    assert play.see(60.0, 60.0) == []
+    play.wait(0.1)
+    assert play.see(0.1, 60.1) == []
+    while not (actions := play.see(0.0, 61.0)):
+        play.wait(0.1)
+    assert actions == [Steer(frozenset({0}))]
+    while not (actions := play.see(0.0, 61.0)):
+        play.wait(0.1)
+    assert [action.slot for action in actions if isinstance(action, Kill)] == [1]

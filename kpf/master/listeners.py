@@ -44,12 +44,12 @@ class Listeners:
         try:
             for _ in range(self._workers):
                 made.append(sockets.listening_socket(str(address), port, backlog=BACKLOG))
+            if self._is_steering:
+                sockets.steer(made[0], sorted(self._healthy))
         except OSError:
             for one in made:
                 one.close()
             raise
-        if self._is_steering:
-            sockets.steer(made[0], sorted(self._healthy))
         self._open[listener] = OpenListener(frontend_slot, tuple(made))
 
     def close(self, listener: Listener) -> int:

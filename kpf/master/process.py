@@ -5,7 +5,8 @@ the pidfd and the channel are ordinary descriptors.
 """
 
 import asyncio
-import contextlib
+import errno
+import logging
 import os
 import signal
 import socket
@@ -17,6 +18,11 @@ from dataclasses import dataclass
 
 from kpf.net import channel
 from kpf.net.messages import Close, Configure, Done, Drain, Listen, Ready
+
+log = logging.getLogger("kpf")
+
+# it has died: the pidfd is about to say so
+GONE = {errno.EPIPE, errno.ECONNRESET}
 
 
 class WorkerGoneError(ConnectionError):
@@ -34,7 +40,10 @@ class _Outgoing:
 
 
 class WorkerProcess:
-    """A running worker. `on_ready` and `on_exit` are called once each, from the event loop."""
+    """A running worker. `on_ready` and `on_exit` are called once each, from the event loop.
+
+    One that cannot be spoken to is killed: its successor is told everything. Making one raises OSError.
+    """
 
     def __init__(
         self,
@@ -50,15 +59,15 @@ class WorkerProcess:
         self._queue: deque[_Outgoing] = deque()
         self._in_flight: _Outgoing | None = None
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "kpf.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-            )
-        self.pid = self._process.pid
+        try:
+            with theirs:
+                self._process = _start(theirs)
+            self.pid = self._process.pid
+            self._pidfd = _pidfd_of(self._process)
+        except OSError:
+            self._channel.close()
+            raise
         self._channel.setblocking(False)
-        self._pidfd = os.pidfd_open(self.pid)
         self._loop.add_reader(self._pidfd, self._reap)
         self._loop.add_reader(self._channel, self._receive)
 
@@ -81,17 +90,22 @@ class WorkerProcess:
         if self._in_flight is not None or not self._queue:
             return
         self._in_flight = self._queue.popleft()
-        # it may have died: the pidfd is about to say so
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        try:
             channel.send(self._channel, self._in_flight.message, self._in_flight.descriptors)
+        except OSError as error:
+            if error.errno not in GONE:
+                self._give_up(error)
 
     def _receive(self) -> None:
         try:
             message, _ = channel.receive(self._channel)
         except BlockingIOError:
             return
-        except (EOFError, ConnectionResetError):
+        except EOFError:
             self._loop.remove_reader(self._channel)
+            return
+        except (channel.ChannelError, OSError) as error:
+            self._give_up(error)
             return
         match message:
             case Ready(_, privileges):
@@ -102,7 +116,12 @@ class WorkerProcess:
                 self._in_flight = None
                 self._send_next()
             case _:
-                raise channel.ChannelError(f"worker {self.slot} sent {message} out of turn")
+                self._give_up(channel.ChannelError(f"it sent {message} out of turn"))
+
+    def _give_up(self, cause: Exception) -> None:
+        log.error("worker %d (pid %d) cannot be spoken to and is killed: %s", self.slot, self.pid, cause)
+        self._loop.remove_reader(self._channel)
+        self.kill()
 
     def _reap(self) -> None:
         self._loop.remove_reader(self._pidfd)
@@ -116,3 +135,18 @@ class WorkerProcess:
                 outgoing.done.set_exception(WorkerGoneError(f"worker {self.slot} (pid {self.pid}) ended"))
         self._queue.clear()
         self._on_exit(self, status)
+
+
+def _start(theirs: socket.socket) -> "subprocess.Popen[bytes]":
+    # -P: nothing is imported from a working directory that anybody may have written to
+    command = [sys.executable, "-P", "-m", "kpf.worker", str(theirs.fileno())]
+    return subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+
+
+def _pidfd_of(process: "subprocess.Popen[bytes]") -> int:
+    try:
+        return os.pidfd_open(process.pid)
+    except OSError:
+        process.kill()
+        process.wait()
+        raise

@@ -109,6 +109,7 @@ class Supervisor:
         self._steered = frozenset(range(workers))
         self._stopping = False
         self._last_kill_s = float("-inf")
+        self._last_look_s = self._awake_s = float("-inf")
 
     def handle(self, event: Event, now_s: float) -> list[Action]:
         """Take note of `event` and return what to do. `now_s` is monotonic."""
@@ -145,6 +146,10 @@ class Supervisor:
         return actions
 
     def _judge(self, seen: Observed, now_s: float) -> list[Action]:
+        # what stopped the master (a paused machine, a frozen cgroup) has stopped the workers too
+        if now_s - self._last_look_s > LATE_S:
+            self._awake_s = now_s
+        self._last_look_s = now_s
         stuck: list[tuple[int, str]] = []
         for index, slot in enumerate(self.slots):
             if slot.state is State.EMPTY or slot.killed:
@@ -154,7 +159,7 @@ class Supervisor:
                     stuck.append((index, f"not ready after {START_TIMEOUT_S:g} s"))
                 continue
             # the word may still be its predecessor's
-            age_s = min(seen.heartbeat_ages_s[index], now_s - slot.ready_s)
+            age_s = min(seen.heartbeat_ages_s[index], now_s - slot.ready_s, now_s - self._awake_s)
             if age_s > STUCK_S:
                 stuck.append((index, f"no heartbeat for {age_s:.1f} s"))
             slot.state = State.LATE if age_s > LATE_S else State.PAUSED if seen.paused[index] else State.READY

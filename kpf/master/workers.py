@@ -4,6 +4,7 @@ A newborn is told the whole state before anything else, so every later message f
 """
 
 import asyncio
+import errno
 import itertools
 import logging
 import signal
@@ -49,6 +50,7 @@ class Workers:
         self._processes: dict[int, WorkerProcess] = {}
         self._generation = itertools.count(1)
         self._changed = asyncio.Event()
+        self._draining = False
 
     @property
     def slots(self) -> Sequence[Slot]:
@@ -60,9 +62,13 @@ class Workers:
 
     async def start(self) -> None:
         """Spawn all and wait until each is ready. Raises TimeoutError."""
+        deadline_s = time.monotonic() + START_S
         self.tick()
-        async with asyncio.timeout(START_S):
-            await self._until(lambda: all(slot.accepts for slot in self.slots))
+        while not all(slot.accepts for slot in self.slots):
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(errno.ETIMEDOUT, f"the workers were not ready within {START_S:g} s")
+            await asyncio.sleep(TICK_S / 10)
+            self.tick()
 
     async def supervise(self) -> None:
         """Watch over them, for ever."""
@@ -92,7 +98,11 @@ class Workers:
         self._changed.set()
 
     def _steer(self, healthy: frozenset[int]) -> None:
-        if not self._listeners.steer(healthy):
+        try:
+            if not self._listeners.steer(healthy):
+                return
+        except OSError as error:
+            log.error("new connections cannot be steered, they go to all workers: %s", error)
             return
         if len(healthy) < len(self.slots):
             log.info("new connections go to workers %s only", sorted(healthy))
@@ -100,7 +110,12 @@ class Workers:
             log.info("new connections go to all workers")
 
     def _spawn(self, slot: int) -> None:
-        process = WorkerProcess(slot, on_ready=self._on_ready, on_exit=self._on_exit)
+        try:
+            process = WorkerProcess(slot, on_ready=self._on_ready, on_exit=self._on_exit)
+        except OSError as error:
+            log.error("worker %d cannot be started: %s", slot, error)
+            self._handle(Exited(slot))
+            return
         self._processes[slot] = process
         process.send(self._newborn(slot), [self._directory.descriptor])
         for frontends, sockets in _batches(self._listeners.of_worker(slot)):
@@ -113,8 +128,8 @@ class Workers:
 
     def _on_exit(self, process: WorkerProcess, status: int) -> None:
         del self._processes[process.slot]
-        if status:
-            cause = f"signal {-status} ({signal.Signals(-status).name})" if status < 0 else f"status {status}"
+        if status or not self._draining:
+            cause = f"signal {-status} ({signal.strsignal(-status)})" if status < 0 else f"status {status}"
             active = self._directory.worker(process.slot).active
             log.warning(
                 "worker %d (pid %d) died by %s with %d active connections", process.slot, process.pid, cause, active
@@ -143,6 +158,7 @@ class Workers:
 
     async def drain(self) -> None:
         """Replace nobody any more, let all finish what they have, and return when the last has ended."""
+        self._draining = True
         self._handle(StopRequested())
         for process in self._processes.values():
             process.send(Drain(next(self._generation)))
