@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 TIMEOUT_S = 5.0
+# nobody's terminal has a width that could be too small
 PIPE_COLUMNS = 200
 
 
@@ -49,8 +50,8 @@ def main(control_socket: str, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(orjson.dumps(state, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
-        # nobody's terminal has a width that could be too small
-        show(state, Console() if sys.stdout.isatty() else Console(width=200))
+        # without markup: "[fd00::1]:80" is an address and no style
+        show(state, Console(markup=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS))
     return 0
 
 
