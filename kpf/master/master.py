@@ -23,6 +23,7 @@ from kpf.nft.kernel import Kernel, TransactionFailedError
 from kpf.nft.monitor import Monitor
 from kpf.observe.health import Health
 from kpf.observe.http import Servers, health_documents
+from kpf.observe.log import set_up
 from kpf.observe.notify import notify
 from kpf.shm.directory import Directory
 from kpf.shm.region import Region
@@ -33,6 +34,10 @@ log = logging.getLogger("kpf")
 NOBODY = 65534
 # what the master itself needs beside listening sockets: netlink, channels, pidfds, HTTP clients, files
 OWN_DESCRIPTORS = 256
+
+
+class ControlSocketError(RuntimeError):
+    """The control socket cannot be made."""
 
 
 class Intent(Enum):
@@ -51,7 +56,7 @@ def main(config: Config, reload: Callable[[], Config]) -> int:
     except PermissionError as error:
         log.error("cannot go on, it needs CAP_NET_ADMIN in its network namespace: %s", error)
         return 1
-    except (AlreadyRunningError, OSError) as error:
+    except (AlreadyRunningError, ControlSocketError, OSError) as error:
         log.error("cannot go on: %s", error)
         return 1
     return 0
@@ -94,7 +99,13 @@ class Master:
         """Serve from the first sync to the end of the last connection."""
         for number, intent in SIGNALS.items():
             asyncio.get_running_loop().add_signal_handler(number, self._intents.put_nowait, intent)
-        tasks = await self._start()
+        try:
+            tasks = await self._start()
+        except BaseException:
+            # nobody is served yet: without this the workers would wait for a successor of ours
+            await self._workers.abort()
+            await self._servers.close()
+            raise
         try:
             intent = await self._obey(tasks)
         finally:
@@ -106,11 +117,18 @@ class Master:
     async def _start(self) -> list[asyncio.Task[None]]:
         await self._node.start()
         await self._workers.start()
-        await self._servers.serve_unix(Path(self._config.control_socket), {"/status": lambda: (200, self._status())})
+        await self._serve_control()
         await self._serve_health()
         self._reconciler.request(full=True)
         loops = (self._workers.supervise(), self._reconciler.run(), self._follow_manifests(), self._follow_node())
         return [asyncio.create_task(one) for one in (*loops, self._announce())]
+
+    async def _serve_control(self) -> None:
+        path = Path(self._config.control_socket)
+        try:
+            await self._servers.serve_unix(path, {"/status": lambda: (200, self._status())})
+        except OSError as error:
+            raise ControlSocketError(f"controlSocket {path}: {error.strerror}") from error
 
     def _on_touched(self) -> None:
         log.warning("somebody has changed table inet kpf: it is made anew")
@@ -156,10 +174,10 @@ class Master:
             return
         fixed = reload_needs_restart(self._config, new)
         for name in fixed:
-            log.warning("%s has changed: that needs a restart", name)
+            log.warning("%s has changed: that needs a restart", Config.model_fields[name].alias)
         old, self._config = self._config, new.model_copy(update={name: getattr(self._config, name) for name in fixed})
         self._node.configure(self._config)
-        logging.getLogger("kpf").setLevel(self._config.logging.level.upper())
+        set_up(self._config.logging.level, self._config.logging.format)
         if old.healthz_bind_address != self._config.healthz_bind_address:
             await self._servers.close_tcp()
             await self._serve_health()

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from kpf.config import Config
 from kpf.master.facts import NodeWatch
@@ -36,7 +35,7 @@ def problems(config: Config, snapshot: Snapshot) -> list[Problem]:
 
 def main(config: Config) -> int:
     """Print the ruleset as one `nft -f` file; problems go to standard error. 0, or 2 if there are any."""
-    snapshot = ManifestSource(Path(str(config.manifests))).read()
+    snapshot = ManifestSource(config.manifests, node_name=config.node_name).read()
     state = first_choice(snapshot, NodeWatch.read(config).facts(snapshot), config.port_range.ports)
     sys.stdout.write(render(state.rules, plan_lines(state)))
     found = (*snapshot.problems, *state.problems)

@@ -1,11 +1,10 @@
 """HTTP: health on TCP, status on a Unix socket. Serves what the given functions return, and nothing else."""
 
 import asyncio
-import errno
 import logging
+import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,8 +15,6 @@ from kpf.observe.health import Health, answer
 
 log = logging.getLogger("kpf")
 
-# The address is not there yet, or somebody still has it: it may come right.
-RETRIED = {errno.EADDRINUSE, errno.EADDRNOTAVAIL}
 RETRY_S = 5.0
 
 Document = Callable[[], tuple[int, object]]
@@ -42,26 +39,31 @@ class Servers:
         self._unix_path: Path | None = None
 
     async def serve_tcp(self, host: str, port: int, documents: Mapping[str, Document]) -> None:
-        """Serve, now or as soon as the address can be had."""
+        """Serve, now or as soon as the address can be had: as kube-proxy does unless `bindAddressHardFail` is set."""
         runner = await self._runner(documents)
         self._tcp_runners.append(runner)
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
-            if error.errno not in RETRIED:
-                raise
-            log.error("cannot serve http on %s port %d yet: %s", host, port, error.strerror)
+            # asyncio's own text repeats the address
+            reason = os.strerror(error.errno) if error.errno else error
+            log.error("cannot serve http on %s port %d yet: %s", host, port, reason)
             task = asyncio.create_task(self._retry(runner, host, port))
             self._retries.add(task)
             task.add_done_callback(self._retries.discard)
 
     async def serve_unix(self, path: Path, documents: Mapping[str, Document]) -> None:
-        """Serve on a socket that only its owner may use; a stale one is replaced. Raises OSError."""
+        """Serve on a socket that only its owner may use; a stale one is replaced, no other file is. Raises OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
+        if path.is_socket():
             path.unlink()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(str(path))
+        try:
+            listener.bind(str(path))
+        except OSError as error:
+            listener.close()
+            # the kernel's error does not name the path
+            raise OSError(error.errno, error.strerror, str(path)) from None
         # between bind and here nobody can connect: it does not listen yet
         path.chmod(0o600)
         self._unix_path = path
@@ -81,9 +83,8 @@ class Servers:
             await asyncio.sleep(RETRY_S)
             try:
                 await web.TCPSite(runner, host, port).start()
-            except OSError as error:
-                if error.errno not in RETRIED:
-                    raise
+            except OSError:
+                continue
             else:
                 log.info("http is served on %s port %d", host, port)
                 return

@@ -113,6 +113,42 @@ def test_a_restart_delays_connections_and_loses_none(world: World) -> None:
     assert max(outcome.first_byte_s for outcome in outcomes) < 8.0
 
 
+def test_a_start_that_fails_leaves_nobody_behind(world: World) -> None:
+    precious = world.directory / "precious"
+    precious.write_text("data")
+    # the pipes are at their end only when no worker has them any more: within the time that _kpf gives
+    done = _kpf("run", "--manifests", str(world.manifests.directory), "--control-socket", str(precious))
+    assert done.returncode == 1
+    assert f"controlSocket {precious}: Address already in use" in done.stderr
+    assert precious.read_text() == "data"
+
+
+def test_a_reload_says_what_needs_a_restart_and_survives_an_address_that_cannot_be_had(world: World) -> None:
+    pods = world.pods([1])
+    world.serve("shop", SHOP[0], pods)
+    config = world.directory / "kpf.yaml"
+    daemon = world.daemon()
+    daemon.argv = [sys.executable, "-m", "kpf", "run", "--config", str(config)]
+    fields = {
+        "apiVersion": "kpf.io/v1alpha1",
+        "kind": "KpfConfiguration",
+        "manifests": str(world.manifests.directory),
+        "controlSocket": str(daemon.control_socket),
+        "healthzBindAddress": "",
+    }
+    config.write_text(json.dumps(fields))
+    with daemon:
+        # a link-local address without an interface: nothing can ever be bound to it
+        changes = {"portRange": "21000-22000", "healthzBindAddress": "[fe80::1]:10256", "logging": {"format": "json"}}
+        config.write_text(json.dumps(fields | changes))
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for_log("are read anew")
+        assert "portRange has changed: that needs a restart" in daemon.log()
+        assert "cannot serve http on fe80::1 port 10256 yet: Invalid argument" in daemon.log()
+        assert json.loads(daemon.log().splitlines()[-1])["level"] == "info"
+        assert world.answers(SHOP, 2) == {pods[0]: 2}
+
+
 def test_a_second_daemon_names_the_first(world: World) -> None:
     pods = world.pods([1])
     world.serve("shop", SHOP[0], pods)

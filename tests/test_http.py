@@ -1,0 +1,73 @@
+"""HTTP servers: the control socket's path, and addresses that cannot be had yet."""
+
+import asyncio
+import http.client
+import logging
+import socket
+from pathlib import Path
+
+import pytest
+
+from kpf.observe import http as served
+from kpf.observe.http import Servers
+
+DOCUMENTS = {"/status": lambda: (200, "fine")}
+
+
+def test_a_stale_control_socket_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "control.sock"
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+
+    async def serve() -> int:
+        servers = Servers()
+        await servers.serve_unix(path, DOCUMENTS)
+        mode = path.stat().st_mode & 0o777
+        await servers.close()
+        return mode
+
+    assert asyncio.run(serve()) == 0o600
+    assert not path.exists()
+
+
+def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("data")
+    with pytest.raises(OSError, match="precious"):
+        asyncio.run(Servers().serve_unix(path, DOCUMENTS))
+    assert path.read_text() == "data"
+
+
+# in use, not ours, and none that anything can be bound to (EINVAL: link-local without an interface)
+@pytest.mark.parametrize("address", ["127.0.0.1", "203.0.113.9", "fe80::1"])
+def test_an_address_that_cannot_be_had_is_tried_again(
+    address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(served, "RETRY_S", 0.05)
+    monkeypatch.setattr(logging.getLogger("kpf"), "propagate", True)
+
+    async def serve() -> int:
+        with socket.create_server(("127.0.0.1", 0)) as holder:
+            port: int = holder.getsockname()[1]
+            servers = Servers()
+            await servers.serve_tcp(address, port, DOCUMENTS)
+            await asyncio.sleep(0.12)
+        await asyncio.sleep(0.12)
+        status = await asyncio.to_thread(_get, port) if address == "127.0.0.1" else 0
+        await servers.close()
+        return status
+
+    assert asyncio.run(serve()) == (200 if address == "127.0.0.1" else 0)
+    (said,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert said.startswith(f"cannot serve http on {address} port ")
+    assert said.count(address) == 1
+
+
+def _get(port: int) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/status")
+        return connection.getresponse().status
+    finally:
+        connection.close()
