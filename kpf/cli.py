@@ -96,10 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         given, rest = parser.parse_known_args(complete)
     except _UsageError as error:
         return _refuse([str(error), "see kpf --help"])
+    mistakes += [f"{one}: unknown flag" if one.startswith("-") else f"{one}: not expected here" for one in rest]
     if given.command is None:
         parser.print_help(sys.stderr)
-        return USAGE
-    mistakes += [f"{one}: unknown flag" if one.startswith("-") else f"{one}: not expected here" for one in rest]
+        return _refuse(mistakes)
     flags = {flag: value for flag, value in vars(given).items() if flag in _RUN_FLAGS and value is not None}
     commands: Mapping[str, Callable[[_Given], int]] = {
         "run": _run,

@@ -124,6 +124,7 @@ def test_without_manifests_it_says_what_is_supported(
         (["ruin"], "'ruin'"),
         ([], "usage:"),
         (["--bogus"], "usage:"),
+        (["--bogus"], "--bogus: unknown flag"),
         (["status", "--workers", "1"], "--workers: unknown flag"),
         (["status", "--control-socket"], "--control-socket: needs a value"),
         (["cleanup", "now"], "now: not expected here"),
