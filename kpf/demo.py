@@ -201,7 +201,8 @@ def _play(stage: Stage) -> None:
 
 def main(argv: Sequence[str] = ()) -> int:
     """Play it; 0 if every claim held, 1 if one did not or the kernel refuses the namespaces."""
-    argparse.ArgumentParser(prog="kpf demo", description=__doc__.split("\n\n")[0]).parse_args(argv)
+    about = "A complete show in a network namespace of its own."
+    argparse.ArgumentParser(prog="kpf demo", description=about).parse_args(argv)
     stage = Stage()
     try:
         namespace.enter()
@@ -212,6 +213,8 @@ def main(argv: Sequence[str] = ()) -> int:
             file=sys.stderr,
         )
         return 1
+    # who is started in the background by a shell without job control inherits that SIGINT is ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     began_s = time.monotonic()
     try:

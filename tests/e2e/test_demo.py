@@ -36,7 +36,9 @@ def test_every_claim_holds(code: str) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_cleans_up(number: signal.Signals) -> None:
     before = _leftovers()
-    with subprocess.Popen([sys.executable, "-c", PLAY], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    # as a shell starts it in the background, without job control
+    code = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {PLAY}"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         # its first words come when the daemon is ready
         assert process.stdout.readline()
