@@ -113,6 +113,20 @@ def test_three_thousand_at_once_differ_by_one_at_most() -> None:
         eventually(lambda: all(worker.descriptors() <= 9 for worker in made.workers))
 
 
+def test_more_sessions_than_the_table_began_with() -> None:
+    with Greeter(1) as servers, node() as made:
+        servers.hold = True
+        _, at = made.frontend(servers.at)
+        clients = [connect(at) for _ in range(2200)]
+        for sock in clients:
+            assert receive_exactly(sock, 1) == b"\0"
+        assert made.workers[0].descriptors() > 4400
+        for sock in clients:
+            sock.close()
+        servers.let_go()
+        eventually(made.is_quiet)
+
+
 def test_who_refuses_is_hidden_and_shut_out() -> None:
     with Greeter(2) as servers, node() as made:
         slot, at = made.frontend([*servers.at, refusing(), refusing()])

@@ -20,7 +20,8 @@ from kpf.net import channel
 from kpf.net.messages import Close, Drain
 from kpf.shm import layout
 from kpf.shm.balancer import Choice
-from kpf.worker.half import DEAD, Half
+from kpf.worker.clock import Clock
+from kpf.worker.half import DEAD, READABLE, Half
 from kpf.worker.pipes import PipePool
 from kpf.worker.relay import Relay
 from kpf.worker.sweeper import HALF_CLOSED_LIMIT_MS, ROUND_MS, STEPS, Sweeper
@@ -342,6 +343,8 @@ class Established:
     backend: Half
     far_client: socket.socket
     far_backend: socket.socket
+    clock: Clock
+    sweeper: Sweeper
 
 
 @pytest.fixture
@@ -351,18 +354,18 @@ def session() -> Iterator[Established]:
         relay = Relay(epoll, words, 0, PipePool(1))
         far = [socket.create_connection(listener.getsockname()) for _ in range(2)]
         near = [listener.accept()[0] for _ in range(2)]
-        choice = Choice(1, socket.AF_INET, ("127.0.0.1", 1), active=40, total=41, failures=42)
+        choice = Choice(1, socket.AF_INET, ("127.0.0.1", 1), active=40, total=41, failures=42, health=48)
         words[40] = words[16 + layout.F_ACTIVE] = 1
         relay.count(1)
         client, backend = (
-            Half(socket.SocketType(one.family, one.type, 0, one.fileno()), one.detach(), 16 + counter, member, 0)
+            Half(socket.SocketType(one.family, one.type, 0, one.fileno()), one.detach(), 16 + counter, member, READABLE)
             for one, counter, member in zip(near, (layout.F_BYTES_IN, layout.F_BYTES_OUT), (None, choice), strict=True)
         )
         client.peer, backend.peer = backend, client
         for half in (client, backend):
-            relay.admit(half)
             relay.watch(half)
-        yield Established(relay, client, backend, *far)
+        clock = Clock(1)
+        yield Established(relay, client, backend, far[0], far[1], clock, Sweeper(relay, clock))
         if not client.state & DEAD:
             relay.close(client)
         relay.settle()
@@ -372,9 +375,9 @@ def session() -> Iterator[Established]:
 
 
 def rounds(session: Established, number: int) -> None:
-    sweeper = Sweeper(session.relay)
-    for step in range(STEPS * number):
-        sweeper.sweep(1 + step * ROUND_MS // STEPS)
+    for _ in range(STEPS * number):
+        session.clock.now_ms += ROUND_MS // STEPS
+        session.sweeper.sweep()
     session.relay.settle()
 
 

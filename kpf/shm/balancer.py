@@ -7,10 +7,10 @@ those of kube-proxy's userspace round robin (1.20, `roundrobin.go`) with passive
 - a pinned client goes to its member and does not take the turn; a pin to a member that is shut out counts as none.
 """
 
-import fcntl
 import socket
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from fcntl import LOCK_EX, LOCK_UN, lockf
 
 from kpf.shm.layout import (
     ADDRESS,
@@ -34,7 +34,6 @@ from kpf.shm.layout import (
     PIN_STAMP,
     PIN_TABLE,
     PINS,
-    PINS_SINCE,
     PORT,
     PROBING,
     SLOT_MASK,
@@ -58,6 +57,7 @@ class Choice:
     """A member that was picked. `active`, `total`, `failures`: this worker's counter words for it.
 
     Picking has counted it as active already; who picked subtracts it again when the connection is over.
+    `health`: a word that is 0 for as long as there is nothing to tell `Balancer.succeeded`.
     """
 
     identity: int
@@ -66,6 +66,7 @@ class Choice:
     active: int
     total: int
     failures: int
+    health: int
 
 
 class Balancer:
@@ -87,8 +88,8 @@ class Balancer:
 
         `client`: the client's address as `accept` gives it. `tried`: identities.
         """
-        words, at = self._words, self._frontends + frontend * FRONTEND_WORDS
-        fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, frontend)
+        words, at, descriptor = self._words, self._frontends + frontend * FRONTEND_WORDS, self._descriptor
+        lockf(descriptor, LOCK_EX, 1, frontend)
         try:
             word = words[at]
             count = word >> COUNT_SHIFT & INDEX_MASK
@@ -111,12 +112,12 @@ class Balancer:
             words[choice.active] += 1
             return choice
         finally:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, frontend)
+            lockf(descriptor, LOCK_UN, 1, frontend)
 
     def failed(self, frontend: int, identity: int, client: str, now_ms: int) -> None:
         """A dial was refused, unreachable or timed out: shut the member out, and end the client's pin to it."""
         words, at = self._words, self._layout.frontend(frontend)
-        fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, frontend)
+        lockf(self._descriptor, LOCK_EX, 1, frontend)
         try:
             table = self._pin_table(at)
             if table and self._pins.drop(table, client_of(client), identity):
@@ -131,19 +132,22 @@ class Balancer:
             out_ms = min(max((health & FOR_MASK) * 2, SHUT_OUT_FIRST_MS), SHUT_OUT_LAST_MS)
             words[record + HEALTH] = (now_ms + out_ms) << UNTIL_SHIFT | out_ms
         finally:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, frontend)
+            lockf(self._descriptor, LOCK_UN, 1, frontend)
 
     def succeeded(self, frontend: int, identity: int) -> None:
-        """A dial was answered: the member is healthy again. Takes no lock if it was."""
+        """A dial was answered: the member is healthy again. Takes no lock if it was.
+
+        Who has its `Choice` sees from the word at `health` whether there is anything to do.
+        """
         words, record = self._words, self._layout.member(identity & SLOT_MASK)
         if not words[record + HEALTH]:
             return
-        fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, frontend)
+        lockf(self._descriptor, LOCK_EX, 1, frontend)
         try:
             if words[record + IDENTITY] == identity:
                 words[record + HEALTH] = 0
         finally:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, frontend)
+            lockf(self._descriptor, LOCK_UN, 1, frontend)
 
     def _pick_carefully(self, frontend: int, at: int, client: str, tried: Collection[int], now_ms: int) -> int:
         """The record of the member to use, 0 if there is none left: with pins, and members tried before."""
@@ -217,7 +221,7 @@ class Balancer:
         timeout_ms, table = words[at + TIMEOUT], words[at + PIN_TABLE]
         if not timeout_ms or not table:
             return None
-        return PinTable(self._layout.pin_table(table - 1), words[at + PINS_SINCE], timeout_ms)
+        return PinTable(self._layout.pin_table(table - 1), timeout_ms)
 
     def _learn(self, record: int, identity: int) -> Choice:
         packed = self._words[record + ADDRESS : record + PORT].tobytes()
@@ -232,6 +236,7 @@ class Balancer:
             active=counters + M_ACTIVE,
             total=counters + M_TOTAL,
             failures=counters + M_FAILURES,
+            health=record + HEALTH,
         )
         if len(self._choices) >= CACHE_LIMIT:
             self._choices.clear()

@@ -33,7 +33,7 @@ from kpf.shm.layout import (
     PIN_TABLE,
     PIN_TABLE_WORDS,
     PIN_TABLES,
-    PINS_SINCE,
+    PINS,
     PORT,
     SERIAL_SHIFT,
     TIMEOUT,
@@ -128,7 +128,7 @@ class Directory:
             undo.callback(self._member_slots.free.extend, taken)
             offset = self._take_extent(len(new))
             undo.callback(self._give_extent, offset, len(new))
-            table = self._table_for(frontend, affinity_timeout_ms)
+            table = self._table_for(slot, frontend, affinity_timeout_ms)
             lock.try_acquire(self.descriptor, slot)
             undo.pop_all()
         old_slots, old_offset = frontend.slots, frontend.offset
@@ -208,7 +208,7 @@ class Directory:
         return ANCHORED | (following % len(new) if new else 0), last
 
     def _set_timeout(self, slot: int, frontend: _Frontend, timeout_ms: int) -> None:
-        table = self._table_for(frontend, timeout_ms)
+        table = self._table_for(slot, frontend, timeout_ms)
         lock.try_acquire(self.descriptor, slot)
         try:
             self._write_timeout(slot, frontend, table, timeout_ms)
@@ -219,8 +219,6 @@ class Directory:
         words, at = self._words, self._layout.frontend(slot)
         if table is not None:
             words[at + PIN_TABLE] = table + 1
-        if timeout_ms and not frontend.timeout_ms:
-            words[at + PINS_SINCE] = self._clock()
         words[at + TIMEOUT] = timeout_ms
         frontend.timeout_ms = timeout_ms
 
@@ -261,10 +259,14 @@ class Directory:
         if length:
             self._extents.give(offset, length)
 
-    def _table_for(self, frontend: _Frontend, timeout_ms: int) -> int | None:
-        """The frontend's pin table; its first one once it has affinity."""
-        if frontend.table is None and timeout_ms:
-            frontend.table = self._tables.take()
+    def _table_for(self, slot: int, frontend: _Frontend, timeout_ms: int) -> int | None:
+        """The frontend's pin table; empty if it has had no affinity until now: then nobody looks at it."""
+        if timeout_ms and not frontend.timeout_ms:
+            if frontend.table is None:
+                frontend.table = self._tables.take()
+            else:
+                self._region.discard(self._layout.pin_table(frontend.table), PIN_TABLE_WORDS)
+                self._words[self._layout.frontend(slot) + PINS] = 0
         return frontend.table
 
     def _free_frontend(self, slot: int, frontend: _Frontend) -> None:

@@ -32,9 +32,9 @@ HEADER_WORDS = 512
 HEARTBEAT, PAUSED, ACTIVE, TOTAL, PAUSES = range(5)
 WORKER_WORDS = 64
 
-# A frontend's record: the list word, the affinity timeout (ms, 0: none), since when pins count (ms), 1 + the index of
-# its pin table, pins in it, pins evicted from it.
-LIST, TIMEOUT, PINS_SINCE, PIN_TABLE, PINS, EVICTIONS = range(6)
+# A frontend's record: the list word, the affinity timeout (ms, 0: none), 1 + the index of its pin table, entries in
+# use there, entries evicted from it. While the timeout is 0, no worker looks at the table.
+LIST, TIMEOUT, PIN_TABLE, PINS, EVICTIONS = range(5)
 FRONTEND_WORDS = 16
 
 # The list word: all that makes up a turn, so that one store commits list and turn together.

@@ -33,11 +33,9 @@ class Client(NamedTuple):
 
 
 class PinTable(NamedTuple):
-    """Where a frontend's table begins, and which of its entries still count: those stamped at `since_ms` or later,
-    and less than `timeout_ms` ago."""
+    """Where a frontend's table begins, and how long its entries count after they were used last."""
 
     start: int
-    since_ms: int
     timeout_ms: int
 
 
@@ -68,7 +66,7 @@ class Pins:
     def counts(self, table: PinTable, entry: int, now_ms: int) -> bool:
         """True if the entry is in use, its member is in the list, and it has not expired."""
         identity, stamp_ms = self._words[entry + PIN_IDENTITY], self._words[entry + PIN_STAMP]
-        if identity == 0 or stamp_ms < table.since_ms or now_ms - stamp_ms >= table.timeout_ms:
+        if identity == 0 or now_ms - stamp_ms >= table.timeout_ms:
             return False
         return self._words[self._layout.member(identity & SLOT_MASK) + IDENTITY] == identity
 

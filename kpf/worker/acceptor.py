@@ -8,8 +8,9 @@ import errno
 import resource
 import select
 
-from kpf.shm.layout import PAUSED, PAUSES, Layout
-from kpf.shm.region import Words
+from kpf.shm.layout import PAUSED, PAUSES
+from kpf.shm.region import Region
+from kpf.worker.clock import Clock
 from kpf.worker.dialer import SHORTAGES, Dialer
 from kpf.worker.listener import Listener
 from kpf.worker.relay import Relay
@@ -37,12 +38,14 @@ DRAIN_A_TURN = 512
 
 
 class Acceptor:
-    """All listeners of this worker. `limit`: how many sessions fit into the descriptors that are left."""
+    """All `listeners` of this worker, by descriptor. `limit`: how many sessions fit into the descriptors that are
+    left."""
 
-    def __init__(self, relay: Relay, dialer: Dialer, words: Words, layout: Layout, *, worker: int, pipes: int) -> None:
-        self._relay, self._dialer, self._words, self._layout, self._worker = relay, dialer, words, layout, worker
-        self._record = layout.worker(worker)
-        self._listeners: dict[int, Listener] = {}
+    def __init__(self, relay: Relay, dialer: Dialer, clock: Clock, region: Region, *, worker: int, pipes: int) -> None:
+        self._relay, self._dialer, self._clock, self._worker = relay, dialer, clock, worker
+        self._words, self._layout = region.words, region.layout
+        self._record = region.layout.worker(worker)
+        self.listeners: dict[int, Listener] = {}
         self._closing: dict[int, Listener] = {}
         self._reserved = OWN_DESCRIPTORS + 2 * pipes
         self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -53,7 +56,12 @@ class Acceptor:
     @property
     def is_empty(self) -> bool:
         """True if there is nothing left to accept on."""
-        return not self._listeners
+        return not self.listeners
+
+    @property
+    def is_unsettled(self) -> bool:
+        """True while `settle` has to be called after every turn."""
+        return bool(self._paused_ms or self._closing or self._dialer.short)
 
     @property
     def is_closing(self) -> bool:
@@ -63,7 +71,7 @@ class Acceptor:
     def open(self, descriptor: int, frontend: int) -> None:
         """Accept on this listening socket from now on, and own it."""
         self._relay.make_room(descriptor)
-        self._listeners[descriptor] = Listener(descriptor, frontend, layout=self._layout, worker=self._worker)
+        self.listeners[descriptor] = Listener(descriptor, frontend, layout=self._layout, worker=self._worker)
         if not self._paused_ms:
             self._relay.epoll.register(descriptor, select.EPOLLIN)
         self._set_limit()
@@ -72,15 +80,9 @@ class Acceptor:
         """Close the listeners of these frontends, of all if None, once what is queued there is accepted: `settle`."""
         self._closing |= {
             descriptor: listener
-            for descriptor, listener in self._listeners.items()
+            for descriptor, listener in self.listeners.items()
             if frontends is None or listener.frontend in frontends
         }
-
-    def ready(self, descriptor: int) -> None:
-        """epoll says so of a descriptor that belongs to no session."""
-        listener = self._listeners.get(descriptor)
-        if listener is not None and not self._paused_ms:
-            self._accept(listener)
 
     def settle(self) -> bool:
         """At the end of a turn: pause, go on, finish what is to be closed. True if there is more to do at once."""
@@ -97,15 +99,15 @@ class Acceptor:
             if not self._closing or self._paused_ms:
                 return
             descriptor, listener = next(iter(self._closing.items()))
-            if not self._accept(listener) and not self._paused_ms:
-                del self._closing[descriptor], self._listeners[descriptor]
+            if not self.accept(listener) and not self._paused_ms:
+                del self._closing[descriptor], self.listeners[descriptor]
                 self._relay.epoll.unregister(descriptor)
                 listener.sock.close()
                 self._set_limit()
 
-    def _accept(self, listener: Listener) -> bool:
-        """Accept one connection. False if there is none."""
-        if self._relay.active >= self.limit:
+    def accept(self, listener: Listener) -> bool:
+        """Accept one connection. False if there is none, or no room for it."""
+        if self._relay.active >= self.limit or self._paused_ms:
             self._pause()
             return False
         try:
@@ -123,22 +125,26 @@ class Acceptor:
         return True
 
     def _pause(self) -> None:
-        self._paused_ms = self._dialer.now_ms
+        if self._paused_ms:
+            return
+        self._paused_ms = self._clock.now_ms
+        self._clock.is_restless = True
         self._words[self._record + PAUSES] += 1
         self._words[self._record + PAUSED] = 1
-        for descriptor in self._listeners:
+        for descriptor in self.listeners:
             self._relay.epoll.unregister(descriptor)
 
     def _resume(self) -> None:
         """Go on when there is room for more than one, and not at every turn: there may be many listeners."""
         room = self.limit - self._relay.active
-        if self._dialer.now_ms - self._paused_ms < PAUSE_MS or room <= self.limit // 64:
+        if self._clock.now_ms - self._paused_ms < PAUSE_MS or room <= self.limit // 64:
+            self._clock.at(self._clock.now_ms + PAUSE_MS)
             return
         self._paused_ms = 0
         self._dialer.short = False
         self._words[self._record + PAUSED] = 0
-        for descriptor in self._listeners:
+        for descriptor in self.listeners:
             self._relay.epoll.register(descriptor, select.EPOLLIN)
 
     def _set_limit(self) -> None:
-        self.limit = max((self._descriptors - self._reserved - len(self._listeners)) // 2, 1)
+        self.limit = max((self._descriptors - self._reserved - len(self.listeners)) // 2, 1)

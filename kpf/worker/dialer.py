@@ -14,7 +14,8 @@ from typing import NamedTuple
 from kpf.shm.balancer import Balancer, Choice
 from kpf.shm.layout import F_ACTIVE, F_BYTES_IN, F_BYTES_OUT, F_FAILED, F_RETRIES, F_TOTAL, TOTAL, Reason
 from kpf.shm.region import Words
-from kpf.worker.half import DEAD, DIALLING, EITHER, Half
+from kpf.worker.clock import Clock
+from kpf.worker.half import DEAD, DIALLING, EITHER, READABLE, Half
 from kpf.worker.listener import Listener
 from kpf.worker.relay import DONTWAIT, EPOLLIN, RESET, Relay
 from kpf.worker.session import DIAL_TIMEOUTS_MS, LATER_MS, SHUTS_OUT, Command, Session
@@ -53,12 +54,12 @@ class _Timer(NamedTuple):
 
 
 class Dialer:
-    """All dials of this worker. `now_ms` is set once a turn of the loop. `short`: there was lack of something."""
+    """All dials of this worker. `short`: there was lack of descriptors or memory."""
 
-    def __init__(self, relay: Relay, balancer: Balancer, words: Words, record: int) -> None:
-        self.now_ms = 0
+    def __init__(self, relay: Relay, balancer: Balancer, words: Words, record: int, clock: Clock) -> None:
         self.short = False
-        self._relay, self._balancer, self._words, self._record = relay, balancer, words, record
+        self._relay, self._balancer, self._words, self._clock = relay, balancer, words, clock
+        self._record_total, self._total = record + TOTAL, words[record + TOTAL]
         self._by_descriptor: dict[int, Dial] = {}
         # of equal timeouts the oldest is the first to end
         self._timers: dict[int, deque[_Timer]] = {delay_ms: deque() for delay_ms in (LATER_MS, *DIAL_TIMEOUTS_MS)}
@@ -66,14 +67,17 @@ class Dialer:
 
     def begin(self, listener: Listener, descriptor: int, host: str) -> None:
         """A client was accepted. `host` is its address."""
-        words, counters = self._words, listener.counters
+        words, counters, relay = self._words, listener.counters, self._relay
+        if descriptor >= len(relay.halves):
+            relay.make_room(descriptor)
         words[counters + F_TOTAL] += 1
         words[counters + F_ACTIVE] += 1
-        words[self._record + TOTAL] += 1
-        self._relay.count(1)
+        self._total += 1
+        words[self._record_total] = self._total
+        relay.count(1)
         sock = socket.SocketType(listener.family, socket.SOCK_STREAM, 0, descriptor)
-        client = Half(sock, descriptor, counters + F_BYTES_IN, None, 0)
-        choice = self._balancer.pick(listener.frontend, host, (), self.now_ms)
+        client = Half(sock, descriptor, counters + F_BYTES_IN, None, READABLE)
+        choice = self._balancer.pick(listener.frontend, host, (), self._clock.now_ms)
         if choice is None:
             self._give_up(client, listener, Reason.NO_ENDPOINT)
             return
@@ -87,8 +91,9 @@ class Dialer:
 
     def expire(self) -> None:
         """End the dials whose time is over."""
+        now_ms = self._clock.now_ms
         for timers in self._timers.values():
-            while timers and (timers[0].deadline_ms <= self.now_ms or timers[0].attempt != timers[0].dial.attempt):
+            while timers and (timers[0].deadline_ms <= now_ms or timers[0].attempt != timers[0].dial.attempt):
                 _, dial, attempt = timers.popleft()
                 if attempt != dial.attempt:
                     continue
@@ -98,19 +103,14 @@ class Dialer:
                     if self._is_settled(dial, Reason.TIMEOUT):
                         continue
                 self._pursue(dial)
-
-    def next_deadline_ms(self, limit_ms: int) -> int:
-        """When `expire` has something to do, `limit_ms` at the latest."""
-        for timers in self._timers.values():
-            if timers and timers[0].deadline_ms < limit_ms:
-                limit_ms = timers[0].deadline_ms
-        return limit_ms
+            if timers:
+                self._clock.at(timers[0].deadline_ms)
 
     def _pursue(self, dial: Dial) -> None:
         """Dial one member after another, until one may answer or there is none left."""
         listener, session = dial.listener, dial.session
         while True:
-            choice = self._balancer.pick(listener.frontend, dial.host, session.tried, self.now_ms)
+            choice = self._balancer.pick(listener.frontend, dial.host, session.tried, self._clock.now_ms)
             if choice is None:
                 if session.none_left() is Command.DIAL_NEXT:
                     continue
@@ -141,18 +141,17 @@ class Dialer:
         if error_number and error_number != errno.EINPROGRESS:
             sock.close()
             return None, error_number
-        half = Half(sock, sock.fileno(), counters + F_BYTES_OUT, choice, 0)
-        return half, error_number
+        return Half(sock, sock.fileno(), counters + F_BYTES_OUT, choice, READABLE), error_number
 
     def _connected(self, client: Half, backend: Half, listener: Listener) -> None:
         choice, relay = backend.choice, self._relay
         assert choice is not None
-        self._balancer.succeeded(listener.frontend, choice.identity)
-        self._words[choice.total] += 1
+        words = self._words
+        if words[choice.health]:
+            self._balancer.succeeded(listener.frontend, choice.identity)
+        words[choice.total] += 1
         client.peer, backend.peer = backend, client
-        relay.admit(client)
-        if not backend.mask:
-            relay.admit(backend)
+        if not backend.mask & select.EPOLLOUT:
             relay.watch(backend)
         # its request is there most of the time; who registers later hears of less
         relay.ready(client, EPOLLIN)
@@ -166,14 +165,15 @@ class Dialer:
             return self._is_settled(dial, _reason(error))
         backend.state = DIALLING
         backend.mask = EITHER
-        self._relay.admit(backend)
-        self._relay.epoll.register(backend.fd, EITHER)
+        self._relay.watch(backend)
         self._by_descriptor[backend.fd] = dial
         self._wait(dial, dial.session.timeout_ms)
         return True
 
     def _wait(self, dial: Dial, delay_ms: int) -> None:
-        self._timers[delay_ms].append(_Timer(self.now_ms + delay_ms, dial, dial.attempt))
+        deadline_ms = self._clock.now_ms + delay_ms
+        self._timers[delay_ms].append(_Timer(deadline_ms, dial, dial.attempt))
+        self._clock.at(deadline_ms)
 
     def _answered(self, backend: Half, events: int) -> None:
         error = backend.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & _FAILED else 0
@@ -202,12 +202,12 @@ class Dialer:
         words[choice.active] -= 1
         words[choice.failures + reason] += 1
         if reason in SHUTS_OUT:
-            self._balancer.failed(dial.listener.frontend, choice.identity, dial.host, self.now_ms)
+            self._balancer.failed(dial.listener.frontend, choice.identity, dial.host, self._clock.now_ms)
         command = dial.session.dial_failed(choice.identity, reason)
         if command is Command.GIVE_UP:
             self._give_up(dial.client, dial.listener, reason)
         elif command is Command.DIAL_LATER:
-            self.short = True
+            self.short = self._clock.is_restless = True
             dial.backend = None
             self._wait(dial, LATER_MS)
         return command is not Command.DIAL_NEXT

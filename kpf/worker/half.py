@@ -11,44 +11,32 @@ READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 EITHER = READABLE | select.EPOLLOUT
 
 # Half.state: 0 is the plain relay with nothing in hand; anything else is looked at off the hot path.
-DIALLING, PENDING, SPLICING, DEAD, FAILED = 1, 2, 4, 8, 16
+# PENDING: there are bytes that the other side had no room for; PIPED: they are in a pipe.
+DIALLING, PENDING, PIPED, SPLICING, DEAD, FAILED = 1, 2, 4, 8, 16, 32
 
-# Half.end: whether its peer may still send; the end was seen; all bytes and the end were passed on.
+# Half.end: whether this side may still send; its end was seen; all bytes and the end were passed on.
 OPEN, SEEN, PASSED = 0, 1, 2
 
 
 class Half:
     """`sock` is one side of a session, `peer` the half of the other side: bytes go from `sock` to `peer.sock`.
 
-    `pending`: bytes read that the other side had no room for; or they are in `pipe`, `piped` of them.
-    `mask`: what epoll watches for, 0 before it does. `counter`: the word that counts the bytes of this direction.
-    `choice`: the member behind a backend's half, None on the client's. `age`: sweeps survived.
+    `pending`, or `piped` bytes in `pipe`: what `state` says of them. `mask`: what epoll watches for, 0 before it does.
+    `counter`: the word that counts the bytes of this direction. `choice`: the member behind a backend's half, None on
+    the client's. Attributes that are rarely used are set when they are: an instance costs each connection.
     """
 
-    __slots__ = (
-        "age",
-        "choice",
-        "counter",
-        "end",
-        "fd",
-        "mask",
-        "peer",
-        "pending",
-        "pipe",
-        "piped",
-        "sock",
-        "state",
-    )
+    __slots__ = ("choice", "counter", "end", "fd", "mask", "peer", "pending", "pipe", "piped", "sock", "state")
 
     peer: Half
     pending: memoryview
-    pipe: tuple[int, int] | None
+    pipe: tuple[int, int]
+    piped: int
 
-    def __init__(self, sock: socket.SocketType, fd: int, counter: int, choice: Choice | None, state: int) -> None:
+    def __init__(self, sock: socket.SocketType, fd: int, counter: int, choice: Choice | None, mask: int) -> None:
         self.sock = sock
         self.fd = fd
         self.counter = counter
         self.choice = choice
-        self.state = state
-        self.mask = self.end = self.piped = self.age = 0
-        self.pipe = None
+        self.mask = mask
+        self.state = self.end = 0

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from kpf.shm.layout import ACTIVE, F_ACTIVE, F_BYTES_IN
 from kpf.shm.region import Words
-from kpf.worker.half import DEAD, DIALLING, EITHER, FAILED, PASSED, PENDING, READABLE, SEEN, SPLICING, Half
+from kpf.worker.half import DEAD, DIALLING, EITHER, FAILED, PASSED, PENDING, PIPED, SEEN, SPLICING, Half
 from kpf.worker.pipes import PIPE_SIZE, PipePool
 
 READ_SIZE = 1 << 16
@@ -67,7 +67,9 @@ class Relay:
         try:
             data = half.sock.recv(READ_SIZE, DONTWAIT)
             size = len(data)
-            if events & EPOLLRDHUP or not size:
+            if not size:
+                self._ended(half)
+            elif events & EPOLLRDHUP:
                 self._last(half, data)
             else:
                 self._words[half.counter] += size
@@ -87,7 +89,7 @@ class Relay:
     def _last(self, half: Half, data: bytes) -> None:
         """Pass on what is probably the last of a direction: its last bytes and its end in one segment."""
         more, was_reset = b"", False
-        if 0 < len(data) < READ_SIZE:
+        if len(data) < READ_SIZE:
             try:
                 more = half.sock.recv(READ_SIZE, DONTWAIT)
             except OSError:
@@ -95,17 +97,16 @@ class Relay:
                 was_reset = True
         is_last = not more and len(data) < READ_SIZE and not was_reset
         data += more
-        if data:
-            self._words[half.counter] += len(data)
-            self._send(half, data, socket.MSG_MORE if is_last and half.peer.end != PASSED else 0)
+        self._words[half.counter] += len(data)
+        self._send(half, data, socket.MSG_MORE if is_last and half.peer.end != PASSED else 0)
         if was_reset:
             self.fail(half)
-        elif is_last and not half.state & PENDING:
-            self._ended(half)
-        elif is_last:
+        elif not is_last:
+            self.pump(half)
+        elif half.state & PENDING:
             half.end = SEEN
         else:
-            self.pump(half)
+            self._ended(half)
 
     # off the hot path
 
@@ -143,11 +144,10 @@ class Relay:
         """Pass on what is in hand. False if the other side is full."""
         peer = half.peer
         try:
-            if half.pipe is not None:
+            if half.state & PIPED:
                 while half.piped:
                     half.piped -= os.splice(half.pipe[0], peer.fd, half.piped, flags=SPLICE_FLAGS)
                 self._pipes.give(half.pipe)
-                half.pipe = None
             else:
                 half.pending = half.pending[peer.sock.send(half.pending, DONTWAIT) :]
                 if half.pending:
@@ -157,7 +157,7 @@ class Relay:
         except BlockingIOError:
             self._want_room(peer)
             return False
-        half.state &= ~PENDING
+        half.state &= ~(PENDING | PIPED)
         return True
 
     def _copy(self, half: Half) -> bool:
@@ -202,7 +202,7 @@ class Relay:
         if size < SPLICE_WORTH:
             half.state &= ~SPLICING
         half.pipe, half.piped = pipe, size
-        half.state |= PENDING
+        half.state |= PENDING | PIPED
         return True
 
     def _in_bulk(self, half: Half) -> None:
@@ -232,26 +232,24 @@ class Relay:
     def _want_room(self, half: Half) -> None:
         if half.mask & EPOLLOUT:
             return
-        if half.mask:
+        half.mask = EITHER
+        # a client is watched only after what it has sent so far was passed on
+        if self.halves[half.fd] is half:
             self.epoll.modify(half.fd, EITHER)
-        half.mask |= EPOLLOUT
 
     # beginning and end
 
     def watch(self, half: Half) -> None:
-        """Register with epoll, which says at once what is there already."""
-        half.mask |= READABLE
+        """Register with epoll, which says at once what is there already. Events of its descriptor are its own."""
+        if half.fd >= len(self.halves):
+            self.make_room(half.fd)
+        self.halves[half.fd] = half
         self.epoll.register(half.fd, half.mask)
 
     def make_room(self, descriptor: int) -> None:
         """Whatever epoll watches needs a place in `halves`."""
         if descriptor >= len(self.halves):
             self.halves += [None] * (descriptor + 4096 - len(self.halves))
-
-    def admit(self, half: Half) -> None:
-        """Events of its descriptor are its own from now on."""
-        self.make_room(half.fd)
-        self.halves[half.fd] = half
 
     def bury(self, half: Half) -> None:
         """Forget a socket; it is closed at the end of the batch."""
@@ -292,19 +290,21 @@ class Relay:
 
     def close(self, half: Half) -> None:
         """The session is over."""
-        words = self._words
-        for one in (half, half.peer):
-            self.bury(one)
-            if one.pipe is not None:
+        words, halves, dead, peer = self._words, self.halves, self._dead, half.peer
+        for one in (half, peer):
+            if one.state & PIPED:
                 self._pipes.discard(one.pipe)
-                one.pipe = None
+            one.state = DEAD
+            halves[one.fd] = None
+            dead.append(one.sock)
             if one.choice is not None:
                 words[one.choice.active] -= 1
             else:
                 words[one.counter + _ACTIVE_OF] -= 1
         # no cycles: the garbage collector is off
-        del half.peer.peer, half.peer
-        self.count(-1)
+        del peer.peer, half.peer
+        self.active -= 1
+        words[self._record + ACTIVE] = self.active
 
     def settle(self) -> bool:
         """The end of a batch: budgets renewed, ends passed on, sockets closed. True if there is more to do at once."""

@@ -9,7 +9,8 @@ import socket
 import struct
 
 from kpf.net.sockets import keep_alive
-from kpf.worker.half import DIALLING, PASSED, Half
+from kpf.worker.clock import Clock
+from kpf.worker.half import DEAD, DIALLING, PASSED, Half
 from kpf.worker.relay import Relay
 
 ROUND_MS = 15_000
@@ -21,26 +22,30 @@ _LAST_DATA_RECV = struct.Struct("@52xI")  # struct tcp_info, in ms
 class Sweeper:
     """A round of all sockets takes 15 s, in steps of half a second."""
 
-    def __init__(self, relay: Relay) -> None:
-        self._relay = relay
+    def __init__(self, relay: Relay, clock: Clock) -> None:
+        self._relay, self._clock = relay, clock
         self._next_ms = 0
         self._step = 0
+        # by step: how often each half was seen
+        self._ages: list[dict[Half, int]] = [{} for _ in range(STEPS)]
 
-    def sweep(self, now_ms: int) -> None:
-        """Called once a turn; does the next step when it is time."""
-        if now_ms < self._next_ms:
-            return
-        self._next_ms = now_ms + ROUND_MS // STEPS
-        self._step = (self._step + 1) % STEPS
-        for half in self._relay.halves[self._step :: STEPS]:
-            if half is not None and not half.state & DIALLING:
-                self._look_at(half)
+    def sweep(self) -> None:
+        """Do the next step when it is time."""
+        if self._clock.now_ms >= self._next_ms:
+            self._next_ms = self._clock.now_ms + ROUND_MS // STEPS
+            self._step = (self._step + 1) % STEPS
+            before = self._ages[self._step]
+            present = [half for half in self._relay.halves[self._step :: STEPS] if half is not None]
+            ages = self._ages[self._step] = {half: before.get(half, 0) + 1 for half in present}
+            for half, age in ages.items():
+                if not half.state & (DIALLING | DEAD):
+                    self._look_at(half, age)
+        self._clock.at(self._next_ms)
 
-    def _look_at(self, half: Half) -> None:
-        half.age += 1
-        if half.age == 2 and half.choice is not None:
+    def _look_at(self, half: Half, age: int) -> None:
+        if age == 2 and half.choice is not None:
             keep_alive(half.sock)
-        if half.end == PASSED and half.age > 2 and self._silent_ms(half) >= HALF_CLOSED_LIMIT_MS:
+        if half.end == PASSED and age > 2 and self._silent_ms(half) >= HALF_CLOSED_LIMIT_MS:
             self._relay.fail(half)
 
     def _silent_ms(self, half: Half) -> int:

@@ -10,6 +10,7 @@ import resource
 import select
 import signal
 import socket
+from time import monotonic_ns
 
 from kpf.net import channel
 from kpf.net.messages import Close, Configure, Done, Drain, Listen, Ready
@@ -19,6 +20,7 @@ from kpf.shm.layout import FRONTENDS_USED_AT, HEARTBEAT, MEMBERS_USED_AT
 from kpf.shm.region import Region, monotonic_ms
 from kpf.worker import privileges
 from kpf.worker.acceptor import Acceptor
+from kpf.worker.clock import Clock
 from kpf.worker.dialer import Dialer
 from kpf.worker.orphan import Orphan
 from kpf.worker.pipes import PipePool
@@ -66,50 +68,65 @@ class Worker:
         self._epoll = select.epoll()
         pipes = PipePool(configuration.workers)
         self._relay = Relay(self._epoll, region.words, record, pipes)
-        self._dialer = Dialer(self._relay, Balancer(region, slot), region.words, record)
-        self._acceptor = Acceptor(
-            self._relay, self._dialer, region.words, region.layout, worker=slot, pipes=pipes.limit
-        )
-        self._sweeper = Sweeper(self._relay)
+        self._clock = Clock(monotonic_ms())
+        self._dialer = Dialer(self._relay, Balancer(region, slot), region.words, record, self._clock)
+        self._acceptor = Acceptor(self._relay, self._dialer, self._clock, region, worker=slot, pipes=pipes.limit)
+        self._sweeper = Sweeper(self._relay, self._clock)
         self._orphan: Orphan | None = None
         self._unanswered: Close | Drain | None = None
-        self._leaving = False
+        self._leaving = self._is_over = False
         master.setblocking(False)
         self._relay.make_room(master.fileno())
         self._epoll.register(master, select.EPOLLIN)
 
     def run(self) -> None:
         """Accept, dial and relay until there is nothing left to do."""
-        relay, dialer, acceptor, sweeper = self._relay, self._dialer, self._acceptor, self._sweeper
-        poll, words, heartbeat = self._epoll.poll, self._words, self._record + HEARTBEAT
-        halves, ready = relay.halves, relay.ready
-        now_ms, more = monotonic_ms(), False
-        while not self._is_over():
-            wait_ms = 0 if more else dialer.next_deadline_ms(now_ms + HEARTBEAT_MS) - now_ms
-            batch = poll(wait_ms / 1000, BATCH)
-            now_ms = dialer.now_ms = words[heartbeat] = monotonic_ms()
+        relay, clock, words, heartbeat = self._relay, self._clock, self._words, self._record + HEARTBEAT
+        halves, ready, poll = relay.halves, relay.ready, self._epoll.poll
+        listeners, accept = self._acceptor.listeners, self._acceptor.accept
+        more = False
+        while not self._is_over:
+            wait_ms = 0 if more else clock.due_ms - clock.now_ms
+            batch = poll(wait_ms / 1000 if wait_ms > 0 else 0, BATCH)
+            clock.now_ms = words[heartbeat] = monotonic_ns() // 1_000_000
             for descriptor, events in batch:
                 half = halves[descriptor]
                 if half is not None:
                     ready(half, events)
+                elif descriptor in listeners:
+                    accept(listeners[descriptor])
                 else:
                     self._other_ready(descriptor)
-            dialer.expire()
-            more = acceptor.settle()
+            more = clock.is_restless or clock.now_ms >= clock.due_ms
+            if more:
+                more = self._look_around()
             more = relay.settle() or more
-            sweeper.sweep(now_ms)
-            self._look_around()
+
+    def _look_around(self) -> bool:
+        """What is due now and then. True if there is more to do at once."""
+        clock, acceptor = self._clock, self._acceptor
+        clock.due_ms = clock.now_ms + HEARTBEAT_MS
+        self._dialer.expire()
+        self._sweeper.sweep()
+        more = acceptor.settle()
+        if self._unanswered and not acceptor.is_closing:
+            self._answer(self._unanswered)
+            self._unanswered = None
+        if self._orphan:
+            self._orphan.tick(clock.now_ms)
+            self._relay.make_room(self._orphan.descriptor)
+            clock.at(self._orphan.deadline_ms)
+        over_time = self._orphan is not None and clock.now_ms >= self._orphan.deadline_ms
+        self._is_over = over_time or (self._leaving and not self._relay.active and acceptor.is_empty)
+        clock.is_restless = self._leaving or acceptor.is_unsettled
+        return more
 
     def _other_ready(self, descriptor: int) -> None:
-        """A listener, mostly."""
+        """The master, this one or another; or a socket that was closed earlier in the batch."""
         if descriptor == self._master.fileno():
             self._obey()
-        elif self._orphan is not None and descriptor == self._orphan.descriptor:
-            if self._orphan.is_relieved():
-                self._leaving = True
-                self._acceptor.close()
-        else:
-            self._acceptor.ready(descriptor)
+        elif self._orphan is not None and descriptor == self._orphan.descriptor and self._orphan.is_relieved():
+            self._leave()
 
     def _obey(self) -> None:
         try:
@@ -127,21 +144,17 @@ class Worker:
             case Close(frontends=frontends):
                 self._acceptor.close(set(frontends))
                 self._unanswered = message
+                self._clock.is_restless = True
             case Drain():
-                self._acceptor.close()
-                self._leaving = True
                 self._unanswered = message
+                self._leave()
             case _:
                 raise channel.ChannelError(f"the master sent {type(message).__name__}")
 
-    def _look_around(self) -> None:
-        """What is due now and then."""
-        if self._unanswered and not self._acceptor.is_closing:
-            self._answer(self._unanswered)
-            self._unanswered = None
-        if self._orphan:
-            self._orphan.tick(self._dialer.now_ms)
-            self._relay.make_room(self._orphan.descriptor)
+    def _leave(self) -> None:
+        """Accept what is queued, and be over with the last session."""
+        self._acceptor.close()
+        self._leaving = self._clock.is_restless = True
 
     def _answer(self, message: Listen | Close | Drain) -> None:
         # it may be gone: then the channel says so by itself
@@ -149,14 +162,10 @@ class Worker:
             channel.send(self._master, Done(message.generation))
 
     def _master_is_gone(self) -> None:
+        self._clock.is_restless = True
         self._epoll.unregister(self._master)
         self._master.close()
-        self._orphan = Orphan(self._epoll, self._dialer.now_ms + int(self._configuration.orphan_timeout_s * 1000))
-
-    def _is_over(self) -> bool:
-        if self._orphan and self._dialer.now_ms >= self._orphan.deadline_ms:
-            return True
-        return self._leaving and not self._relay.active and self._acceptor.is_empty
+        self._orphan = Orphan(self._epoll, self._clock.now_ms + int(self._configuration.orphan_timeout_s * 1000))
 
 
 def _forget_predecessor(region: Region, slot: int) -> None:
