@@ -31,6 +31,17 @@ def test_a_stale_control_socket_is_replaced(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_the_control_socket_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(str(path))
+        theirs.listen()
+        with pytest.raises(OSError, match=str(path)):
+            asyncio.run(Servers().serve_unix(path, DOCUMENTS))
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+
+
 def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")

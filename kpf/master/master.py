@@ -128,7 +128,7 @@ class Master:
         try:
             await self._servers.serve_unix(path, {"/status": lambda: (200, self._status())})
         except OSError as error:
-            raise ControlSocketError(f"controlSocket {path}: {error.strerror}") from error
+            raise ControlSocketError(f"controlSocket {path}: {error.strerror or error}") from error
 
     def _on_touched(self) -> None:
         log.warning("somebody has changed table inet kpf: it is made anew")

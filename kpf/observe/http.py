@@ -55,7 +55,7 @@ class Servers:
     async def serve_unix(self, path: Path, documents: Mapping[str, Document]) -> None:
         """Serve on a socket that only its owner may use; a stale one is replaced, no other file is. Raises OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_socket():
+        if path.is_socket() and not _answers(path):
             path.unlink()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -104,6 +104,17 @@ class Servers:
             await runner.cleanup()
         if self._unix_path:
             self._unix_path.unlink(missing_ok=True)
+
+
+def _answers(path: Path) -> bool:
+    """Whether somebody listens there: a daemon of another network namespace, say."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+    return True
 
 
 def _handler(document: Document) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
