@@ -1,6 +1,10 @@
 # kpf: `make demo` and `make test` work on a fresh machine with Python >= 3.11, git and make, as root or not.
-PYTHON ?= $(shell command -v python3.14 || command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+
+# The first one that runs, is new enough, and can make a virtual environment (a name alone may be a version manager's).
+PYTHON ?= $(shell for one in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$one -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$one && break; done)
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test soak figures lint clean
 
@@ -19,14 +23,16 @@ figures: .venv/installed
 lint: .venv/tested
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --config setup.cfg
 
-.venv/installed: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "kpf needs Python >= 3.11 with venv and pip (Debian: apt install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml | .venv/bin/python
+	$(PIP) --editable .
 	touch $@
 
-.venv/tested: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+.venv/tested: pyproject.toml | .venv/bin/python
+	$(PIP) --editable '.[test]'
 	touch $@ .venv/installed
 
 clean:
