@@ -5,9 +5,10 @@ knowledge right, so the next transition begins where this one ended.
 """
 
 import asyncio
+import errno
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from kpf.master.addresses import shared_address
 from kpf.master.listeners import Listeners
@@ -17,6 +18,7 @@ from kpf.model.rules import Rules
 from kpf.netlink.conntrack import forget_unreplied
 from kpf.nft.kernel import Kernel
 from kpf.plan.desired import Frontend, Listener
+from kpf.plan.frontends import FrontendKey
 from kpf.plan.transition import (
     Announce,
     CloseFrontends,
@@ -27,7 +29,7 @@ from kpf.plan.transition import (
     UpdateFrontends,
     WriteRules,
 )
-from kpf.shm.directory import Directory
+from kpf.shm.directory import CapacityError, Directory
 from kpf.shm.lock import LockBusyError
 
 log = logging.getLogger("kpf")
@@ -35,35 +37,68 @@ log = logging.getLogger("kpf")
 QUIET_S = 0.5
 QUIET_LIMIT_S = 2.0
 LOCK_RETRY_S = 0.001
+# frontends that are opened or changed before others get their turn on the loop
+AT_A_TIME = 200
+
+# that is no frontend's own misfortune: the node's address has gone
+ADDRESS_GONE = {errno.EADDRNOTAVAIL}
+
+
+class FrontendsFailedError(Exception):
+    """Some frontends of a step could not be opened or changed; the others were. `reasons`: why, in words."""
+
+    def __init__(self, reasons: Mapping[FrontendKey, str]) -> None:
+        super().__init__(", ".join(f"{key}: {reason}" for key, reason in reasons.items()))
+        self.reasons = reasons
 
 
 class Effects:
-    """`closing`: listeners that nobody wants any more, and that are still open."""
+    """`closing`: listeners that nobody wants any more, and that are still open; `on_closed`: called when some of them
+    have been closed."""
 
     def __init__(self, directory: Directory, listeners: Listeners, workers: Workers, kernel: Kernel) -> None:
         self._directory, self._listeners, self._workers, self._kernel = directory, listeners, workers, kernel
         self._background: set[asyncio.Task[None]] = set()
         self.now = InForce()
         self.closing: set[Listener] = set()
+        self.on_closed: Callable[[], None] = lambda: None
 
     async def perform(self, step: Step) -> None:
+        """Raises `FrontendsFailedError`, `TransactionFailedError`, OSError if the node's address has gone."""
         match step:
             case OpenFrontends(frontends):
-                for frontend in frontends:
-                    await self._open(frontend)
+                await self._each(frontends, self._open)
             case Announce(listeners):
                 self.now.announced.update(listeners)
                 await self._workers.announce(self._listeners.announce(listeners))
             case UpdateFrontends(frontends):
-                for frontend in frontends:
-                    await self._set_members(self._listeners[frontend.listener].frontend_slot, frontend)
-                    self.now.frontends[frontend.listener] = frontend
+                await self._each(frontends, self._update)
             case WriteRules(old, new):
                 await self._write(old, new)
             case ForgetEarly():
                 await self._forget(step)
             case CloseFrontends(listeners):
                 self._start_closing(listeners)
+
+    async def _each(self, frontends: Iterable[Frontend], act: Callable[[Frontend], Awaitable[None]]) -> None:
+        failed: dict[FrontendKey, str] = {}
+        for number, frontend in enumerate(frontends, 1):
+            try:
+                await act(frontend)
+            except CapacityError as error:
+                failed[frontend.listener.frontend] = str(error)
+            except OSError as error:
+                if error.errno in ADDRESS_GONE:
+                    raise
+                failed[frontend.listener.frontend] = f"{frontend.listener.at}: {error.strerror}"
+            if number % AT_A_TIME == 0:
+                await asyncio.sleep(0)
+        if failed:
+            raise FrontendsFailedError(failed)
+
+    async def _update(self, frontend: Frontend) -> None:
+        await self._set_members(self._listeners[frontend.listener].frontend_slot, frontend)
+        self.now.frontends[frontend.listener] = frontend
 
     async def _open(self, frontend: Frontend) -> None:
         slot = self._directory.claim()
@@ -117,6 +152,7 @@ class Effects:
         for listener in listeners:
             self._listeners.close(listener)
             self.closing.discard(listener)
+        self.on_closed()
         # a worker that is stuck still has them: their slots are used again only once it has answered, or died
         if unanswered:
             await asyncio.wait(unanswered)

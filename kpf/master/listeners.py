@@ -92,5 +92,8 @@ class Listeners:
 
 
 def is_free(listener: Listener) -> bool:
-    """True if nobody listens there, and nobody has joined a group there."""
-    return sockets.port_is_free(str(listener.at.address), listener.at.port)
+    """True if nobody listens there, and nobody has joined a group there; or if only `Listeners.open` can tell."""
+    try:
+        return sockets.port_is_free(str(listener.at.address), listener.at.port)
+    except OSError:
+        return True

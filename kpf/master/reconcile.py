@@ -1,24 +1,25 @@
 """Makes what is follow what must hold: level-triggered, coalesced, one sync at a time.
 
 A request only marks that something may have changed; a sync reads everything anew. After an error comes a full sync,
-with a back-off. Whatever was in force stays so until a sync replaces it.
+with a back-off. Whatever was in force stays so until a sync replaces it. A frontend for which there is no room is left
+out, named, and tried again; the others do not wait for it.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from kpf.master.effects import Effects
+from kpf.master.effects import Effects, FrontendsFailedError
 from kpf.master.listeners import is_free
 from kpf.model.snapshot import Node, Problem, Snapshot
 from kpf.nft.kernel import TransactionFailedError
-from kpf.plan.desired import DesiredState, NodeFacts, Planner, desired_state, listener_of, reserved_ports
+from kpf.plan.desired import DesiredState, Intent, NodeFacts, Planner, desired_state, listener_of, reserved_ports
 from kpf.plan.frontends import FrontendKey
 from kpf.plan.ports import assign_ports
 from kpf.plan.transition import transition
-from kpf.shm.directory import CapacityError
 
 log = logging.getLogger("kpf")
 
@@ -27,14 +28,17 @@ FULL_SYNC_INTERVAL_S = 3600.0
 RETRY_FIRST_S = 0.25
 RETRY_LAST_S = 10.0
 
-# An address or port that went away, or was taken, between the look at it and the bind; descriptors or memory that ran
-# out. Another sync finds another port, or says what is missing.
-RETRIED = (TransactionFailedError, CapacityError, OSError)
+# a refused transaction, an address that has gone, manifests that cannot be read: it may come right
+RETRIED = (TransactionFailedError, OSError)
 
 
 @dataclass(slots=True)
 class Progress:
-    """For health and status. Times are monotonic seconds; `waiting_since_s` is None when nothing waits."""
+    """For health and status. Times are monotonic seconds.
+
+    `waiting_since_s`: since when the oldest change waits that is not in force, also while it is being applied; None
+    when nothing waits.
+    """
 
     generation: int = 0
     synced: bool = False
@@ -57,10 +61,13 @@ class Reconciler:
         self._effects, self._read, self._facts = effects, read, facts
         self._port_range, self._capacity = port_range, capacity
         self._planner = Planner()
-        self._ports: dict[FrontendKey, int] = {}
         self._requested = asyncio.Event()
+        self._newest_since_s: float | None = None
         self._reported: frozenset[Problem] = frozenset()
         self._full = True
+        self._full_due_s = float("-inf")
+        # the guard knows a listener until it is closed
+        effects.on_closed = self.request
         self.first_sync = asyncio.Event()
         self.progress = Progress()
         self.desired = DesiredState()
@@ -69,8 +76,11 @@ class Reconciler:
     def request(self, *, full: bool = False) -> None:
         """Something may have changed; `full`: the kernel's table may have, too."""
         self._full = self._full or full
+        now_s = time.monotonic()
         if self.progress.waiting_since_s is None:
-            self.progress.waiting_since_s = time.monotonic()
+            self.progress.waiting_since_s = now_s
+        if self._newest_since_s is None:
+            self._newest_since_s = now_s
         self._requested.set()
 
     async def run(self) -> None:
@@ -79,67 +89,93 @@ class Reconciler:
         while True:
             await self._wait(retry_s)
             started_s = time.monotonic()
-            succeeded = await self._attempt()
-            retry_s = 0.0 if succeeded else min(max(retry_s * 2, RETRY_FIRST_S), RETRY_LAST_S)
+            complete = await self._attempt()
+            retry_s = 0.0 if complete else min(max(retry_s * 2, RETRY_FIRST_S), RETRY_LAST_S)
             await asyncio.sleep(max(0.0, started_s + MIN_INTERVAL_S - time.monotonic()))
 
     async def _wait(self, retry_s: float) -> None:
-        try:
-            async with asyncio.timeout(retry_s or FULL_SYNC_INTERVAL_S):
+        wait_s = retry_s or max(self._full_due_s - time.monotonic(), 0.0)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
                 await self._requested.wait()
-        except TimeoutError:
-            self._full = True
         self._requested.clear()
+        self._full = self._full or time.monotonic() >= self._full_due_s
 
     async def _attempt(self) -> bool:
-        waiting_since_s, self.progress.waiting_since_s = self.progress.waiting_since_s, None
+        """True if all that is wanted is in force."""
+        self._newest_since_s = None
+        if self.progress.waiting_since_s is None:
+            self.progress.waiting_since_s = time.monotonic()
         try:
-            await self._sync()
+            complete = await self._sync()
         except RETRIED as error:
             log.error("sync failed, what was in force stays so: %s", error)
-            self._full = True
-            self._ports = {listener.frontend: listener.at.port for listener in self._effects.now.frontends}
-            self.progress.waiting_since_s = waiting_since_s or time.monotonic()
-            return False
-        self.progress.generation += 1
-        self.progress.synced = True
-        self.progress.last_success_s = time.monotonic()
-        self.first_sync.set()
-        return True
+        except Exception:
+            # one object that kpf cannot cope with must not end the service of all others
+            log.exception("sync failed by a defect in kpf, what was in force stays so")
+        else:
+            self.progress.generation += 1
+            self.progress.synced = True
+            self.progress.last_success_s = time.monotonic()
+            self.progress.waiting_since_s = self._newest_since_s
+            self.first_sync.set()
+            return complete
+        self._full = True
+        return False
 
-    async def _sync(self) -> None:
+    async def _sync(self) -> bool:
         started_s = time.monotonic()
-        if self._full:
-            self._effects.now.rules = None
         full, self._full = self._full, False
+        if full:
+            self._effects.now.rules = None
         snapshot = self._read()
         self.node, facts = snapshot.node, self._facts(snapshot)
         intent = self._planner.intent(snapshot, facts)
-        self._ports = assign_ports(
-            intent.frontends,
-            self._ports,
+        try:
+            steps = await self._carry_out(intent, facts)
+        finally:
+            self._report((*snapshot.problems, *self.desired.problems))
+        if full:
+            self._full_due_s = started_s + FULL_SYNC_INTERVAL_S
+        if steps:
+            log.log(
+                logging.INFO if full else logging.DEBUG,
+                "synced %d services, %d frontends in %.0f ms%s",
+                len(snapshot.services),
+                len(self.desired.frontends),
+                (time.monotonic() - started_s) * 1000,
+                ", in full" if full else "",
+            )
+        return len(self.desired.frontends) == len(intent.frontends)
+
+    def _desire(self, intent: Intent, facts: NodeFacts, left_out: Mapping[FrontendKey, str]) -> DesiredState:
+        open_now = self._effects.now.frontends
+        wanted = [key for key in intent.frontends if key not in left_out]
+        ports = assign_ports(
+            wanted,
+            # a port is a frontend's own at the address where it listens: elsewhere a stranger may have it
+            {key: at.port for key, at in open_now if at.address == facts.listening_address(key.family)},
             port_range=self._port_range,
             reserved=reserved_ports(intent),
             limit=self._capacity,
             is_free=lambda key, port: is_free(listener_of(key, port, facts)),
         )
-        desired = desired_state(intent, self._ports, facts, closing=self._effects.closing)
-        self._report((*snapshot.problems, *desired.problems))
-        self.desired = desired
-        steps = 0
-        for step in transition(self._effects.now, desired):
-            await self._effects.perform(step)
-            steps += 1
-        if steps:
-            took_ms = (time.monotonic() - started_s) * 1000
-            log.log(
-                logging.INFO if full else logging.DEBUG,
-                "synced %d services, %d frontends in %.0f ms%s",
-                len(snapshot.services),
-                len(desired.frontends),
-                took_ms,
-                ", in full" if full else "",
-            )
+        return desired_state(intent, ports, facts, left_out=left_out, still_open=(*open_now, *self._effects.closing))
+
+    async def _carry_out(self, intent: Intent, facts: NodeFacts) -> int:
+        """How many steps it took."""
+        steps, left_out = 0, dict[FrontendKey, str]()
+        while True:
+            self.desired = self._desire(intent, facts, left_out)
+            try:
+                for step in transition(self._effects.now, self.desired):
+                    await self._effects.perform(step)
+                    steps += 1
+            except FrontendsFailedError as error:
+                # they are not desired in the next round, so it ends
+                left_out |= error.reasons
+            else:
+                return steps
 
     def _report(self, problems: tuple[Problem, ...]) -> None:
         """Say each problem once, and once more when it has come back."""

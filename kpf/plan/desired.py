@@ -27,6 +27,11 @@ class NodeFacts:
     node_port_networks: tuple[IPNetwork, ...] = ()
     external_ips_allowed: bool = True
 
+    def listening_address(self, family: Family) -> IPAddress | None:
+        """Where proxy ports of a family listen: one address, or the unspecified one; None if it is not served."""
+        address = self.proxy_addresses.get(family)
+        return type(address)(0) if address is not None and family in self.wildcard else address
+
 
 class Listener(NamedTuple):
     """Where a frontend's connections arrive. Its `address` may be the unspecified one."""
@@ -136,12 +141,17 @@ def desired_state(
     ports: Mapping[FrontendKey, int],
     facts: NodeFacts,
     *,
-    closing: Iterable[Listener] = (),
+    left_out: Mapping[FrontendKey, str] | None = None,
+    still_open: Iterable[Listener] = (),
 ) -> DesiredState:
-    """Make the whole desired state. `closing`: listeners that are still open though nobody wants them any more."""
+    """Make the whole desired state.
+
+    `left_out`: frontends without a port, for another reason than that none is left. `still_open`: listeners that are
+    guarded, and dialled by nobody, whether or not they are wanted any more.
+    """
     problems = list(intent.problems)
     listeners = {key: listener_of(key, port, facts) for key, port in ports.items()}
-    listening = frozenset(_addresses((*listeners.values(), *closing), facts))
+    listening = frozenset(_addresses((*listeners.values(), *still_open), facts))
     forbidden = _forbidden(intent, listening, facts)
     # two sets are compared by their stored hashes; hashing each address anew for every frontend would be quadratic
     forbidden_set = frozenset(forbidden)
@@ -149,7 +159,8 @@ def desired_state(
     for key, plan in intent.frontends.items():
         listener = listeners.get(key)
         if listener is None:
-            problems.append(intent.owners[key].problem("", f"no proxy port is left for {key}"))
+            reason = (left_out or {}).get(key, "no proxy port is left")
+            problems.append(intent.owners[key].problem("", f"{key} cannot be served: {reason}"))
             continue
         endpoints = plan.endpoints
         if not plan.members.isdisjoint(forbidden_set):
@@ -180,9 +191,9 @@ def desired_state(
 
 def listener_of(key: FrontendKey, port: int, facts: NodeFacts) -> Listener:
     """Where a frontend with this proxy port listens."""
-    address = facts.proxy_addresses[key.family]
-    if key.family in facts.wildcard:
-        address = type(address)(0)
+    address = facts.listening_address(key.family)
+    if address is None:
+        raise LookupError(f"{key.family} is not served")
     return Listener(key, SocketAddress(address, port))
 
 

@@ -38,13 +38,19 @@ def assign_ports(
             newcomers.append(key)
     taken = set(result.values()) | reserved
     left = sum(port not in taken for port in port_range)
+    # families in which strangers have all that is left
+    exhausted = set()
     for key in sorted(newcomers):
         if not left or len(result) >= limit:
             break
+        if key.family in exhausted:
+            continue
         for port in candidates(key, port_range):
             if port not in taken and is_free(key, port):
                 result[key] = port
                 taken.add(port)
                 left -= 1
                 break
+        else:
+            exhausted.add(key.family)
     return result

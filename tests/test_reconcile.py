@@ -1,0 +1,351 @@
+"""The reconciler with its effects: what one bad frontend, a full node, a failed transaction or a late request does."""
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any, cast
+
+import pytest
+
+from kpf.master import reconcile
+from kpf.master.effects import Effects
+from kpf.master.listeners import Listeners, OpenListener
+from kpf.master.reconcile import Reconciler
+from kpf.master.workers import Workers
+from kpf.model.endpoint import EndpointSlice
+from kpf.model.names import Family
+from kpf.model.rules import Portal, Verdict
+from kpf.model.service import Service, ServicePort
+from kpf.net import sockets
+from kpf.nft.fake import FakeKernel
+from kpf.nft.kernel import Kernel
+from kpf.plan.desired import NodeFacts
+from kpf.shm import directory
+from kpf.shm.directory import Directory
+from kpf.shm.lock import LockBusyError
+from kpf.shm.region import Region
+from tests.values import TCP, endpoints, service, snapshot
+
+FACTS = NodeFacts(name="node-1", proxy_addresses={Family.IPV4: ip_address("127.0.0.1")})
+PORTS = range(23100, 23110)
+
+
+class NoWorkers:
+    """Workers that answer at once. `pause`: what is awaited while listeners are announced."""
+
+    def __init__(self) -> None:
+        self.announced: list[OpenListener] = []
+        self.pause = asyncio.Event()
+        self.pause.set()
+
+    async def announce(self, groups: Sequence[OpenListener]) -> None:
+        self.announced += groups
+        await self.pause.wait()
+
+    async def withdraw(self, frontends: Sequence[int]) -> list[asyncio.Future[None]]:
+        assert all(any(group.frontend_slot == slot for group in self.announced) for slot in frontends)
+        return []
+
+
+class Node:
+    """A reconciler that runs; `objects` is what the source has."""
+
+    def __init__(self, *, port_range: range = PORTS) -> None:
+        self.objects: list[Service | EndpointSlice] = []
+        self.facts = FACTS
+        self.kernel, self.workers = FakeKernel(), NoWorkers()
+        self.directory, self.listeners = Directory(Region.create(1)), Listeners(1)
+        self.effects = Effects(self.directory, self.listeners, cast(Workers, self.workers), cast(Kernel, self.kernel))
+        self.reconciler = Reconciler(
+            self.effects,
+            read=lambda: snapshot(*self.objects),
+            facts=lambda _: self.facts,
+            port_range=port_range,
+            capacity=100,
+        )
+
+    def serve(self, name: str, number: int, count: int = 1, **fields: object) -> None:
+        self.forget(name)
+        self.objects.append(service(name, cluster_ips=(f"10.96.0.{number}",), **fields))
+        self.objects.append(endpoints(*(f"10.0.{number}.{pod}" for pod in range(1, count + 1)), of=name))
+
+    def forget(self, name: str) -> None:
+        self.objects = [
+            one for one in self.objects if (one.name if isinstance(one, Service) else one.service).name != name
+        ]
+
+    async def sync(self, *, full: bool = False) -> None:
+        generation = self.reconciler.progress.generation
+        self.reconciler.request(full=full)
+        await until(lambda: self.reconciler.progress.generation > generation)
+
+    def action(self, number: int) -> int | Verdict | None:
+        rules = self.effects.now.rules
+        assert rules is not None
+        return rules.portals.get(Portal(ip_address(f"10.96.0.{number}"), TCP, 80))
+
+    def answers(self, number: int) -> bool:
+        """Its portal leads to a port that listens."""
+        port = self.action(number)
+        return isinstance(port, int) and not sockets.port_is_free("127.0.0.1", port)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5.0):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def scene(play: Callable[[Node], Coroutine[Any, Any, None]], **options: Any) -> None:
+    async def run() -> None:
+        node = Node(**options)
+        running = asyncio.create_task(node.reconciler.run())
+        try:
+            await asyncio.wait_for(play(node), 20.0)
+            assert not running.done()
+        finally:
+            running.cancel()
+            await node.effects.finish()
+            for listener in list(node.effects.now.frontends) + list(node.effects.closing):
+                node.listeners.close(listener)
+
+    asyncio.run(run())
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "MIN_INTERVAL_S", 0.0)
+
+
+def test_one_frontend_that_cannot_be_opened_concerns_itself_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, short = sockets.listening_socket, [True]
+
+    def listening_socket(address: str, port: int, *, backlog: int) -> socket.socket:
+        if short[0] and port == bad_port[0]:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(address, port, backlog=backlog)
+
+    bad_port = [0]
+    monkeypatch.setattr(sockets, "listening_socket", listening_socket)
+
+    async def play(node: Node) -> None:
+        node.serve("bad", 1)
+        await node.sync()
+        bad_port[0] = cast(int, node.action(1))
+        node.forget("bad")
+        await node.sync()
+        await until(lambda: not node.effects.closing)
+        node.serve("bad", 1)
+        node.serve("good", 2)
+        await node.sync()
+        assert node.answers(2)
+        assert node.action(1) is Verdict.REFUSE
+        assert "default/bad/TCP (IPv4) cannot be served: 127.0.0.1:" in caplog.text
+        assert os.strerror(errno.EMFILE) in caplog.text
+        short[0] = False
+        # tried again by itself
+        await until(lambda: node.answers(1))
+
+    scene(play)
+
+
+def test_a_full_table_of_pins_leaves_out_what_needs_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "PIN_TABLES", 1)
+
+    async def play(node: Node) -> None:
+        node.serve("first", 1, affinity_timeout_s=10)
+        await node.sync()
+        node.serve("second", 2, affinity_timeout_s=10)
+        node.serve("third", 3)
+        await node.sync()
+        assert (node.answers(1), node.action(2), node.answers(3)) == (True, Verdict.REFUSE, True)
+        node.serve("third", 3, 2)
+        await node.sync()
+        assert len(node.directory.members(node.effects.slots()[next(iter(node.effects.now.frontends))])) == 1
+        assert sorted(len(one.endpoints) for one in node.effects.now.frontends.values()) == [1, 2]
+        node.forget("first")
+        await node.sync()
+        await until(lambda: node.answers(2))
+
+    scene(play)
+
+
+def test_ports_that_are_used_up_become_free_for_those_who_wait() -> None:
+    async def play(node: Node) -> None:
+        for number in (1, 2, 3):
+            node.serve(f"s{number}", number)
+        await node.sync()
+        left_out = next(number for number in (1, 2, 3) if not node.answers(number))
+        assert node.action(left_out) is Verdict.REFUSE
+        node.forget(f"s{left_out % 3 + 1}")
+        await node.sync()
+        await until(lambda: node.answers(left_out))
+
+    scene(play, port_range=range(23120, 23122))
+
+
+def test_at_another_address_a_port_is_asked_for_again() -> None:
+    async def play(node: Node) -> None:
+        node.serve("shop", 1)
+        await node.sync()
+        before = cast(int, node.action(1))
+        with socket.socket() as stranger:
+            # of the same user, and willing to share: its clients must stay its own
+            stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            stranger.bind(("127.0.0.2", before))
+            stranger.listen()
+            node.facts = replace(FACTS, proxy_addresses={Family.IPV4: ip_address("127.0.0.2")})
+            await node.sync()
+            assert node.action(1) not in (before, None)
+            assert {str(one.at.address) for one in node.effects.now.frontends} == {"127.0.0.2"}
+
+    scene(play)
+
+
+def test_an_address_that_has_gone_leaves_everything_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    async def play(node: Node) -> None:
+        node.serve("shop", 1)
+        await node.sync()
+        node.facts = replace(FACTS, proxy_addresses={Family.IPV4: ip_address("192.0.2.1")})
+        node.reconciler.request()
+        await until(lambda: "what was in force stays so" in caplog.text)
+        assert node.reconciler.progress.waiting_since_s is not None
+        assert len(node.effects.now.frontends) == 1
+        node.facts = FACTS
+        await until(lambda: node.reconciler.progress.waiting_since_s is None)
+        assert node.answers(1)
+
+    scene(play)
+
+
+def test_a_listener_is_guarded_until_it_is_closed_and_not_longer() -> None:
+    async def play(node: Node) -> None:
+        node.serve("shop", 1)
+        node.serve("other", 2)
+        await node.sync()
+        node.forget("shop")
+        await node.sync()
+        assert node.effects.now.rules is not None
+        assert len(node.effects.now.rules.listening) == 2
+        await until(lambda: not node.effects.closing)
+        await until(lambda: node.effects.now.rules is not None and len(node.effects.now.rules.listening) == 1)
+
+    scene(play)
+
+
+def test_what_comes_during_a_sync_is_not_lost_and_a_sync_that_hangs_is_a_change_that_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reconcile, "MIN_INTERVAL_S", 0.3)
+
+    async def play(node: Node) -> None:
+        node.workers.pause.clear()
+        node.serve("first", 1)
+        node.reconciler.request()
+        await until(lambda: node.workers.announced != [])
+        waiting_since_s = node.reconciler.progress.waiting_since_s
+        assert waiting_since_s is not None
+        node.serve("second", 2)
+        node.reconciler.request(full=True)
+        assert node.reconciler.progress.waiting_since_s == waiting_since_s
+        node.workers.pause.set()
+        await until(lambda: node.reconciler.progress.generation == 1)
+        newer_since_s = node.reconciler.progress.waiting_since_s
+        assert newer_since_s is not None
+        assert newer_since_s > waiting_since_s
+        await until(lambda: node.reconciler.progress.generation == 2)
+        assert node.answers(1)
+        assert node.answers(2)
+        assert node.reconciler.progress.waiting_since_s is None
+
+    scene(play)
+
+
+@pytest.mark.parametrize("failure", ["transaction", "defect"])
+def test_after_a_failure_everything_is_written_anew(failure: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def play(node: Node) -> None:
+        node.serve("shop", 1)
+        await node.sync()
+        node.serve("shop", 1, 0)
+        if failure == "transaction":
+            node.kernel.fail_next = True
+        else:
+            node.objects.append(cast(Service, endpoints("10.0.0.1", of="shop", name="x", port=cast(int, "80"))))
+        node.reconciler.request()
+        await until(lambda: "what was in force stays so" in caplog.text)
+        assert node.reconciler.progress.waiting_since_s is not None
+        assert all(one.endpoints for one in node.effects.now.frontends.values())
+        node.objects = [one for one in node.objects if not (isinstance(one, EndpointSlice) and one.name.name == "x")]
+        await until(lambda: node.action(1) is Verdict.REFUSE if node.effects.now.rules else False)
+
+    scene(play)
+
+
+def test_there_is_a_full_sync_now_and_then_also_when_changes_never_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "FULL_SYNC_INTERVAL_S", 0.3)
+
+    async def play(node: Node) -> None:
+        node.serve("shop", 1)
+        await node.sync()
+        node.kernel.elements = {}
+        for _ in range(60):
+            await asyncio.sleep(0.01)
+            node.reconciler.request()
+        assert node.kernel.elements
+
+    scene(play)
+
+
+def test_a_lock_that_is_taken_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play(node: Node) -> None:
+        node.serve("shop", 1)
+        await node.sync()
+        real, refusals = node.directory.set_members, iter(range(5))
+
+        def busy(*args: Any, **fields: Any) -> None:
+            if next(refusals, None) is not None:
+                raise LockBusyError("taken")
+            real(*args, **fields)
+
+        monkeypatch.setattr(node.directory, "set_members", busy)
+        node.serve("shop", 1, 3)
+        await node.sync()
+        assert [len(node.directory.members(slot)) for slot in node.effects.slots().values()] == [3]
+
+    scene(play)
+
+
+def test_services_that_swap_their_addresses_swap_in_one_transaction() -> None:
+    async def play(node: Node) -> None:
+        node.serve("a", 1)
+        node.serve("b", 2)
+        await node.sync()
+        before, transactions = (node.action(1), node.action(2)), node.kernel.transactions
+        node.serve("a", 2)
+        node.serve("b", 1)
+        # the endpoints change too: their addresses follow the number
+        await node.sync()
+        assert (node.action(2), node.action(1)) == before
+        assert node.kernel.transactions == transactions + 1
+
+    scene(play)
+
+
+def test_a_node_port_that_a_proxy_port_has_moves_the_proxy_port() -> None:
+    async def play(node: Node) -> None:
+        node.serve("a", 1)
+        await node.sync()
+        port = cast(int, node.action(1))
+        node.serve("b", 2, ports=(ServicePort("", TCP, 80, node_port=port),))
+        await node.sync()
+        assert node.answers(1)
+        assert node.action(1) != port
+        assert node.answers(2)
+
+    scene(play)
