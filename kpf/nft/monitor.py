@@ -5,6 +5,7 @@ to itself: ten thousand elements of ours neither wake us nor fill the buffer, wh
 Nothing but the header and the table's name is looked at, so the traffic of other tables costs next to nothing.
 """
 
+import asyncio
 from collections.abc import Callable
 
 from kpf.netlink.attributes import attributes
@@ -18,25 +19,29 @@ SUBSYSTEM = 10
 NEW_GENERATION = 15
 TABLE_NAME = 1  # the first attribute of every kind of object
 _NFGENMSG_SIZE = 4
+# one transaction comes as many notifications
+SETTLE_S = 0.05
 _OURS = schema.TABLE.encode() + b"\0"
 
 
 class Monitor:
-    """`own_port`: the netlink port of our own writer.
-
-    `on_touched` is called from the event loop, perhaps several times a transaction.
-    """
+    """`own_port`: the netlink port of our own writer. `on_touched` is called from the event loop, once a burst."""
 
     def __init__(self, own_port: int, on_touched: Callable[[], None]) -> None:
         self._on_touched = on_touched
+        self._pending: asyncio.TimerHandle | None = None
         self._socket = NetlinkSocket(NETLINK_NETFILTER, groups=(NFNLGRP_NFTABLES,), buffer_bytes=BUFFER_BYTES)
         self._socket.ignore(own_port)
         self._socket.watch(self._take)
 
     def _take(self, data: bytes | None) -> None:
         # what was lost may have been about our table
-        if data is None or self._is_touched(data):
-            self._on_touched()
+        if (data is None or self._is_touched(data)) and self._pending is None:
+            self._pending = asyncio.get_running_loop().call_later(SETTLE_S, self._tell)
+
+    def _tell(self) -> None:
+        self._pending = None
+        self._on_touched()
 
     def _is_touched(self, data: bytes) -> bool:
         for frame in frames(data):
@@ -48,4 +53,6 @@ class Monitor:
         return False
 
     def close(self) -> None:
+        if self._pending is not None:
+            self._pending.cancel()
         self._socket.close()
