@@ -208,3 +208,26 @@ def test_unchanged_services_are_not_planned_again() -> None:
     assert second.frontends[key] is first.frontends[key]
     third = planner.intent(snapshot(web, endpoints("10.0.0.2")), FACTS)
     assert third.frontends[key].endpoints == (at("10.0.0.2:8080"),)
+
+
+def test_a_cluster_ip_that_is_the_nodes_own_address_leaves_its_other_ports_alone() -> None:
+    state = plan(service(cluster_ips=("192.168.1.10",)), endpoints("10.0.0.1"))
+    assert portal("192.168.1.10:80") in state.rules.portals
+    assert state.rules.cluster_ips == frozenset()
+
+
+def test_why_a_frontend_was_left_out_is_said() -> None:
+    intent = Planner().intent(snapshot(service(), endpoints("10.0.0.1")), FACTS)
+    (key,) = intent.frontends
+    state = desired_state(intent, {}, FACTS, left_out={key: "the moon is full"})
+    assert [problem.message for problem in state.problems] == [f"{key} cannot be served: the moon is full"]
+
+
+def test_what_is_still_open_is_guarded_and_not_dialled() -> None:
+    (listener,) = plan(service(), endpoints("10.0.0.1")).frontends
+    other = service("other", cluster_ips=("10.96.0.2",))
+    intent = Planner().intent(snapshot(other, endpoints("192.168.1.10", of="other", port=listener.at.port)), FACTS)
+    (key,) = intent.frontends
+    state = desired_state(intent, {key: RANGE[0]}, FACTS, still_open=[listener])
+    assert listener.at in state.rules.listening
+    assert ["proxy port" in problem.message for problem in state.problems] == [True]

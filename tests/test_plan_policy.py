@@ -119,3 +119,11 @@ def test_addresses_that_lead_into_the_node_are_reserved(address: str) -> None:
 @pytest.mark.parametrize("address", ["10.0.0.1", "192.168.1.1", "8.8.8.8", "fd00::1", "2001:db8::1"])
 def test_other_addresses_are_not_reserved(address: str) -> None:
     assert not reserved_kind(ip_address(address))
+
+
+def test_ready_endpoints_that_may_not_be_dialled_do_not_hide_those_that_still_serve() -> None:
+    leaving = Endpoint(ip_address("10.0.0.1"), ready=False, terminating=True)
+    found = usable_endpoints(
+        [endpoints("127.0.0.1", leaving)], "", protocol=TCP, family=Family.IPV4, node_name="node-1"
+    )
+    assert found.cluster == (at("10.0.0.1:8080"),)

@@ -34,7 +34,7 @@ class ServicePort:
 class Service:
     """A Service that may count. `cluster_ips` is empty for a headless one.
 
-    `origin` says where it was read ("web.yaml", or "" for the API server); it takes no part in comparisons of content.
+    `origin` says where it was read ("web.yaml", or "" for the API server).
     `affinity_timeout_s` is None without session affinity, else 1..86400.
     `load_balancer_ips` leaves out those with `ipMode: Proxy`.
     `created` is the creationTimestamp in RFC 3339 (UTC, so that it sorts as text), "" where there is none.

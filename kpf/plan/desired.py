@@ -8,7 +8,6 @@ from kpf.model.names import Family, IPAddress, IPNetwork, ObjectName, SocketAddr
 from kpf.model.rules import Action, NodePort, Portal, Rules, Verdict
 from kpf.model.snapshot import Problem, Snapshot
 from kpf.plan.frontends import FrontendKey, FrontendPlan, PortalPlan, ServicePlan, counts, order_of_age, plan_service
-from kpf.plan.policy import reserved_kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,28 +111,16 @@ def unite(plans: Iterable[ServicePlan]) -> Intent:
     problems: list[Problem] = []
     for plan in sorted(plans, key=order_of_age):
         problems += plan.problems
-        cluster_ips.update(ip for ip in plan.cluster_ips if not reserved_kind(ip))
+        cluster_ips.update(plan.cluster_ips)
         for claim in plan.portals:
-            complaint = _complaint(claim, claims, owners)
-            if complaint:
-                problems.append(plan.problem(claim.field, complaint))
+            holder = claims.setdefault(claim.portal, claim)
+            if holder is not claim:
+                owner = owners[holder.frontend].service.name
+                problems.append(plan.problem(claim.field, f"{claim.portal} is already claimed by Service {owner}"))
                 continue
-            claims[claim.portal] = claim
             frontends[claim.frontend] = plan.frontends[claim.frontend]
             owners[claim.frontend] = plan
     return Intent(frontends, claims, owners, frozenset(cluster_ips), tuple(problems))
-
-
-def _complaint(
-    claim: PortalPlan, claims: Mapping[Portal | NodePort, PortalPlan], owners: Mapping[FrontendKey, ServicePlan]
-) -> str:
-    portal = claim.portal
-    if isinstance(portal, Portal) and (kind := reserved_kind(portal.address)):
-        return f"{portal.address} is {kind}: it is not served"
-    holder = claims.get(portal)
-    if holder is not None:
-        return f"{portal} is already claimed by Service {owners[holder.frontend].service.name}"
-    return ""
 
 
 def desired_state(
@@ -182,7 +169,8 @@ def desired_state(
         node_port_networks=facts.node_port_networks,
         portals=portals,
         node_ports=node_ports,
-        cluster_ips=intent.cluster_ips,
+        # else a ClusterIP that is this node's own address would close all other ports of the node
+        cluster_ips=intent.cluster_ips - facts.local_addresses,
         listening=listening,
     )
     claims = {portal: claim.frontend for portal, claim in intent.claims.items()}

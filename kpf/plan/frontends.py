@@ -89,6 +89,7 @@ def plan_service(
     """Plan each IP family on its own; a family that the Service or this node lacks is left out."""
     frontends: dict[FrontendKey, FrontendPlan] = {}
     portals: list[PortalPlan] = []
+    reserved: list[tuple[str, str]] = []
     own_families = [family for family in families if any(ip.version == family for ip in service.cluster_ips)]
     for index, port in enumerate(service.ports):
         if port.protocol is not Protocol.TCP:
@@ -97,18 +98,21 @@ def plan_service(
         for family in own_families:
             usable = usable_endpoints(slices, port.name, protocol=port.protocol, family=family, node_name=node_name)
             for portal, policy, field in _portals(service, port, index, family, external_ips_allowed):
+                if isinstance(portal, Portal) and (kind := reserved_kind(portal.address)):
+                    reserved.append((field, f"{portal.address} is {kind}: it is not served"))
+                    continue
                 key, backends, when_empty = _target(name, family, policy, usable)
                 if key not in frontends:
                     frontends[key] = _frontend(backends, service)
                 portals.append(PortalPlan(portal, key, when_empty, field))
-    cluster_ips = tuple(ip for ip in service.cluster_ips if family_of(ip) in own_families)
+    cluster_ips = tuple(ip for ip in service.cluster_ips if family_of(ip) in own_families and not reserved_kind(ip))
     plan = ServicePlan(service, slices, frontends, tuple(portals), cluster_ips, ())
-    return replace(plan, problems=(*_unsupported(plan), *_reserved_endpoints(plan)))
+    problems = (plan.problem(field, message) for field, message in reserved)
+    return replace(plan, problems=(*problems, *_unsupported(plan), *_reserved_endpoints(plan)))
 
 
 def _frontend(backends: Backends, service: Service) -> FrontendPlan:
-    endpoints = tuple(backend for backend in backends if not reserved_kind(backend.address))
-    return FrontendPlan(endpoints, frozenset(endpoints), service.affinity_timeout_s)
+    return FrontendPlan(backends, frozenset(backends), service.affinity_timeout_s)
 
 
 def _target(

@@ -22,7 +22,10 @@ class Usable(NamedTuple):
 def usable_endpoints(
     slices: Iterable[EndpointSlice], port_name: str, *, protocol: Protocol, family: Family, node_name: str
 ) -> Usable:
-    """Decide each set on its own: the ready ones, or without any those that serve while they terminate."""
+    """Decide each set on its own: the ready ones, or without any those that serve while they terminate.
+
+    Endpoints that may not be dialled are none.
+    """
     known: dict[SocketAddress, Endpoint] = {}
     for address, endpoint in _endpoints_of(slices, port_name, protocol, family):
         # a terminating duplicate never hides another one; the rest: the last seen counts
@@ -44,7 +47,8 @@ def _endpoints_of(
         for port in piece.ports:
             if port.name == port_name and port.protocol is protocol and port.port:
                 for endpoint in piece.endpoints:
-                    yield SocketAddress(endpoint.address, port.port), endpoint
+                    if not reserved_kind(endpoint.address):
+                        yield SocketAddress(endpoint.address, port.port), endpoint
 
 
 def _choose(endpoints: list[tuple[SocketAddress, Endpoint]]) -> Backends:
