@@ -1,6 +1,7 @@
 """One daemon per network namespace."""
 
 import asyncio
+import errno
 import os
 import socket
 import uuid
@@ -64,3 +65,42 @@ def test_a_manager_that_is_gone_is_no_error(tmp_path: object, monkeypatch: pytes
 def test_without_a_manager_readiness_is_nobodys_business(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notify("READY=1")
+
+
+def test_out_of_descriptors_orphans_wait_and_the_loop_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "RETRY_S", 0.1)
+    asked = 0
+
+    async def scene() -> None:
+        nonlocal asked
+        held = DaemonLock()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as orphan:
+            orphan.connect(lock.ADDRESS)
+            orphan.setblocking(False)
+            listener = held._socket
+
+            class Scarce:
+                def accept(self) -> tuple[socket.socket, str]:
+                    nonlocal asked
+                    asked += 1
+                    if asked < 3:
+                        raise OSError(errno.EMFILE, "too many open files")
+                    return listener.accept()
+
+                def fileno(self) -> int:
+                    return listener.fileno()
+
+                def close(self) -> None:
+                    listener.close()
+
+            monkeypatch.setattr(held, "_socket", Scarce())
+            held.announce_takeover()
+            await asyncio.sleep(0.05)
+            with pytest.raises(BlockingIOError):
+                orphan.recv(1)
+            await asyncio.sleep(0.3)
+            assert orphan.recv(1) == b""
+        held.release()
+
+    asyncio.run(scene())
+    assert asked == 3

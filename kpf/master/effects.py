@@ -165,7 +165,7 @@ class Effects:
         deadline_s = time.monotonic() + QUIET_LIMIT_S
         seen, since_s = -1, 0.0
         while (now_s := time.monotonic()) < deadline_s:
-            total = sum(self._directory.frontend(slot).total for slot in slots)
+            total = self._directory.accepted(slots)
             if total != seen:
                 seen, since_s = total, now_s
             elif now_s - since_s >= QUIET_S:

@@ -13,6 +13,8 @@ from kpf.plan.desired import NodeFacts
 
 log = logging.getLogger("kpf")
 
+RETRY_S = 1.0
+
 
 class NodeWatch:
     """Keeps the node's addresses up to date; `facts` makes of them what the plan wants to know."""
@@ -42,10 +44,17 @@ class NodeWatch:
         self._addresses = await self._watch.read()
 
     async def changes(self) -> AsyncIterator[None]:
-        async for addresses in self._watch.changes():
-            if addresses != self._addresses:
-                self._addresses = addresses
-                yield
+        """Yield whenever `facts` may have changed. Never ends by itself."""
+        while True:
+            try:
+                # begins with a look: what has changed meanwhile is not missed
+                async for addresses in self._watch.changes():
+                    if addresses != self._addresses:
+                        self._addresses = addresses
+                        yield
+            except OSError as error:
+                log.warning("this node's addresses cannot be read, the last known ones stay: %s", error)
+                await asyncio.sleep(RETRY_S)
 
     def facts(self, snapshot: Snapshot) -> NodeFacts:
         return node_facts(self._config, self._addresses, snapshot, self._say_once)
@@ -60,8 +69,12 @@ def node_facts(config: Config, addresses: NodeAddresses, snapshot: Snapshot, war
     """Pure, but for what it says through `warn`."""
     node_ips = snapshot.node.internal_ips if snapshot.node else ()
     proxy_addresses: dict[Family, IPAddress] = {}
+    local = addresses.all()
     for family in Family:
         address = primary_address(family, asked=config.bind_address, node_ips=node_ips, known=addresses)
+        if address is not None and address not in local and not address.is_loopback:
+            warn(f"bindAddress {address} is no address of this node: Services are not served over {family} until it is")
+            continue
         if address is None:
             warn(f"this node has no {family} address: Services are not served over {family}")
             continue
@@ -72,7 +85,7 @@ def node_facts(config: Config, addresses: NodeAddresses, snapshot: Snapshot, war
         name=config.node_name,
         proxy_addresses=proxy_addresses,
         wildcard=frozenset(Family(ip.version) for ip in config.bind_address if ip.is_unspecified),
-        local_addresses=addresses.all(),
+        local_addresses=local,
         node_port_networks=_node_port_networks(config, proxy_addresses),
         external_ips_allowed=config.allow_external_ips,
     )

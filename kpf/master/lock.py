@@ -11,6 +11,10 @@ import struct
 
 ADDRESS = "\0kpf"
 
+# out of descriptors or memory: those who ask wait in the queue
+SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+RETRY_S = 1.0
+
 
 class AlreadyRunningError(RuntimeError):
     """Another daemon serves this network namespace."""
@@ -20,6 +24,7 @@ class DaemonLock:
     """Held from its making until `release`. Raises `AlreadyRunningError`, which names the other's pid."""
 
     def __init__(self) -> None:
+        self._again: asyncio.TimerHandle | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             self._socket.bind(ADDRESS)
@@ -39,9 +44,19 @@ class DaemonLock:
             connection, _ = self._socket.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
+        except OSError as error:
+            if error.errno not in SHORTAGES:
+                raise
+            # it would be readable, and fail, without a pause
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._socket)
+            self._again = loop.call_later(RETRY_S, self.announce_takeover)
+            return
         connection.close()
 
     def release(self) -> None:
+        if self._again:
+            self._again.cancel()
         asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()
 

@@ -54,7 +54,8 @@ def main(config: Config, reload: Callable[[], Config]) -> int:
     try:
         asyncio.run(_run(config, reload))
     except PermissionError as error:
-        log.error("cannot go on, it needs CAP_NET_ADMIN in its network namespace: %s", error)
+        needed = "" if error.filename else ", it needs CAP_NET_ADMIN in its network namespace"
+        log.error("cannot go on%s: %s", needed, error)
         return 1
     except (AlreadyRunningError, ControlSocketError, OSError) as error:
         log.error("cannot go on: %s", error)
@@ -216,8 +217,10 @@ class Master:
             await self._drain()
         await self._workers.abort()
         await self._effects.finish()
-        await self._kernel.delete()
-        await self._servers.close()
+        try:
+            await self._kernel.delete()
+        finally:
+            await self._servers.close()
         log.info("stopped")
 
     async def _drain(self) -> None:

@@ -50,7 +50,7 @@ class Workers:
         self._processes: dict[int, WorkerProcess] = {}
         self._generation = itertools.count(1)
         self._changed = asyncio.Event()
-        self._draining = False
+        self._stopping = False
 
     @property
     def slots(self) -> Sequence[Slot]:
@@ -128,9 +128,10 @@ class Workers:
 
     def _on_exit(self, process: WorkerProcess, status: int) -> None:
         del self._processes[process.slot]
-        if status or not self._draining:
+        active = self._directory.worker(process.slot).active
+        # while we stop, an end is news only if it has cut somebody off
+        if active or not self._stopping:
             cause = f"signal {-status} ({signal.strsignal(-status)})" if status < 0 else f"status {status}"
-            active = self._directory.worker(process.slot).active
             log.warning(
                 "worker %d (pid %d) died by %s with %d active connections", process.slot, process.pid, cause, active
             )
@@ -158,7 +159,7 @@ class Workers:
 
     async def drain(self) -> None:
         """Replace nobody any more, let all finish what they have, and return when the last has ended."""
-        self._draining = True
+        self._stopping = True
         self._handle(StopRequested())
         for process in self._processes.values():
             process.send(Drain(next(self._generation)))
@@ -166,6 +167,7 @@ class Workers:
 
     async def abort(self) -> None:
         """Kill all that are left."""
+        self._stopping = True
         self._handle(StopRequested())
         for process in self._processes.values():
             process.kill()

@@ -1,10 +1,10 @@
 """Readiness for the service manager: sd_notify(3)'s protocol, which is one datagram."""
 
-import contextlib
+import logging
 import os
 import socket
 
-NOBODY_LISTENS = (ConnectionRefusedError, FileNotFoundError)
+log = logging.getLogger("kpf")
 
 
 def notify(state: str) -> None:
@@ -14,7 +14,12 @@ def notify(state: str) -> None:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    # a manager that does not listen (any more) is no reason to stop anything
-    with contextlib.suppress(*NOBODY_LISTENS), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.connect(address)
-        manager.send(state.encode())
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            # one that does not read must not hold us up
+            manager.setblocking(False)
+            manager.connect(address)
+            manager.send(state.encode())
+    except OSError as error:
+        # no reason to stop anything
+        log.warning("the service manager was not told %s: %s", state, error)

@@ -6,7 +6,7 @@ refer to is used again only when nobody does: all counts of active connections a
 
 import contextlib
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from kpf.shm import lock
@@ -17,6 +17,7 @@ from kpf.shm.layout import (
     ARENA_WORDS,
     COUNT_SHIFT,
     F_ACTIVE,
+    F_TOTAL,
     FRONTEND_CAPACITY,
     FRONTEND_COUNTERS,
     FRONTEND_WORDS,
@@ -177,6 +178,10 @@ class Directory:
 
     def worker(self, worker: int) -> WorkerView:
         return self._observer.worker(worker)
+
+    def accepted(self, slots: Iterable[int]) -> int:
+        """Connections that these frontends have accepted, all together."""
+        return sum(self._observer.frontend_sum(slot, F_TOTAL) for slot in slots)
 
     def lock_holders(self) -> frozenset[int]:
         """The processes that hold a frontend's lock at this moment: of several that are stuck, who must go first."""
