@@ -1,4 +1,4 @@
-"""Accepts, one connection a listener a turn: fair between listeners, and no call that only says "nothing there".
+"""Accepts a few connections of each listener a turn: fair between them, and seldom a call that says "nothing there".
 
 Listeners are level-triggered. At the connection limit, or short of descriptors or memory, a worker stops accepting:
 clients wait in the kernel's queue, the master steers new ones away, and it goes on by itself.
@@ -33,6 +33,8 @@ GONE = {
 # beside sessions and listeners: channel, epoll, shared memory, standard streams
 OWN_DESCRIPTORS = 32
 PAUSE_MS = 100
+# of one listener in a turn, before others get theirs
+MAX_BURST = 32
 # accepts and closes for the sake of `close` before others get their turn
 DRAIN_A_TURN = 512
 
@@ -83,6 +85,17 @@ class Acceptor:
             for descriptor, listener in self.listeners.items()
             if frontends is None or listener.frontend in frontends
         }
+
+    def ready(self, listener: Listener) -> None:
+        """epoll says so of a listener: accept a few connections."""
+        # still ready in the turn after: there is a queue, and larger batches cost less. A lone connection is taken
+        # without asking whether there is another one
+        listener.burst = min(2 * listener.burst, MAX_BURST) if listener.turn == self._clock.turn - 1 else 1
+        listener.turn = self._clock.turn
+        for accepted in range(listener.burst):
+            if not self.accept(listener):
+                listener.burst = max(accepted, 1)
+                return
 
     def settle(self) -> bool:
         """At the end of a turn: pause, go on, finish what is to be closed. True if there is more to do at once."""

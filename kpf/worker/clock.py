@@ -4,14 +4,15 @@
 class Clock:
     """`now_ms`: CLOCK_MONOTONIC when this turn's events came. `due_ms`: when to look around, at the latest.
 
-    `is_restless`: look around after every turn, for as long as something unusual goes on.
+    `is_restless`: look around after every turn, for as long as something unusual goes on. `turn`: counts them.
     """
 
-    __slots__ = ("due_ms", "is_restless", "now_ms")
+    __slots__ = ("due_ms", "is_restless", "now_ms", "turn")
 
     def __init__(self, now_ms: int) -> None:
         self.now_ms = self.due_ms = now_ms
         self.is_restless = False
+        self.turn = 0
 
     def at(self, time_ms: int) -> None:
         """Look around at this time, if not sooner."""

@@ -6,9 +6,12 @@ from kpf.shm.layout import Layout
 
 
 class Listener:
-    """`frontend`: its slot in shared memory; `counters`: this worker's words for it."""
+    """`frontend`: its slot in shared memory; `counters`: this worker's words for it.
 
-    __slots__ = ("counters", "descriptor", "family", "frontend", "sock")
+    `burst`: how many connections to accept in one turn; `turn`: when it was ready last.
+    """
+
+    __slots__ = ("burst", "counters", "descriptor", "family", "frontend", "sock", "turn")
 
     def __init__(self, descriptor: int, frontend: int, *, layout: Layout, worker: int) -> None:
         self.descriptor, self.frontend = descriptor, frontend
@@ -17,4 +20,5 @@ class Listener:
             self.family = known.family
             known.detach()
         self.sock = socket.SocketType(self.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, descriptor)
+        self.burst, self.turn = 1, 0
         self.counters = layout.frontend_counter(worker, frontend)

@@ -47,7 +47,7 @@ class Relay:
 
     def __init__(self, epoll: select.epoll, words: Words, record: int, pipes: PipePool) -> None:
         self.epoll = epoll
-        self._record = record
+        self._record_active = record + ACTIVE
         self.active = 0
         self.halves: list[Half | None] = [None] * 4096
         self._words, self._pipes = words, pipes
@@ -275,7 +275,7 @@ class Relay:
     def count(self, change: int) -> None:
         """A client more, or less."""
         self.active += change
-        self._words[self._record + ACTIVE] = self.active
+        self._words[self._record_active] = self.active
 
     def _ended(self, half: Half) -> None:
         """All that this direction will ever carry is in the kernel's hands."""
@@ -290,21 +290,24 @@ class Relay:
 
     def close(self, half: Half) -> None:
         """The session is over."""
-        words, halves, dead, peer = self._words, self.halves, self._dead, half.peer
-        for one in (half, peer):
-            if one.state & PIPED:
-                self._pipes.discard(one.pipe)
-            one.state = DEAD
-            halves[one.fd] = None
-            dead.append(one.sock)
-            if one.choice is not None:
-                words[one.choice.active] -= 1
-            else:
-                words[one.counter + _ACTIVE_OF] -= 1
+        client, backend = (half, half.peer) if half.choice is None else (half.peer, half)
+        words, halves = self._words, self.halves
+        words[client.counter + _ACTIVE_OF] -= 1
+        words[backend.choice.active] -= 1  # type: ignore[union-attr] # a backend's half has one
+        halves[client.fd] = halves[backend.fd] = None
+        if (client.state | backend.state) & PIPED:
+            self._discard_pipes(client, backend)
+        client.state = backend.state = DEAD
+        self._dead += client.sock, backend.sock
         # no cycles: the garbage collector is off
-        del peer.peer, half.peer
+        del client.peer, backend.peer
         self.active -= 1
-        words[self._record + ACTIVE] = self.active
+        words[self._record_active] = self.active
+
+    def _discard_pipes(self, *halves: Half) -> None:
+        for half in halves:
+            if half.state & PIPED:
+                self._pipes.discard(half.pipe)
 
     def settle(self) -> bool:
         """The end of a batch: budgets renewed, ends passed on, sockets closed. True if there is more to do at once."""
@@ -314,8 +317,11 @@ class Relay:
                 self.pump(half)
         for half in self._ends:
             if not half.state & DEAD:
-                with contextlib.suppress(OSError):
+                try:  # noqa: SIM105 (each connection comes here, and a context manager costs three calls)
                     half.peer.sock.shutdown(socket.SHUT_WR)
+                except OSError:
+                    # both ends are through, but there is something unread
+                    pass
         self._ends.clear()
         for sock in self._dead:
             sock.close()

@@ -83,12 +83,13 @@ class Worker:
         """Accept, dial and relay until there is nothing left to do."""
         relay, clock, words, heartbeat = self._relay, self._clock, self._words, self._record + HEARTBEAT
         halves, ready, poll = relay.halves, relay.ready, self._epoll.poll
-        listeners, accept = self._acceptor.listeners, self._acceptor.accept
+        listeners, accept = self._acceptor.listeners, self._acceptor.ready
         more = False
         while not self._is_over:
             wait_ms = 0 if more else clock.due_ms - clock.now_ms
             batch = poll(wait_ms / 1000 if wait_ms > 0 else 0, BATCH)
             clock.now_ms = words[heartbeat] = monotonic_ns() // 1_000_000
+            clock.turn += 1
             for descriptor, events in batch:
                 half = halves[descriptor]
                 if half is not None:
