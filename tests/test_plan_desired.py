@@ -171,6 +171,15 @@ def test_a_portal_on_an_address_of_kpf_itself_is_refused() -> None:
     assert ["kpf itself listens" in problem.message for problem in state.problems] == [True]
 
 
+def test_a_portal_where_kpf_serves_its_health_is_refused() -> None:
+    facts = replace(FACTS, own_listeners=(at("0.0.0.0:10256"),))
+    ports = (ServicePort("", TCP, 10256, node_port=10256),)
+    state = plan(service(ports=ports, external_ips=("192.168.1.10",)), endpoints("10.0.0.1"), facts=facts)
+    assert set(state.rules.portals) == {portal("10.96.0.1:10256")}
+    assert not state.rules.node_ports
+    assert [problem.field for problem in state.problems] == ["spec.externalIPs", "spec.ports[0].nodePort"]
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "169.254.1.1", "224.0.0.1", "0.0.0.0"])
 def test_a_portal_in_reserved_space_is_refused(address: str) -> None:
     state = plan(service(external_ips=(address,)), endpoints("10.0.0.1"))

@@ -88,6 +88,7 @@ def node_facts(config: Config, addresses: NodeAddresses, snapshot: Snapshot, war
         local_addresses=local,
         node_port_networks=_node_port_networks(config, proxy_addresses),
         external_ips_allowed=config.allow_external_ips,
+        own_listeners=(config.healthz_bind_address,) if config.healthz_bind_address else (),
     )
 
 

@@ -17,6 +17,7 @@ class NodeFacts:
     `proxy_addresses`: the one local address of each served family that portals are sent to.
     `wildcard`: families whose proxy ports listen on every local address.
     `local_addresses`: every address of this node.
+    `own_listeners`: where kpf serves something else than Services (health); may be the unspecified address.
     """
 
     name: str
@@ -25,6 +26,7 @@ class NodeFacts:
     local_addresses: frozenset[IPAddress] = frozenset()
     node_port_networks: tuple[IPNetwork, ...] = ()
     external_ips_allowed: bool = True
+    own_listeners: tuple[SocketAddress, ...] = ()
 
     def listening_address(self, family: Family) -> IPAddress | None:
         """Where proxy ports of a family listen: one address, or the unspecified one; None if it is not served."""
@@ -138,7 +140,7 @@ def desired_state(
     """
     problems = list(intent.problems)
     listeners = {key: listener_of(key, port, facts) for key, port in ports.items()}
-    listening = frozenset(_addresses((*listeners.values(), *still_open), facts))
+    listening = frozenset(_everywhere([one.at for one in (*listeners.values(), *still_open)], facts))
     forbidden = _forbidden(intent, listening, facts)
     # two sets are compared by their stored hashes; hashing each address anew for every frontend would be quadratic
     forbidden_set = frozenset(forbidden)
@@ -155,13 +157,14 @@ def desired_state(
             problems += complaints
         frontends[listener] = Frontend(listener, endpoints, plan.affinity_timeout_s)
     by_key = {listener.frontend: frontend for listener, frontend in frontends.items()}
+    own = listening | frozenset(_everywhere(facts.own_listeners, facts))
     portals: dict[Portal, Action] = {}
     node_ports: dict[NodePort, Action] = {}
     for portal, claim in intent.claims.items():
-        if isinstance(portal, NodePort):
-            node_ports[portal] = _action(claim, by_key)
-        elif (portal.address, portal.port) in listening:
+        if _is_occupied(portal, own, facts):
             problems.append(intent.owners[claim.frontend].problem(claim.field, f"kpf itself listens on {portal}"))
+        elif isinstance(portal, NodePort):
+            node_ports[portal] = _action(claim, by_key)
         else:
             portals[portal] = _action(claim, by_key)
     rules = Rules(
@@ -185,14 +188,24 @@ def listener_of(key: FrontendKey, port: int, facts: NodeFacts) -> Listener:
     return Listener(key, SocketAddress(address, port))
 
 
-def _addresses(listeners: Iterable[Listener], facts: NodeFacts) -> Iterator[SocketAddress]:
-    for listener in listeners:
-        if not listener.at.address.is_unspecified:
-            yield listener.at
+def _everywhere(places: Iterable[SocketAddress], facts: NodeFacts) -> Iterator[SocketAddress]:
+    """Who listens on the unspecified address listens on every local one of the family."""
+    for at in places:
+        if not at.address.is_unspecified:
+            yield at
             continue
         for address in facts.local_addresses:
-            if address.version == listener.at.address.version:
-                yield SocketAddress(address, listener.at.port)
+            if address.version == at.address.version:
+                yield SocketAddress(address, at.port)
+
+
+def _is_occupied(portal: Portal | NodePort, own: frozenset[SocketAddress], facts: NodeFacts) -> bool:
+    """A portal would keep others away from what kpf itself serves there."""
+    if isinstance(portal, Portal):
+        return (portal.address, portal.port) in own
+    # proxy ports give way to node ports by themselves
+    here = _everywhere(facts.own_listeners, facts)
+    return any(at.port == portal.port and at.address.version == portal.family for at in here)
 
 
 def _action(claim: PortalPlan, frontends: Mapping[FrontendKey, Frontend]) -> Action:
