@@ -17,8 +17,16 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
         (Health(synced=True, waiting_s=60, last_success_s=61), 503, 503),
         (Health(synced=False, waiting_s=1, last_success_s=1), 503, 503),
         (Health(synced=True, waiting_s=0, last_success_s=1, node_eligible=False), 503, 200),
+        (Health(synced=True, waiting_s=0, last_success_s=1, draining=True), 503, 200),
     ],
-    ids=["quiet", "a change waits", "a change waits too long", "before the first sync", "node being deleted"],
+    ids=[
+        "quiet",
+        "a change waits",
+        "a change waits too long",
+        "before the first sync",
+        "node being deleted",
+        "draining",
+    ],
 )
 def test_answers(health: Health, healthz: int, livez: int) -> None:
     assert answer(health, NOW, with_node=True)[0] == healthz

@@ -78,6 +78,7 @@ class Master:
         self._config, self._reload, self._lock = config, reload, lock
         self._intents: asyncio.Queue[Intent] = asyncio.Queue()
         self._started_s = time.monotonic()
+        self._draining = False
         workers = config.workers
         self._source = ManifestSource(config.manifests, node_name=config.node_name)
         self._node = NodeWatch(config)
@@ -193,7 +194,13 @@ class Master:
     def _health(self) -> Health:
         progress, now_s = self._reconciler.progress, time.monotonic()
         waiting_s = now_s - progress.waiting_since_s if progress.waiting_since_s is not None else 0.0
-        return Health(progress.synced, waiting_s, now_s - progress.last_success_s, self._node_eligible())
+        return Health(
+            synced=progress.synced,
+            waiting_s=waiting_s,
+            last_success_s=now_s - progress.last_success_s,
+            node_eligible=self._node_eligible(),
+            draining=self._draining,
+        )
 
     def _node_eligible(self) -> bool:
         node = self._reconciler.node
@@ -224,6 +231,7 @@ class Master:
         log.info("stopped")
 
     async def _drain(self) -> None:
+        self._draining = True
         try:
             await self._effects.drop_new_connections(self._reconciler.desired.rules)
         except TransactionFailedError as error:
