@@ -1,8 +1,8 @@
 """What `/healthz` and `/livez` answer, as pure functions of what the daemon knows.
 
 Behaviour as kube-proxy's `pkg/proxy/healthcheck/proxy_health.go` (Kubernetes 1.36): not healthy before the first sync
-and once a change has waited too long to be applied; `/healthz` alone also not while the node is being deleted or, beyond
-kube-proxy, while the daemon drains.
+and once a change has waited too long to be applied; `/healthz` alone also not while the node is being deleted or,
+beyond kube-proxy, while the daemon drains.
 """
 
 from dataclasses import dataclass
