@@ -1,13 +1,27 @@
 """Which backend a client gets, and what becomes of it when dials fail."""
 
+import contextlib
+import fcntl
+import select
 import socket
+import struct
+import termios
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
+from kpf.shm.balancer import Balancer
+from kpf.shm.directory import Directory
 from kpf.shm.layout import MEMBER_REASONS, Reason
+from kpf.worker.clock import Clock
+from kpf.worker.dialer import Dialer
+from kpf.worker.listener import Listener
+from kpf.worker.pipes import PipePool
+from kpf.worker.relay import Relay
 from kpf.worker.session import LATER_LIMIT, Command, Session
 from tests.worker_driver import (
     BlackHole,
@@ -288,3 +302,98 @@ def test_a_short_affinity_ends() -> None:
 
 def test_reasons_of_members_fit_their_counters() -> None:
     assert [int(reason) for reason in MEMBER_REASONS] == list(range(5))
+
+
+# in this process, where the order of things can be chosen
+
+
+@dataclass
+class Dialling:
+    """A client whose only endpoint has not answered yet, and that endpoint."""
+
+    hole: BlackHole
+    far_client: socket.socket
+    directory: Directory
+    slot: int
+    relay: Relay
+    dialer: Dialer
+    clock: Clock
+
+    def answer(self) -> socket.socket:
+        """The endpoint answers and speaks first."""
+        self.hole.open_up()
+        server = self.hole.accept(within_s=3)
+        server.sendall(b"220 ready")
+        server.settimeout(5)
+        time.sleep(0.02)
+        return server
+
+    def turn(self) -> list[tuple[int, int]]:
+        batch = self.relay.epoll.poll(0)
+        for descriptor, events in batch:
+            half = self.relay.halves[descriptor]
+            assert half is not None
+            self.relay.ready(half, events)
+        self.relay.settle()
+        return batch
+
+
+@pytest.fixture
+def dialling() -> Iterator[Dialling]:
+    with node() as made, BlackHole() as hole, select.epoll() as epoll:
+        region, directory = made.region, made.directory
+        slot = directory.claim()
+        made.members(slot, [hole.at])
+        record, clock = region.layout.worker(0), Clock(1000)
+        relay = Relay(epoll, region.words, record, PipePool(1))
+        dialer = Dialer(relay, Balancer(region, 0), region.words, record, clock)
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            listener = Listener(listening.fileno(), slot, layout=region.layout, worker=0)
+            far = connect(listening.getsockname())
+            near, peer = listening.accept()
+            dialer.begin(listener, near.detach(), peer[0])
+            listener.sock.detach()
+        far.settimeout(5)
+        yield Dialling(hole, far, directory, slot, relay, dialer, clock)
+        far.close()
+        # whatever is left ends with its far ends
+        for _ in range(100):
+            if not relay.active:
+                break
+            clock.now_ms += 1000
+            with contextlib.suppress(IndexError):
+                Dialling(hole, far, directory, slot, relay, dialer, clock).turn()
+            dialer.expire()
+            time.sleep(0.005)
+        assert relay.active == directory.members(slot)[0].active == directory.frontend(slot).active == 0
+
+
+def test_an_answer_that_brings_bytes_along_is_one_event(dialling: Dialling) -> None:
+    dialling.far_client.sendall(b"early")
+    assert dialling.turn() == []
+    with dialling.answer() as server:
+        ((_, events),) = dialling.turn()
+        assert events & select.EPOLLIN
+        assert events & select.EPOLLOUT
+        assert receive_exactly(dialling.far_client, 9) == b"220 ready"
+        assert receive_exactly(server, 5) == b"early"
+
+
+def test_nothing_is_read_from_the_client_before_the_dial_answers(dialling: Dialling) -> None:
+    dialling.far_client.sendall(b"early")
+    time.sleep(0.02)
+    dialling.turn()
+    not_read = fcntl.ioctl(dialling.far_client, termios.TIOCOUTQ, b"\0" * 4)
+    assert struct.unpack("i", not_read) == (0,), "it was not even delivered"
+    assert dialling.directory.frontend(dialling.slot).bytes_in == 0
+
+
+def test_a_worker_that_was_late_does_not_blame_the_endpoint(dialling: Dialling) -> None:
+    """It was stopped, or the machine was: the time of the dial is over, and the answer lies there."""
+    with dialling.answer():
+        dialling.clock.now_ms += 300
+        dialling.dialer.expire()
+        (member,) = dialling.directory.members(dialling.slot)
+        assert (member.shut_out, member.dial_failures, member.total) == (False, 0, 1)
+        dialling.turn()
+        assert receive_exactly(dialling.far_client, 9) == b"220 ready"

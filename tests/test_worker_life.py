@@ -11,25 +11,22 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from kpf.net import channel
 from kpf.net.messages import Close, Drain
-from kpf.shm import layout
-from kpf.shm.balancer import Choice
-from kpf.worker.clock import Clock
-from kpf.worker.half import DEAD, READABLE, Half
+from kpf.worker.half import DEAD
 from kpf.worker.pipes import PipePool
-from kpf.worker.relay import Relay
-from kpf.worker.sweeper import HALF_CLOSED_LIMIT_MS, ROUND_MS, STEPS, Sweeper
+from kpf.worker.sweeper import HALF_CLOSED_LIMIT_MS, ROUND_MS, STEPS
 from tests.worker_driver import (
+    Established,
     Greeter,
     Node,
     Server,
     connect,
+    established,
     eventually,
     node,
     receive_all,
@@ -334,44 +331,9 @@ def test_killed_at_any_time_under_load_the_others_never_wait_for_it() -> None:
 # the sweeper, in this process
 
 
-@dataclass
-class Established:
-    """A session in this process, and the far ends of its two sockets."""
-
-    relay: Relay
-    client: Half
-    backend: Half
-    far_client: socket.socket
-    far_backend: socket.socket
-    clock: Clock
-    sweeper: Sweeper
-
-
 @pytest.fixture
 def session() -> Iterator[Established]:
-    words = memoryview(bytearray(8 * 64)).cast("Q")
-    with select.epoll() as epoll, socket.create_server(("127.0.0.1", 0)) as listener:
-        relay = Relay(epoll, words, 0, PipePool(1))
-        far = [socket.create_connection(listener.getsockname()) for _ in range(2)]
-        near = [listener.accept()[0] for _ in range(2)]
-        choice = Choice(1, socket.AF_INET, ("127.0.0.1", 1), active=40, total=41, failures=42, health=48)
-        words[40] = words[16 + layout.F_ACTIVE] = 1
-        relay.count(1)
-        client, backend = (
-            Half(socket.SocketType(one.family, one.type, 0, one.fileno()), one.detach(), 16 + counter, member, READABLE)
-            for one, counter, member in zip(near, (layout.F_BYTES_IN, layout.F_BYTES_OUT), (None, choice), strict=True)
-        )
-        client.peer, backend.peer = backend, client
-        for half in (client, backend):
-            relay.watch(half)
-        clock = Clock(1)
-        yield Established(relay, client, backend, far[0], far[1], clock, Sweeper(relay, clock))
-        if not client.state & DEAD:
-            relay.close(client)
-        relay.settle()
-        for one in far:
-            one.close()
-        assert words[40] == words[16 + layout.F_ACTIVE] == relay.active == 0
+    yield from established()
 
 
 def rounds(session: Established, number: int) -> None:
@@ -430,3 +392,22 @@ def test_pipes_are_few_and_as_large_as_they_must_be() -> None:
     pool.discard(second)
     assert pool.has_room
     pool.discard(first)
+
+
+def test_pipes_that_nobody_needs_are_closed() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    pool = PipePool(1)
+    taken = [pool.take() for _ in range(3)]
+    for pipe in taken:
+        assert pipe is not None
+        pool.give(pipe)
+    pool.trim()
+    assert len(os.listdir("/proc/self/fd")) == before + 6, "they were in use a moment ago"
+    pipe = pool.take()
+    assert pipe is not None
+    pool.give(pipe)
+    pool.trim()
+    assert len(os.listdir("/proc/self/fd")) == before + 2, "one of them was in use again"
+    pool.trim()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert pool.has_room

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import random
+import select
 import socket
 import struct
 import threading
@@ -12,12 +13,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from kpf.worker.half import OPEN, PASSED, PENDING
 from tests.worker_driver import (
+    Established,
     Node,
     Server,
     Stream,
     Target,
     connect,
+    established,
     eventually,
     node,
     receive_all,
@@ -323,3 +327,53 @@ def test_one_that_pours_does_not_starve_the_others(kept: Node) -> None:
         for one in drinkers:
             one.close()
     assert sorted(took_s)[25] < 0.1
+
+
+# in this process, where the order of things can be chosen
+
+
+@pytest.fixture
+def session() -> Iterator[Established]:
+    yield from established()
+
+
+def test_a_failed_write_still_passes_on_what_the_other_side_has_said(session: Established) -> None:
+    """The server has answered and reset before the worker reads the rest of the request."""
+    session.far_backend.sendall(b"413 too large")
+    reset(session.far_backend)
+    session.far_client.sendall(b"request")
+    session.relay.ready(session.client, select.EPOLLIN)
+    session.relay.settle()
+    assert session.far_client.recv(100) == b"413 too large"
+    with pytest.raises(ConnectionResetError):
+        session.far_client.recv(1)
+
+
+@pytest.mark.parametrize("way", ["ready", "pump", "last"])
+def test_a_send_that_finds_no_room_at_all_has_lost_nothing(session: Established, way: str) -> None:
+    filled = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            filled += session.backend.sock.send(bytes(1 << 16), socket.MSG_DONTWAIT)
+    session.far_client.sendall(b"x" * 1000)
+    if way == "last":
+        session.far_client.shutdown(socket.SHUT_WR)
+    time.sleep(0.02)
+    if way == "pump":
+        session.relay.pump(session.client)
+    else:
+        session.relay.ready(session.client, select.EPOLLIN | (select.EPOLLRDHUP if way == "last" else 0))
+    assert session.client.state & PENDING
+    got, deadline_s = b"", time.monotonic() + 10
+    while len(got) < filled + 1000 and time.monotonic() < deadline_s:
+        with contextlib.suppress(BlockingIOError):
+            got += session.far_backend.recv(1 << 20, socket.MSG_DONTWAIT)
+        for descriptor, events in session.relay.epoll.poll(0):
+            half = session.relay.halves[descriptor]
+            assert half is not None
+            session.relay.ready(half, events)
+        session.relay.settle()
+    assert got == bytes(filled) + b"x" * 1000
+    assert (session.client.state, session.client.end) == (0, PASSED if way == "last" else OPEN)
+    if way == "last":
+        assert session.far_backend.recv(1) == b""

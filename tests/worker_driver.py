@@ -15,13 +15,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from kpf.net import channel, sockets
 from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, Ready
+from kpf.shm import layout
+from kpf.shm.balancer import Choice
 from kpf.shm.directory import Directory
 from kpf.shm.layout import Address
 from kpf.shm.region import Region
+from kpf.worker.clock import Clock
+from kpf.worker.half import DEAD, READABLE, Half
+from kpf.worker.pipes import PipePool
+from kpf.worker.relay import Relay
+from kpf.worker.sweeper import Sweeper
 
 RESET = struct.pack("ii", 1, 0)
 Target = tuple[str, int]
@@ -299,6 +307,10 @@ class BlackHole:
             while True:
                 self._listener.accept()[0].close()
 
+    def accept(self, *, within_s: float) -> socket.socket:
+        self._listener.settimeout(within_s)
+        return self._listener.accept()[0]
+
     def __enter__(self) -> "BlackHole":
         return self
 
@@ -360,3 +372,44 @@ class Stream:
 def stop_and_wait(process: "subprocess.Popen[bytes]") -> None:
     process.send_signal(signal.SIGSTOP)
     eventually(lambda: Path(f"/proc/{process.pid}/stat").read_text().split()[2] == "T")
+
+
+@dataclass
+class Established:
+    """A session in this process, and the far ends of its two sockets."""
+
+    relay: Relay
+    client: Half
+    backend: Half
+    far_client: socket.socket
+    far_backend: socket.socket
+    clock: Clock
+    sweeper: Sweeper
+
+
+def established() -> Iterator[Established]:
+    """One session, for as long as the generator lives; the counts are back at nought when it has ended."""
+    words = memoryview(bytearray(8 * 64)).cast("Q")
+    with select.epoll() as epoll, socket.create_server(("127.0.0.1", 0)) as listener:
+        pipes = PipePool(1)
+        relay = Relay(epoll, words, 0, pipes)
+        far = [socket.create_connection(listener.getsockname()) for _ in range(2)]
+        near = [listener.accept()[0] for _ in range(2)]
+        choice = Choice(1, socket.AF_INET, ("127.0.0.1", 1), active=40, total=41, failures=42, health=48)
+        words[40] = words[16 + layout.F_ACTIVE] = 1
+        relay.count(1)
+        client, backend = (
+            Half(socket.SocketType(one.family, one.type, 0, one.fileno()), one.detach(), 16 + counter, member, READABLE)
+            for one, counter, member in zip(near, (layout.F_BYTES_IN, layout.F_BYTES_OUT), (None, choice), strict=True)
+        )
+        client.peer, backend.peer = backend, client
+        for half in (client, backend):
+            relay.watch(half)
+        clock = Clock(1)
+        yield Established(relay, client, backend, far[0], far[1], clock, Sweeper(relay, clock, pipes))
+        if not client.state & DEAD:
+            relay.close(client)
+        relay.settle()
+        for one in far:
+            one.close()
+        assert words[40] == words[16 + layout.F_ACTIVE] == relay.active == 0

@@ -97,6 +97,10 @@ class Dialer:
                 _, dial, attempt = timers.popleft()
                 if attempt != dial.attempt:
                     continue
+                if dial.backend is not None and _is_connected(dial.backend.sock):
+                    # the answer is there: it is this process that was late
+                    self._answered(dial.backend, select.EPOLLOUT)
+                    continue
                 dial.attempt += 1
                 if dial.backend is not None:
                     self._drop(dial.backend)
@@ -230,3 +234,11 @@ def _reason(error: int) -> Reason:
     if error in NO_PORTS:
         return Reason.PORTS
     return Reason.RESOURCES if error in SHORTAGES else Reason.UNREACHABLE
+
+
+def _is_connected(sock: socket.SocketType) -> bool:
+    try:
+        sock.send(b"", DONTWAIT)
+    except OSError:
+        return False
+    return True

@@ -19,6 +19,8 @@ class PipePool:
         self.limit = min(MAX_PIPES, USER_BUDGET // PIPE_SIZE // workers)
         self._idle: list[Pipe] = []
         self._open = 0
+        # how many have stayed idle since the last `trim`
+        self._unused = 0
 
     @property
     def has_room(self) -> bool:
@@ -28,7 +30,9 @@ class PipePool:
     def take(self) -> Pipe | None:
         """An empty pipe; None if all are lent out, or the system gives no more."""
         if self._idle:
-            return self._idle.pop()
+            pipe = self._idle.pop()
+            self._unused = min(self._unused, len(self._idle))
+            return pipe
         if self._open >= self.limit:
             return None
         try:
@@ -48,6 +52,12 @@ class PipePool:
     def give(self, pipe: Pipe) -> None:
         """Take back an empty pipe."""
         self._idle.append(pipe)
+
+    def trim(self) -> None:
+        """Close the pipes that nobody has needed since the last time."""
+        for _ in range(self._unused):
+            self.discard(self._idle.pop(0))
+        self._unused = len(self._idle)
 
     def discard(self, pipe: Pipe) -> None:
         """Close a pipe that still holds bytes nobody will read."""

@@ -1,7 +1,8 @@
 """Looks after connections that last, a few at a time, so that short ones need not pay for it.
 
 Backends' sockets get keepalive once they have lived through a whole round: four system calls that short connections
-are spared. A connection that is half-closed and has been silent for too long is cut.
+are spared. A connection that is half-closed and has been silent for too long is cut. Pipes that were not needed for a
+round are closed.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import struct
 from kpf.net.sockets import keep_alive
 from kpf.worker.clock import Clock
 from kpf.worker.half import DEAD, DIALLING, PASSED, Half
+from kpf.worker.pipes import PipePool
 from kpf.worker.relay import Relay
 
 ROUND_MS = 15_000
@@ -22,8 +24,8 @@ _LAST_DATA_RECV = struct.Struct("@52xI")  # struct tcp_info, in ms
 class Sweeper:
     """A round of all sockets takes 15 s, in steps of half a second."""
 
-    def __init__(self, relay: Relay, clock: Clock) -> None:
-        self._relay, self._clock = relay, clock
+    def __init__(self, relay: Relay, clock: Clock, pipes: PipePool) -> None:
+        self._relay, self._clock, self._pipes = relay, clock, pipes
         self._next_ms = 0
         self._step = 0
         # by step: how often each half was seen
@@ -34,6 +36,8 @@ class Sweeper:
         if self._clock.now_ms >= self._next_ms:
             self._next_ms = self._clock.now_ms + ROUND_MS // STEPS
             self._step = (self._step + 1) % STEPS
+            if not self._step:
+                self._pipes.trim()
             before = self._ages[self._step]
             present = [half for half in self._relay.halves[self._step :: STEPS] if half is not None]
             ages = self._ages[self._step] = {half: before.get(half, 0) + 1 for half in present}

@@ -71,7 +71,7 @@ class Worker:
         self._clock = Clock(monotonic_ms())
         self._dialer = Dialer(self._relay, Balancer(region, slot), region.words, record, self._clock)
         self._acceptor = Acceptor(self._relay, self._dialer, self._clock, region, worker=slot, pipes=pipes.limit)
-        self._sweeper = Sweeper(self._relay, self._clock)
+        self._sweeper = Sweeper(self._relay, self._clock, pipes)
         self._orphan: Orphan | None = None
         self._unanswered: Close | Drain | None = None
         self._leaving = self._is_over = False
