@@ -331,8 +331,9 @@ class Dialling:
         batch = self.relay.epoll.poll(0)
         for descriptor, events in batch:
             half = self.relay.halves[descriptor]
-            assert half is not None
-            self.relay.ready(half, events)
+            # it may have ended earlier in the batch
+            if half is not None:
+                self.relay.ready(half, events)
         self.relay.settle()
         return batch
 
