@@ -123,11 +123,16 @@ class Acceptor:
         if self._relay.active >= self.limit or self._paused_ms:
             self._pause()
             return False
+        # counted before it is here: SIGKILL may come between the kernel's accept and any word of ours, and a connection
+        # that dies uncounted with its worker would be a failure that nobody can explain
+        self._relay.count(1)
         try:
             descriptor, address = listener.sock._accept()  # type: ignore[attr-defined] # what socket.accept is made of
         except BlockingIOError:
+            self._relay.count(-1)
             return False
         except OSError as error:
+            self._relay.count(-1)
             if error.errno in GONE:
                 return True
             if error.errno not in SHORTAGES:

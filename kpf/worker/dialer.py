@@ -66,7 +66,7 @@ class Dialer:
         relay.on_dial = self._answered
 
     def begin(self, listener: Listener, descriptor: int, host: str) -> None:
-        """A client was accepted. `host` is its address."""
+        """A client was accepted, and counted as active by who accepted it. `host` is its address."""
         words, counters, relay = self._words, listener.counters, self._relay
         if descriptor >= len(relay.halves):
             relay.make_room(descriptor)
@@ -74,7 +74,6 @@ class Dialer:
         words[counters + F_ACTIVE] += 1
         self._total += 1
         words[self._record_total] = self._total
-        relay.count(1)
         sock = socket.SocketType(listener.family, socket.SOCK_STREAM, 0, descriptor)
         client = Half(sock, descriptor, counters + F_BYTES_IN, None, READABLE)
         choice = self._balancer.pick(listener.frontend, host, (), self._clock.now_ms)
