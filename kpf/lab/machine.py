@@ -22,6 +22,7 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 PR_SET_PDEATHSIG = 1
+INTERRUPTS = {signal.SIGINT, signal.SIGTERM}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -106,23 +107,30 @@ class Machine:
         """Start a program here; it dies with us."""
         parent = os.getpid()
 
+        # a KeyboardInterrupt that hits the fork itself is swallowed: the hooks around it may not raise
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+
         def become() -> None:
             _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() != parent:
                 os._exit(1)
             if self._namespace is not None:
                 namespace.setns(self._namespace)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-        return subprocess.Popen(
-            argv,
-            env=env,
-            pass_fds=pass_fds,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            start_new_session=True,
-            preexec_fn=become,
-        )
+        try:
+            return subprocess.Popen(
+                argv,
+                env=env,
+                pass_fds=pass_fds,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+                preexec_fn=become,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def begin(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Call[T]:
         """Run a function here, in a fresh process; it must be importable by name, its values picklable."""
