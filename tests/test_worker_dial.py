@@ -1,6 +1,7 @@
 """Which backend a client gets, and what becomes of it when dials fail."""
 
 import fcntl
+import os
 import select
 import socket
 import struct
@@ -16,9 +17,9 @@ import pytest
 from kpf.shm.balancer import Balancer
 from kpf.shm.directory import Directory
 from kpf.shm.layout import MEMBER_REASONS, Reason
+from kpf.worker.acceptor import Acceptor
 from kpf.worker.clock import Clock
 from kpf.worker.dialer import Dialer
-from kpf.worker.listener import Listener
 from kpf.worker.pipes import PipePool
 from kpf.worker.relay import Relay
 from kpf.worker.session import LATER_LIMIT, Command, Session
@@ -347,12 +348,14 @@ def dialling() -> Iterator[Dialling]:
         record, clock = region.layout.worker(0), Clock(1000)
         relay = Relay(epoll, region.words, record, PipePool(1))
         dialer = Dialer(relay, Balancer(region, 0), region.words, record, clock)
+        acceptor = Acceptor(relay, dialer, clock, region, worker=0, pipes=0)
         with socket.create_server(("127.0.0.1", 0)) as listening:
-            listener = Listener(listening.fileno(), slot, layout=region.layout, worker=0)
+            listening.setblocking(False)
+            acceptor.open(os.dup(listening.fileno()), slot)
             far = connect(listening.getsockname())
-            near, peer = listening.accept()
-            dialer.begin(listener, near.detach(), peer[0])
-            listener.sock.detach()
+            assert acceptor.accept(next(iter(acceptor.listeners.values())))
+            acceptor.close()
+            acceptor.settle()
         far.settimeout(5)
         made_up = Dialling(hole, far, directory, slot, relay, dialer, clock)
         yield made_up

@@ -32,6 +32,10 @@ from kpf.worker.relay import Relay
 from kpf.worker.sweeper import Sweeper
 
 RESET = struct.pack("ii", 1, 0)
+
+# thousands of connections at once have both of their far ends in the test's process
+_, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (_hard, _hard))
 Target = tuple[str, int]
 
 
