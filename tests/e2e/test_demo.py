@@ -3,7 +3,9 @@
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,16 @@ PLAY = "from kpf.demo import main; raise SystemExit(main())"
 ONE_ID = f"from kpf.lab import namespace; namespace.enter_user_namespace(); {PLAY}"
 
 
-def _leftovers() -> set[Path]:
-    return set(Path("/tmp").glob("kpf-demo-*"))
+@pytest.fixture
+def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the demo has its temporary files, alone; a Unix socket's path must be short, so not pytest's tmp_path."""
+    with tempfile.TemporaryDirectory(prefix="kpf-") as directory:
+        monkeypatch.setenv("TMPDIR", directory)
+        yield Path(directory)
 
 
 @pytest.mark.parametrize("code", [PLAY, ONE_ID], ids=["as we are", "one user id"])
-def test_every_claim_holds(code: str) -> None:
-    before = _leftovers()
+def test_every_claim_holds(scratch: Path, code: str) -> None:
     began_s = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     if "does not let us" in done.stderr:
@@ -30,12 +35,11 @@ def test_every_claim_holds(code: str) -> None:
     assert "BROKEN" not in done.stdout
     assert done.stdout.isascii()
     assert time.monotonic() - began_s < 30
-    assert _leftovers() == before
+    assert list(scratch.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_cleans_up(number: signal.Signals) -> None:
-    before = _leftovers()
+def test_interrupted_it_cleans_up(scratch: Path, number: signal.Signals) -> None:
     # as a shell starts it in the background, without job control
     code = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {PLAY}"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -45,7 +49,7 @@ def test_interrupted_it_cleans_up(number: signal.Signals) -> None:
         process.send_signal(number)
         process.communicate(timeout=10)
         assert process.returncode == 128 + number
-    assert _leftovers() == before
+    assert list(scratch.iterdir()) == []
 
 
 def test_where_namespaces_are_refused_it_says_so() -> None:
