@@ -25,12 +25,26 @@ Items = list[tuple[P, Action]]
 
 
 def whole_table(rules: Rules) -> list[bytes]:
-    """The table made anew, whatever was there."""
-    messages = [*encode.no_table(), encode.new_table()]
+    """The table made anew, whatever was there.
+
+    A first packet that meets the very moment of it may pass the new chain while that is not in force yet, and the old
+    one when it is not any more (the kernel puts a new hook before an old one of equal priority).
+    """
+    return [*encode.no_table(), *refilled_table(rules)]
+
+
+def refilled_table(rules: Rules) -> list[bytes]:
+    """The table filled anew in place, or made: chains stay hooked, so no packet misses both old and new rules.
+
+    It is refused if what is there has another shape, and leaves chains alone that it does not know.
+    """
+    messages = [encode.new_table()]
     for number, one in enumerate(schema.sets(), 1):
         messages.append(encode.new_set(one, number))
     for chain in schema.chains(rules):
         messages.append(encode.new_chain(chain.name, chain.hook))
+    messages.append(encode.flush_rules())
+    messages += [encode.flush_set(one.name) for one in schema.sets()]
     for chain in schema.chains(rules):
         messages += encode.new_rules(chain)
     for family in Family:

@@ -123,6 +123,19 @@ def flush_chain(chain: Chain) -> bytes:
 
 
 @functools.cache
+def flush_rules() -> bytes:
+    """All rules of all chains go."""
+    return _encoded(_message(nft.nft_rule_msg, [("NFTA_RULE_TABLE", schema.TABLE)]), nft.NFT_MSG_DELRULE, 0)
+
+
+@functools.cache
+def flush_set(name: str) -> bytes:
+    """All elements go: a deletion that names none."""
+    attributes = [("NFTA_SET_ELEM_LIST_TABLE", schema.TABLE), ("NFTA_SET_ELEM_LIST_SET", name)]
+    return _encoded(_message(nft.nft_set_elem_list_msg, attributes), nft.NFT_MSG_DELSETELEM, 0)
+
+
+@functools.cache
 def new_set(one: Set, number: int) -> bytes:
     flags = set()
     if one.data is not None:

@@ -33,6 +33,9 @@ class FakeKernel:
             raise TransactionFailedError(errno.ENOENT if missing else errno.EEXIST, "the table is not what it was")
         self.elements = remaining | come
 
+    def distrust(self) -> None:
+        pass
+
     async def delete(self) -> None:
         self._begin()
         self.elements = None

@@ -15,6 +15,10 @@ from kpf.nft.elements import Value
 BUFFER_BYTES = 64 << 20
 
 
+# a table of another version of kpf, or of somebody who has changed its chains and sets
+OTHER_SHAPE = {errno.EEXIST, errno.EOPNOTSUPP, errno.EINVAL, errno.EBUSY, errno.ENOENT}
+
+
 class TransactionFailedError(OSError):
     """The kernel refused a transaction; what was in force stays so."""
 
@@ -24,6 +28,7 @@ class Kernel:
 
     def __init__(self) -> None:
         self._socket = NetlinkSocket(NETLINK_NETFILTER, buffer_bytes=BUFFER_BYTES)
+        self._is_foreign = False
 
     @property
     def port_id(self) -> int:
@@ -31,8 +36,21 @@ class Kernel:
         return self._socket.port_id
 
     async def replace(self, rules: Rules) -> None:
-        """Make the table anew in one transaction. Raises `TransactionFailedError`."""
+        """Make the table what it must be, whatever it was, in one transaction. Raises `TransactionFailedError`."""
+        if not self._is_foreign:
+            try:
+                await self._commit(batch.refilled_table(rules))
+            except TransactionFailedError as error:
+                if error.errno not in OTHER_SHAPE:
+                    raise
+            else:
+                return
         await self._commit(batch.whole_table(rules))
+        self._is_foreign = False
+
+    def distrust(self) -> None:
+        """Somebody else has touched the table: the next `replace` takes everything away that is not ours."""
+        self._is_foreign = True
 
     async def update(self, old: Rules, new: Rules) -> None:
         """Change what differs in one transaction. Raises `TransactionFailedError`."""
