@@ -109,7 +109,7 @@ def test_every_mistake_is_listed_one_a_line(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("command", ["run", "render"])
-@pytest.mark.parametrize("flags", [[], ["--kubeconfig", "/root/.kube/config"]])
+@pytest.mark.parametrize("flags", [[], ["--kubeconfig", "/etc/kubernetes/kubelet.conf"]])
 def test_without_manifests_it_says_what_is_supported(
     parts: dict[str, list[Any]], capsys: pytest.CaptureFixture[str], command: str, flags: list[str]
 ) -> None:

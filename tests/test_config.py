@@ -99,12 +99,12 @@ def test_nested_fields(written: Any) -> None:
             logging={"level": "WARNING", "format": None},
             detectLocalMode="BridgeInterface",
             detectLocal={"bridgeInterface": "cbr0"},
-            clientConnection={"kubeconfig": "/root/.kube/config"},
+            clientConnection={"kubeconfig": "/etc/kubernetes/kubelet.conf"},
         )
     )
     assert (config.logging.level, config.logging.format) == ("warning", "text")
     assert (config.local_detection, config.detect_local.bridge_interface) == ("BridgeInterface", "cbr0")
-    assert config.client_connection.kubeconfig == "/root/.kube/config"
+    assert config.client_connection.kubeconfig == "/etc/kubernetes/kubelet.conf"
 
 
 @pytest.mark.parametrize(

@@ -157,16 +157,8 @@ def desired_state(
             problems += complaints
         frontends[listener] = Frontend(listener, endpoints, plan.affinity_timeout_s)
     by_key = {listener.frontend: frontend for listener, frontend in frontends.items()}
-    own = listening | frozenset(_everywhere(facts.own_listeners, facts))
-    portals: dict[Portal, Action] = {}
-    node_ports: dict[NodePort, Action] = {}
-    for portal, claim in intent.claims.items():
-        if _is_occupied(portal, own, facts):
-            problems.append(intent.owners[claim.frontend].problem(claim.field, f"kpf itself listens on {portal}"))
-        elif isinstance(portal, NodePort):
-            node_ports[portal] = _action(claim, by_key)
-        else:
-            portals[portal] = _action(claim, by_key)
+    portals, node_ports, complaints = _actions(intent, by_key, listening, facts)
+    problems += complaints
     rules = Rules(
         proxy_addresses=dict(facts.proxy_addresses),
         node_port_networks=facts.node_port_networks,
@@ -178,6 +170,27 @@ def desired_state(
     )
     claims = {portal: claim.frontend for portal, claim in intent.claims.items()}
     return DesiredState(frontends, claims, rules, tuple(problems))
+
+
+def _actions(
+    intent: Intent,
+    frontends: Mapping[FrontendKey, Frontend],
+    listening: frozenset[SocketAddress],
+    facts: NodeFacts,
+) -> tuple[dict[Portal, Action], dict[NodePort, Action], list[Problem]]:
+    """What becomes of each portal's connections, and complaints about portals that are left out."""
+    own = listening | frozenset(_everywhere(facts.own_listeners, facts))
+    portals: dict[Portal, Action] = {}
+    node_ports: dict[NodePort, Action] = {}
+    problems: list[Problem] = []
+    for portal, claim in intent.claims.items():
+        if _is_occupied(portal, own, facts):
+            problems.append(intent.owners[claim.frontend].problem(claim.field, f"kpf itself listens on {portal}"))
+        elif isinstance(portal, NodePort):
+            node_ports[portal] = _action(claim, frontends)
+        else:
+            portals[portal] = _action(claim, frontends)
+    return portals, node_ports, problems
 
 
 def listener_of(key: FrontendKey, port: int, facts: NodeFacts) -> Listener:
