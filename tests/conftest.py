@@ -4,6 +4,9 @@ As root or, where the kernel allows it, as an ordinary user in a user namespace 
 that touch the kernel's network are skipped and say why; the pure ones run.
 """
 
+import getpass
+import os
+
 import pytest
 
 from kpf.lab import namespace
@@ -25,6 +28,8 @@ PURE_PREFIXES = (
 
 def pytest_configure() -> None:
     global _refused
+    # inside we are root, and pytest's temporary directory would be named after that, not after who owns it
+    os.environ.setdefault("LOGNAME", getpass.getuser())
     try:
         namespace.enter()
     except OSError as error:
