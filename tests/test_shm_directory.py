@@ -1,5 +1,6 @@
 """The master's books: slots, lists, capacities, what is used again and when."""
 
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kpf.shm import layout, lock
+from kpf.shm import layout
 from kpf.shm.balancer import Balancer
 from kpf.shm.directory import CapacityError, Directory
 from kpf.shm.extents import Extents, order_of
@@ -182,7 +183,7 @@ def test_what_a_dead_session_pinned_is_void_for_the_next_frontend(region: Region
 
 
 def hold(region: Region, slot: int) -> None:
-    lock.acquire(region.descriptor, slot)
+    fcntl.lockf(region.descriptor, fcntl.LOCK_EX, 1, slot)
     signal.pause()
 
 

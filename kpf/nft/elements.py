@@ -56,6 +56,7 @@ def cluster_ip_element(address: IPAddress) -> tuple[Key, Value]:
 def node_port_networks(rules: Rules, family: Family) -> list[IPNetwork]:
     """Networks of this family, none inside another; a family that none is named for has all its addresses."""
     named = {network for network in rules.node_port_networks if network.version == family}
+    # one family: mypy does not see it
     outer = [one for one in named if not any(one != two and one.subnet_of(two) for two in named)]  # type: ignore[arg-type]
     return sorted(outer) or [ip_network("0.0.0.0/0" if family is Family.IPV4 else "::/0")]
 

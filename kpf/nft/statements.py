@@ -25,7 +25,7 @@ NETWORK_HEADER, TRANSPORT_HEADER = 1, 2
 META_NFPROTO, META_L4PROTO = 15, 16
 CT_STATE, CT_STATUS = 0, 2
 CMP_EQ, CMP_NEQ = 0, 1
-FIB_RESULT_ADDRTYPE, FIB_DADDR = 3, 2
+FIB_DADDR = 2
 REJECT_TCP_RST, REJECT_ICMPX, ICMPX_PORT_UNREACHABLE = 1, 2, 1
 NAT_DNAT = 1
 # include/uapi/linux/netfilter/nf_conntrack_common.h: bits of ct->status; state bits as nft counts them

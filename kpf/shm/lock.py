@@ -16,11 +16,6 @@ class LockBusyError(Exception):
     """Somebody else holds the lock at this moment; nothing has changed."""
 
 
-def acquire(descriptor: int, slot: int) -> None:
-    """Wait for the frontend's lock. Workers only."""
-    fcntl.lockf(descriptor, fcntl.LOCK_EX, 1, slot)
-
-
 def try_acquire(descriptor: int, slot: int) -> None:
     """Take the frontend's lock now. Raises `LockBusyError`."""
     try:

@@ -1,0 +1,91 @@
+"""A full sync fills the table in place while it is ours, and makes it anew when it is not."""
+
+import asyncio
+
+from kpf.lab.tables import delete_table
+from kpf.model.rules import Rules
+from kpf.nft import encode, schema
+from kpf.nft.kernel import Kernel
+from kpf.nft.schema import TYPE_PORT, Hook, Set
+from tests.test_nft_contract import FULL, expected, seen
+
+# a stranger's chain at the place of the guard, and a set of ours with another key
+STRANGER = encode.new_chain("stranger", Hook("filter", "input", 1, 7))
+OTHER_SHAPE = encode.new_set(Set("cluster-ips-ip4", (TYPE_PORT,)), 1)
+
+
+def handle_and_chains() -> tuple[int, set[str]]:
+    """The table's handle, which a new table of the same name has anew, and the names of its chains."""
+    from pyroute2.nftables.main import NFTables
+
+    with NFTables(nfgen_family=encode.INET) as nft:
+        (table,) = [one for one in nft.get_tables() if one.get_attr("NFTA_TABLE_NAME") == schema.TABLE]
+        chains = {one.get_attr("NFTA_CHAIN_NAME") for one in nft.get_chains()}
+        return int(table.get_attr("NFTA_TABLE_HANDLE")), chains
+
+
+async def look() -> tuple[int, set[str]]:
+    # this client of netlink wants no event loop around it
+    return await asyncio.to_thread(handle_and_chains)
+
+
+def test_a_table_of_ours_is_filled_in_place() -> None:
+    async def scene() -> None:
+        kernel = Kernel()
+        await kernel.replace(FULL)
+        before = await look()
+        for state in (FULL.dropping(), Rules(), FULL):
+            await kernel.replace(state)
+            assert await seen(kernel) == expected(state)
+            assert await look() == before
+        await kernel.delete()
+        kernel.close()
+
+    asyncio.run(scene())
+
+
+def test_what_a_stranger_has_added_goes_once_he_is_known() -> None:
+    async def scene() -> None:
+        kernel = Kernel()
+        await kernel.replace(FULL)
+        handle, chains = await look()
+        await kernel._commit([encode.new_table(), STRANGER])
+        assert (await look())[1] == chains | {"stranger"}
+        kernel.distrust()
+        await kernel.replace(FULL)
+        new_handle, new_chains = await look()
+        assert new_chains == chains
+        assert new_handle != handle
+        assert await seen(kernel) == expected(FULL)
+        await kernel.replace(FULL)
+        assert (await look())[0] == new_handle, "trust has come back"
+        await kernel.delete()
+        kernel.close()
+
+    asyncio.run(scene())
+
+
+def test_a_table_of_another_shape_is_made_anew() -> None:
+    async def scene() -> None:
+        kernel = Kernel()
+        await kernel._commit([encode.new_table(), OTHER_SHAPE])
+        await kernel.replace(FULL)
+        assert await seen(kernel) == expected(FULL)
+        await kernel.delete()
+        kernel.close()
+
+    asyncio.run(scene())
+
+
+def test_a_table_that_somebody_deleted_is_there_again() -> None:
+    async def scene() -> None:
+        kernel = Kernel()
+        await kernel.replace(FULL)
+        await asyncio.to_thread(delete_table, schema.TABLE)
+        kernel.distrust()
+        await kernel.replace(FULL)
+        assert await seen(kernel) == expected(FULL)
+        await kernel.delete()
+        kernel.close()
+
+    asyncio.run(scene())
