@@ -103,12 +103,12 @@ def test_a_place_is_used_again_only_when_nobody_is_there(region: Region) -> None
     directory.set_members(slot, addresses(1), affinity_timeout_ms=60_000)
     choice = balancer.pick(slot, "10.9.9.9", (), monotonic_ms())
     assert choice is not None
-    active = region.layout.frontend_counter(1, slot) + layout.F_ACTIVE
-    region.words[active] += 1
+    counters = region.layout.frontend_counter(1, slot)
+    region.words[counters + layout.F_TOTAL] += 1
     directory.retire(slot)
     directory.collect()
     assert directory.claim() != slot
-    region.words[active] -= 1
+    region.words[counters + layout.F_ENDED] += 1
     directory.collect()
     other = directory.claim()
     assert other == slot
@@ -132,7 +132,7 @@ def test_counts_are_sums_over_workers_and_start_at_nought(region: Region) -> Non
     (member,) = directory.members(slot)
     for worker in (0, 1):
         counters = region.layout.frontend_counter(worker, slot)
-        region.words[counters + layout.F_TOTAL] = 5 + worker
+        region.words[counters + layout.F_TOTAL] = region.words[counters + layout.F_ENDED] = 5 + worker
         region.words[counters + layout.F_FAILED + Reason.PORTS] = 1
         counters = region.layout.member_counter(worker, member.identity & layout.SLOT_MASK)
         region.words[counters + layout.M_FAILURES + Reason.REFUSED] = 2

@@ -344,7 +344,7 @@ def rounds(session: Established, number: int) -> None:
 
 
 def test_only_backends_that_last_get_keepalive(session: Established) -> None:
-    sock = session.backend.sock
+    sock = session.backend
     rounds(session, 1)
     assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     rounds(session, 1)
@@ -360,11 +360,11 @@ def test_a_half_closed_connection_that_is_silent_for_too_long_is_cut(
     rounds(session, 4)
     assert not session.client.state & DEAD, "it is not half-closed"
     session.far_client.shutdown(socket.SHUT_WR)
-    session.relay.ready(session.client, select.EPOLLIN | select.EPOLLRDHUP)
+    session.relay.carry([(session.client.fd, select.EPOLLIN | select.EPOLLRDHUP)])
     session.relay.settle()
     assert session.far_backend.recv(1) == b""
     session.far_backend.sendall(b"late")
-    session.relay.ready(session.backend, select.EPOLLIN)
+    session.relay.carry([(session.backend.fd, select.EPOLLIN)])
     rounds(session, 4)
     assert not session.client.state & DEAD, "it is not silent"
     time.sleep(0.35)

@@ -26,7 +26,7 @@ from kpf.shm.directory import Directory
 from kpf.shm.layout import Address
 from kpf.shm.region import Region
 from kpf.worker.clock import Clock
-from kpf.worker.half import DEAD, READABLE, Half
+from kpf.worker.half import DEAD, Half
 from kpf.worker.pipes import PipePool
 from kpf.worker.relay import Relay
 from kpf.worker.sweeper import Sweeper
@@ -400,12 +400,11 @@ def established() -> Iterator[Established]:
         far = [socket.create_connection(listener.getsockname()) for _ in range(2)]
         near = [listener.accept()[0] for _ in range(2)]
         choice = Choice(1, socket.AF_INET, ("127.0.0.1", 1), active=40, total=41, failures=42, health=48)
-        words[40] = words[16 + layout.F_ACTIVE] = 1
+        words[40] = words[16 + layout.F_TOTAL] = 1
         relay.count(1)
-        client, backend = (
-            Half(socket.SocketType(one.family, one.type, 0, one.fileno()), one.detach(), 16 + counter, member, READABLE)
-            for one, counter, member in zip(near, (layout.F_BYTES_IN, layout.F_BYTES_OUT), (None, choice), strict=True)
-        )
+        client, backend = (Half(one.family, one.type, 0, one.detach()) for one in near)
+        client.join(client.fileno(), 16 + layout.F_BYTES_IN, None)
+        backend.join(backend.fileno(), 16 + layout.F_BYTES_OUT, choice)
         client.peer, backend.peer = backend, client
         for half in (client, backend):
             relay.watch(half)
@@ -416,4 +415,5 @@ def established() -> Iterator[Established]:
         relay.settle()
         for one in far:
             one.close()
-        assert words[40] == words[16 + layout.F_ACTIVE] == relay.active == 0
+        assert words[40] == relay.active == 0
+        assert words[16 + layout.F_ENDED] == words[16 + layout.F_TOTAL]

@@ -1,14 +1,14 @@
 """Whose turn it is, who is pinned where, who is shut out: the decisions that must be exact over all workers.
 
-`Balancer.pick` is one critical section; nothing else is locked for a connection whose dial succeeds. The rules are
-those of kube-proxy's userspace round robin (1.20, `roundrobin.go`) with passive health:
+A pick is one critical section, also for several clients at once; nothing else is locked for a connection whose dial
+succeeds. The rules are those of kube-proxy's userspace round robin (1.20, `roundrobin.go`) with passive health:
 - the turn goes round the members that are not shut out; if all are, none is;
 - a next try passes over the members that this connection has tried;
 - a pinned client goes to its member and does not take the turn; a pin to a member that is shut out counts as none.
 """
 
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fcntl import LOCK_EX, LOCK_UN, lockf
 
@@ -83,36 +83,47 @@ class Balancer:
         self._pins = Pins(region)
         self._choices: dict[int, Choice] = {}
 
+    def pick_all(self, frontend: int, clients: Sequence[str], now_ms: int) -> list[Choice | None]:
+        """`pick` for clients that have tried nobody yet, in one critical section."""
+        lockf(self._descriptor, LOCK_EX, 1, frontend)
+        try:
+            return [self._pick(frontend, client, (), now_ms) for client in clients]
+        finally:
+            lockf(self._descriptor, LOCK_UN, 1, frontend)
+
     def pick(self, frontend: int, client: str, tried: Collection[int], now_ms: int) -> Choice | None:
         """Pick a member and count it as active; None if there is none that this connection has not tried.
 
         `client`: the client's address as `accept` gives it. `tried`: identities.
         """
-        words, at, descriptor = self._words, self._frontends + frontend * FRONTEND_WORDS, self._descriptor
-        lockf(descriptor, LOCK_EX, 1, frontend)
+        lockf(self._descriptor, LOCK_EX, 1, frontend)
         try:
-            word = words[at]
-            count = word >> COUNT_SHIFT & INDEX_MASK
-            if not count:
-                return None
-            if tried or words[at + TIMEOUT]:
-                record = self._pick_carefully(frontend, at, client, tried, now_ms)
-            else:
-                index = (word & INDEX_MASK) % count
-                member = words[self._arena + (word >> OFFSET_SHIFT & OFFSET_MASK) + index]
-                record = self._members + member * MEMBER_WORDS
-                if words[record + HEALTH]:
-                    record = self._take_turn(at, tried, now_ms)
-                else:
-                    words[at] = word & KEEP_LIST | index + 1
-            if not record:
-                return None
-            identity = words[record]
-            choice = self._choices.get(identity) or self._learn(record, identity)
-            words[choice.active] += 1
-            return choice
+            return self._pick(frontend, client, tried, now_ms)
         finally:
-            lockf(descriptor, LOCK_UN, 1, frontend)
+            lockf(self._descriptor, LOCK_UN, 1, frontend)
+
+    def _pick(self, frontend: int, client: str, tried: Collection[int], now_ms: int) -> Choice | None:
+        words, at = self._words, self._frontends + frontend * FRONTEND_WORDS
+        word = words[at]
+        count = word >> COUNT_SHIFT & INDEX_MASK
+        if not count:
+            return None
+        if tried or words[at + TIMEOUT]:
+            record = self._pick_carefully(frontend, at, client, tried, now_ms)
+        else:
+            index = (word & INDEX_MASK) % count
+            member = words[self._arena + (word >> OFFSET_SHIFT & OFFSET_MASK) + index]
+            record = self._members + member * MEMBER_WORDS
+            if words[record + HEALTH]:
+                record = self._take_turn(at, tried, now_ms)
+            else:
+                words[at] = word & KEEP_LIST | index + 1
+        if not record:
+            return None
+        identity = words[record]
+        choice = self._choices.get(identity) or self._learn(record, identity)
+        words[choice.active] += 1
+        return choice
 
     def failed(self, frontend: int, identity: int, client: str, now_ms: int) -> None:
         """A dial was refused, unreachable or timed out: shut the member out, and end the client's pin to it."""

@@ -16,7 +16,6 @@ from kpf.shm.layout import (
     ANCHORED,
     ARENA_WORDS,
     COUNT_SHIFT,
-    F_ACTIVE,
     F_TOTAL,
     FRONTEND_CAPACITY,
     FRONTEND_COUNTERS,
@@ -154,7 +153,7 @@ class Directory:
         """Make places free that nobody refers to any more. Happens by itself, once a second when there are changes."""
         self._collected_ms = self._clock()
         for slot, frontend in list(self._retired.items()):
-            if self._observer.frontend_sum(slot, F_ACTIVE) == 0:
+            if self._observer.frontend_active(slot) == 0:
                 del self._retired[slot]
                 self._free_frontend(slot, frontend)
         for member in [member for member in self._departed if self._observer.member_sum(member, M_ACTIVE) == 0]:

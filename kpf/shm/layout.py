@@ -88,8 +88,8 @@ class Reason(IntEnum):
         return self.name.lower()
 
 
-# Counters of one worker for one frontend.
-F_TOTAL, F_ACTIVE, F_BYTES_IN, F_BYTES_OUT, F_RETRIES, F_HITS = range(6)
+# Counters of one worker for one frontend. Those in TOTAL and not in ENDED are active.
+F_TOTAL, F_ENDED, F_BYTES_IN, F_BYTES_OUT, F_RETRIES, F_HITS = range(6)
 F_FAILED = 6  # by Reason
 FRONTEND_COUNTERS = 16
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from kpf.shm.layout import (
     ACTIVE,
     EVICTIONS,
-    F_ACTIVE,
     F_BYTES_IN,
     F_BYTES_OUT,
+    F_ENDED,
     F_FAILED,
     F_HITS,
     F_RETRIES,
@@ -84,7 +84,7 @@ class Observer:
         record = self._layout.frontend(slot)
         return FrontendView(
             total=counts[F_TOTAL],
-            active=counts[F_ACTIVE],
+            active=self.frontend_active(slot),
             bytes_in=counts[F_BYTES_IN],
             bytes_out=counts[F_BYTES_OUT],
             retries=counts[F_RETRIES],
@@ -114,6 +114,12 @@ class Observer:
             total=words[at + TOTAL],
             pauses=words[at + PAUSES],
         )
+
+    def frontend_active(self, slot: int) -> int:
+        """Connections that have begun and not ended."""
+        # what has ended was counted before: the total is read after it
+        ended = self.frontend_sum(slot, F_ENDED)
+        return self.frontend_sum(slot, F_TOTAL) - ended
 
     def frontend_sum(self, slot: int, index: int) -> int:
         layout = self._layout

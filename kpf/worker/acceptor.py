@@ -8,13 +8,14 @@ import errno
 import resource
 import select
 
-from kpf.shm.layout import PAUSED, PAUSES
+from kpf.shm.layout import ACTIVE, PAUSED, PAUSES, TOTAL
 from kpf.shm.region import Region
 from kpf.worker.clock import Clock
 from kpf.worker.dialer import SHORTAGES, Dialer
 from kpf.worker.listener import Listener
 from kpf.worker.relay import Relay
 
+NOBODY = {errno.EAGAIN}
 # what may be pending on a connection by the time it is accepted: accept(2)
 GONE = {
     errno.ECONNABORTED,
@@ -35,8 +36,8 @@ OWN_DESCRIPTORS = 32
 PAUSE_MS = 100
 # of one listener in a turn, before others get theirs
 MAX_BURST = 32
-# accepts and closes for the sake of `close` before others get their turn
-DRAIN_A_TURN = 512
+# for the sake of `close`: bursts before others get their turn
+DRAINS_A_TURN = 16
 
 
 class Acceptor:
@@ -51,6 +52,7 @@ class Acceptor:
         self._closing: dict[int, Listener] = {}
         self._reserved = OWN_DESCRIPTORS + 2 * pipes
         self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._total = region.words[self._record + TOTAL]
         self._paused_ms = 0
         self.limit = 0
         self._set_limit()
@@ -92,10 +94,9 @@ class Acceptor:
         # without asking whether there is another one
         listener.burst = min(2 * listener.burst, MAX_BURST) if listener.turn == self._clock.turn - 1 else 1
         listener.turn = self._clock.turn
-        for accepted in range(listener.burst):
-            if not self.accept(listener):
-                listener.burst = max(accepted, 1)
-                return
+        accepted = self.accept(listener, listener.burst)
+        if accepted < listener.burst:
+            listener.burst = max(accepted, 1)
 
     def settle(self) -> bool:
         """At the end of a turn: pause, go on, finish what is to be closed. True if there is more to do at once."""
@@ -108,39 +109,47 @@ class Acceptor:
         return self.is_closing and not self._paused_ms
 
     def _drain(self) -> None:
-        for _ in range(DRAIN_A_TURN):
+        for _ in range(DRAINS_A_TURN):
             if not self._closing or self._paused_ms:
                 return
             descriptor, listener = next(iter(self._closing.items()))
-            if not self.accept(listener) and not self._paused_ms:
+            if self.accept(listener, MAX_BURST) < MAX_BURST and not self._paused_ms:
                 del self._closing[descriptor], self.listeners[descriptor]
                 self._relay.epoll.unregister(descriptor)
                 listener.sock.close()
                 self._set_limit()
 
-    def accept(self, listener: Listener) -> bool:
-        """Accept one connection. False if there is none, or no room for it."""
-        if self._relay.active >= self.limit or self._paused_ms:
-            self._pause()
-            return False
-        # counted before it is here: SIGKILL may come between the kernel's accept and any word of ours, and a connection
-        # that dies uncounted with its worker would be a failure that nobody can explain
-        self._relay.count(1)
-        try:
-            descriptor, address = listener.sock._accept()  # type: ignore[attr-defined] # what socket.accept is made of
-        except BlockingIOError:
-            self._relay.count(-1)
-            return False
-        except OSError as error:
-            self._relay.count(-1)
-            if error.errno in GONE:
-                return True
-            if error.errno not in SHORTAGES:
-                raise
-            self._pause()
-            return False
-        self._dialer.begin(listener, descriptor, address[0])
-        return True
+    def accept(self, listener: Listener, most: int) -> int:
+        """Accept up to so many connections. Returns how many there were, or room for."""
+        relay, words, active = self._relay, self._words, self._record + ACTIVE
+        accepted: list[tuple[int, str]] = []
+        gone = 0
+        while len(accepted) + gone < most:
+            if relay.active >= self.limit or self._paused_ms:
+                self._pause()
+                break
+            # counted before it is here: SIGKILL may come between the kernel's accept and any word of ours, and a
+            # connection that dies uncounted with its worker would be a failure that nobody can explain
+            relay.active += 1
+            words[active] = relay.active
+            try:
+                descriptor, address = listener.sock._accept()  # type: ignore[attr-defined] # socket.accept's own
+            except OSError as error:
+                relay.count(-1)
+                if error.errno in GONE:
+                    gone += 1
+                    continue
+                if error.errno in SHORTAGES:
+                    self._pause()
+                elif error.errno not in NOBODY:
+                    raise
+                break
+            accepted.append((descriptor, address[0]))
+        if accepted:
+            self._total += len(accepted)
+            words[self._record + TOTAL] = self._total
+            self._dialer.begin(listener, accepted)
+        return len(accepted) + gone
 
     def _pause(self) -> None:
         if self._paused_ms:

@@ -1,7 +1,8 @@
 """Finds a backend for a client: pick, dial, and the next one when that fails. Never blocks.
 
-A dial that completes inside connect(), as on loopback and veth, is used at once and saves a wake-up. Otherwise nothing
-is read from the client before the dial answers: what it sent early waits in the kernel, and a server may speak first.
+A dial that completes inside connect(), as on loopback and veth, is used at once and saves a wake-up: connect() says
+EINPROGRESS all the same, but a send tells how it is. It sends what the client has sent so far, if only nothing; where
+the dial is not through or has failed, that is kept for the backend that answers. A server may speak first.
 """
 
 import contextlib
@@ -9,17 +10,19 @@ import errno
 import select
 import socket
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from kpf.shm.balancer import Balancer, Choice
-from kpf.shm.layout import F_ACTIVE, F_BYTES_IN, F_BYTES_OUT, F_FAILED, F_RETRIES, F_TOTAL, TOTAL, Reason
+from kpf.shm.layout import F_BYTES_IN, F_BYTES_OUT, F_ENDED, F_FAILED, F_RETRIES, F_TOTAL, Reason
 from kpf.shm.region import Words
 from kpf.worker.clock import Clock
-from kpf.worker.half import DEAD, DIALLING, EITHER, READABLE, Half
+from kpf.worker.half import DEAD, DIALLING, EITHER, PENDING, SEEN, Half
 from kpf.worker.listener import Listener
-from kpf.worker.relay import DONTWAIT, EPOLLIN, RESET, Relay
+from kpf.worker.relay import DONTWAIT, EPOLLIN, READ_SIZE, RESET, Relay
 from kpf.worker.session import DIAL_TIMEOUTS_MS, LATER_MS, SHUTS_OUT, Command, Session
 
+UNDER_WAY = {errno.EAGAIN}  # what send() says before connect() is through
 REFUSALS = {errno.ECONNREFUSED, errno.ECONNRESET}
 TIMEOUTS = {errno.ETIMEDOUT}
 NO_PORTS = {errno.EADDRNOTAVAIL}
@@ -56,31 +59,47 @@ class _Timer(NamedTuple):
 class Dialer:
     """All dials of this worker. `short`: there was lack of descriptors or memory."""
 
-    def __init__(self, relay: Relay, balancer: Balancer, words: Words, record: int, clock: Clock) -> None:
+    def __init__(self, relay: Relay, balancer: Balancer, words: Words, clock: Clock) -> None:
         self.short = False
         self._relay, self._balancer, self._words, self._clock = relay, balancer, words, clock
-        self._record_total, self._total = record + TOTAL, words[record + TOTAL]
         self._by_descriptor: dict[int, Dial] = {}
         # of equal timeouts the oldest is the first to end
         self._timers: dict[int, deque[_Timer]] = {delay_ms: deque() for delay_ms in (LATER_MS, *DIAL_TIMEOUTS_MS)}
         relay.on_dial = self._answered
 
-    def begin(self, listener: Listener, descriptor: int, host: str) -> None:
-        """A client was accepted, and counted as active by who accepted it. `host` is its address."""
-        words, counters, relay = self._words, listener.counters, self._relay
-        if descriptor >= len(relay.halves):
-            relay.make_room(descriptor)
-        words[counters + F_TOTAL] += 1
-        words[counters + F_ACTIVE] += 1
-        self._total += 1
-        words[self._record_total] = self._total
-        sock = socket.SocketType(listener.family, socket.SOCK_STREAM, 0, descriptor)
-        client = Half(sock, descriptor, counters + F_BYTES_IN, None, READABLE)
-        choice = self._balancer.pick(listener.frontend, host, (), self._clock.now_ms)
-        if choice is None:
-            self._give_up(client, listener, Reason.NO_ENDPOINT)
+    def begin(self, listener: Listener, accepted: Sequence[tuple[int, str]]) -> None:
+        """Clients were accepted, and counted as active by who accepted them: their descriptors and their addresses."""
+        self._words[listener.counters + F_TOTAL] += len(accepted)
+        choices = self._balancer.pick_all(listener.frontend, [host for _, host in accepted], self._clock.now_ms)
+        for (descriptor, host), choice in zip(accepted, choices, strict=True):
+            client = Half(listener.family, socket.SOCK_STREAM, 0, descriptor)
+            client.join(descriptor, listener.counters + F_BYTES_IN, None)
+            if choice is None:
+                self._give_up(client, listener, Reason.NO_ENDPOINT)
+            else:
+                self._dial_first(client, host, choice, listener)
+
+    def _dial_first(self, client: Half, host: str, choice: Choice, listener: Listener) -> None:
+        backend, error = self._open(choice, listener.counters)
+        data, sent = b"", 0
+        try:
+            # its request is there most of the time
+            data = client.recv(READ_SIZE, DONTWAIT)
+            if not data:
+                client.end = SEEN
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._abandon(client, backend, choice, listener)
             return
-        backend, error = self._open(choice, counters)
+        if backend is not None:
+            try:
+                sent = backend.send(data, DONTWAIT)
+            except OSError as failure:
+                error = failure.errno or errno.EIO
+        client.moved = len(data)
+        if sent < client.moved:
+            client.pending, client.state = memoryview(data)[sent:], PENDING
         if backend is not None and not error:
             self._connected(client, backend, listener)
             return
@@ -96,7 +115,7 @@ class Dialer:
                 _, dial, attempt = timers.popleft()
                 if attempt != dial.attempt:
                     continue
-                if dial.backend is not None and _is_connected(dial.backend.sock):
+                if dial.backend is not None and not _answer(dial.backend):
                     # the answer is there: it is this process that was late
                     self._answered(dial.backend, select.EPOLLOUT)
                     continue
@@ -121,6 +140,8 @@ class Dialer:
                 return
             self._words[listener.counters + F_RETRIES] += 1
             backend, error = self._open(choice, listener.counters)
+            if backend is not None:
+                error = _answer(backend)
             if backend is not None and not error:
                 self._connected(dial.client, backend, listener)
                 return
@@ -128,41 +149,34 @@ class Dialer:
                 return
 
     def _open(self, choice: Choice, counters: int) -> tuple[Half | None, int]:
-        """A backend's half and 0 if it is connected, or EINPROGRESS; else None and why not."""
+        """A backend's half, connected or on the way; else None and why not."""
         try:
-            sock = socket.SocketType(choice.family, _STREAM, 0)
+            backend = Half(choice.family, _STREAM, 0)
         except OSError as error:
             return None, error.errno or errno.ENOBUFS
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        error_number = sock.connect_ex(choice.address)
-        if error_number == errno.EINPROGRESS:
-            try:
-                # connect() says so even when the answer is already there; an empty send says how it is
-                error_number = sock.send(b"", DONTWAIT)
-            except OSError as error:
-                error_number = errno.EINPROGRESS if isinstance(error, BlockingIOError) else error.errno or errno.EIO
+        error_number = backend.connect_ex(choice.address)
         if error_number and error_number != errno.EINPROGRESS:
-            sock.close()
+            backend.close()
             return None, error_number
-        return Half(sock, sock.fileno(), counters + F_BYTES_OUT, choice, READABLE), error_number
+        backend.join(backend.fileno(), counters + F_BYTES_OUT, choice)
+        return backend, 0
 
     def _connected(self, client: Half, backend: Half, listener: Listener) -> None:
-        choice, relay = backend.choice, self._relay
+        choice = backend.choice
         assert choice is not None
         words = self._words
+        words[choice.total] += 1
         if words[choice.health]:
             self._balancer.succeeded(listener.frontend, choice.identity)
-        words[choice.total] += 1
-        client.peer, backend.peer = backend, client
         if not backend.mask & select.EPOLLOUT:
-            relay.watch(backend)
-        # its request is there most of the time; who registers later hears of less
-        relay.ready(client, EPOLLIN)
-        if not client.state & DEAD:
-            relay.watch(client)
+            self._relay.watch(backend)
+        self._relay.begin(client, backend)
 
     def _is_under_way(self, dial: Dial, choice: Choice, backend: Half | None, error: int) -> bool:
         """Wait for the answer. False if there is no use in that, and the next member is to be dialled."""
+        if backend is not None and error not in UNDER_WAY:
+            backend.close()
+            backend = None
         dial.choice, dial.backend = choice, backend
         if backend is None:
             return self._is_settled(dial, _reason(error))
@@ -179,7 +193,7 @@ class Dialer:
         self._clock.at(deadline_ms)
 
     def _answered(self, backend: Half, events: int) -> None:
-        error = backend.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & _FAILED else 0
+        error = backend.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if events & _FAILED else 0
         if not error and not events & select.EPOLLOUT:
             return
         dial = self._by_descriptor[backend.fd]
@@ -193,7 +207,7 @@ class Dialer:
         backend.state = 0
         self._connected(dial.client, backend, dial.listener)
         if events & EPOLLIN and not backend.state & DEAD:
-            self._relay.ready(backend, events & ~select.EPOLLOUT)
+            self._relay.pump(backend)
 
     def _drop(self, backend: Half) -> None:
         del self._by_descriptor[backend.fd]
@@ -215,13 +229,23 @@ class Dialer:
             self._wait(dial, LATER_MS)
         return command is not Command.DIAL_NEXT
 
+    def _abandon(self, client: Half, backend: Half | None, choice: Choice, listener: Listener) -> None:
+        """The client has reset its connection before it had a backend."""
+        if backend is not None:
+            backend.close()
+        self._words[choice.active] -= 1
+        self._bury(client, listener)
+
     def _give_up(self, client: Half, listener: Listener, reason: Reason) -> None:
         """A reset tells the client that this is not an answer."""
         with contextlib.suppress(OSError):
-            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        self._relay.bury(client)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self._words[listener.counters + F_FAILED + reason] += 1
-        self._words[listener.counters + F_ACTIVE] -= 1
+        self._bury(client, listener)
+
+    def _bury(self, client: Half, listener: Listener) -> None:
+        self._relay.bury(client)
+        self._words[listener.counters + F_ENDED] += 1
         self._relay.count(-1)
 
 
@@ -235,9 +259,10 @@ def _reason(error: int) -> Reason:
     return Reason.RESOURCES if error in SHORTAGES else Reason.UNREACHABLE
 
 
-def _is_connected(sock: socket.SocketType) -> bool:
+def _answer(backend: Half) -> int:
+    """0 if it is connected, else what the errno is."""
     try:
-        sock.send(b"", DONTWAIT)
-    except OSError:
-        return False
-    return True
+        backend.send(b"", DONTWAIT)
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0

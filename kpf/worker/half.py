@@ -12,31 +12,32 @@ EITHER = READABLE | select.EPOLLOUT
 
 # Half.state: 0 is the plain relay with nothing in hand; anything else is looked at off the hot path.
 # PENDING: there are bytes that the other side had no room for; PIPED: they are in a pipe.
-DIALLING, PENDING, PIPED, SPLICING, DEAD, FAILED = 1, 2, 4, 8, 16, 32
+# NAGLING: the client has sent only once, and the backend's socket does not have TCP_NODELAY yet.
+DIALLING, PENDING, PIPED, SPLICING, DEAD, FAILED, NAGLING = 1, 2, 4, 8, 16, 32, 64
 
 # Half.end: whether this side may still send; its end was seen; all bytes and the end were passed on.
 OPEN, SEEN, PASSED = 0, 1, 2
 
 
-class Half:
-    """`sock` is one side of a session, `peer` the half of the other side: bytes go from `sock` to `peer.sock`.
+class Half(socket.SocketType):
+    """One side of a session, and the socket itself: an object less for each. Its bytes go to `peer`.
 
     `pending`, or `piped` bytes in `pipe`: what `state` says of them. `mask`: what epoll watches for, 0 before it does.
-    `counter`: the word that counts the bytes of this direction. `choice`: the member behind a backend's half, None on
-    the client's. Attributes that are rarely used are set when they are: an instance costs each connection.
+    `counter`: the word that counts the bytes of this direction; `moved`: those that it does not count yet. `choice`:
+    the member behind a backend's half, None on the client's. Attributes that are rarely used are set when they are.
     """
 
-    __slots__ = ("choice", "counter", "end", "fd", "mask", "peer", "pending", "pipe", "piped", "sock", "state")
+    __slots__ = ("choice", "counter", "end", "fd", "mask", "moved", "peer", "pending", "pipe", "piped", "state")
 
     peer: Half
     pending: memoryview
     pipe: tuple[int, int]
     piped: int
 
-    def __init__(self, sock: socket.SocketType, fd: int, counter: int, choice: Choice | None, mask: int) -> None:
-        self.sock = sock
+    def join(self, fd: int, counter: int, choice: Choice | None) -> None:
+        """To be called once, instead of an `__init__` that would have to call the socket's."""
         self.fd = fd
         self.counter = counter
         self.choice = choice
-        self.mask = mask
-        self.state = self.end = 0
+        self.mask = READABLE
+        self.state = self.end = self.moved = 0

@@ -3,10 +3,13 @@
 Small data by recv and send, bulk by splice. Registered once with epoll, edge-triggered: who is woken reads until the
 socket is dry or the other side is full. Rules that are not obvious:
 - Never splice into a pipe that holds bytes. With an empty one, EAGAIN can only mean that the socket is dry.
-- A short read means dry only without EPOLLRDHUP.
+- A short read means dry only without EPOLLRDHUP. With it, and without an error, it means that the end comes next: what
+  epoll says was so before the read.
 - A send that raises EAGAIN has sent nothing, and lost nothing.
 - The end of a stream is passed on once, after all its bytes; shutdown may raise ENOTCONN while data is still unread,
   which is no reason to close.
+- A backend's socket gets TCP_NODELAY before the client sends for the second time: the first send never waits, for
+  Nagle's rule is about small segments behind a small one that is not acknowledged (tcp_nagle_check in Linux).
 - Sockets are closed at the end of a batch of events: until then their numbers cannot be used again.
 """
 
@@ -16,9 +19,9 @@ import select
 import socket
 from collections.abc import Callable
 
-from kpf.shm.layout import ACTIVE, F_ACTIVE, F_BYTES_IN
+from kpf.shm.layout import ACTIVE, F_BYTES_IN, F_ENDED
 from kpf.shm.region import Words
-from kpf.worker.half import DEAD, DIALLING, EITHER, FAILED, PASSED, PENDING, PIPED, SEEN, SPLICING, Half
+from kpf.worker.half import DEAD, DIALLING, EITHER, FAILED, NAGLING, PASSED, PENDING, PIPED, SEEN, SPLICING, Half
 from kpf.worker.pipes import PIPE_SIZE, PipePool
 
 READ_SIZE = 1 << 16
@@ -31,10 +34,11 @@ ROUNDS = 16
 
 EPOLLIN, EPOLLOUT, EPOLLERR = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR
 EPOLLHUP, EPOLLRDHUP = select.EPOLLHUP, select.EPOLLRDHUP
+LAST = EPOLLIN | EPOLLRDHUP
 DONTWAIT = socket.MSG_DONTWAIT
 SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 RESET = b"\1\0\0\0\0\0\0\0"  # struct linger: on, 0 seconds
-_ACTIVE_OF = F_ACTIVE - F_BYTES_IN
+_ENDED_OF = F_ENDED - F_BYTES_IN
 
 
 class Relay:
@@ -54,59 +58,64 @@ class Relay:
         self._buffer = memoryview(bytearray(COPY_SIZE))
         self._ends: list[Half] = []
         self._again: list[Half] = []
-        self._dead: list[socket.SocketType] = []
+        self._dead: list[Half] = []
 
     # the hot path
 
-    def ready(self, half: Half, events: int) -> None:
-        """epoll says so of a session that is established."""
-        if half.state or not events & EPOLLIN:
-            self._attend(half, events)
-            return
-        data = b""
-        try:
-            data = half.sock.recv(READ_SIZE, DONTWAIT)
-            size = len(data)
-            if not size:
-                self._ended(half)
-            elif events & EPOLLRDHUP:
-                self._last(half, data)
-            else:
-                self._words[half.counter] += size
-                sent = half.peer.sock.send(data, DONTWAIT)
+    def carry(self, batch: list[tuple[int, int]]) -> list[int]:
+        """Serve the sessions among what epoll says is ready. Returns the other descriptors."""
+        halves, others = self.halves, []
+        for descriptor, events in batch:
+            half = halves[descriptor]
+            if half is None:
+                others.append(descriptor)
+                continue
+            if events != EPOLLIN or half.state:
+                if events & ~EPOLLHUP == LAST and not half.state & ~NAGLING:
+                    self._last(half)
+                else:
+                    self._attend(half, events)
+                continue
+            data = b""
+            try:
+                data = half.recv(READ_SIZE, DONTWAIT)
+                if not data:
+                    self._ended(half)
+                    continue
+                size = len(data)
+                half.moved += size
+                sent = half.peer.send(data, DONTWAIT)
                 if sent < size:
                     self._keep(half, data, sent)
                 elif size == READ_SIZE:
                     self._in_bulk(half)
+            except BlockingIOError:
+                if data:
+                    self._keep(half, data, 0)
+            except OSError:
+                self.fail(half)
+        return others
+
+    def _last(self, half: Half) -> None:
+        """Pass on the last of a direction, its last bytes and its end in one segment."""
+        try:
+            data = half.recv(READ_SIZE, DONTWAIT)
+            size = len(data)
+            half.moved += size
+            if size == READ_SIZE:
+                self._send(half, data, 0)
+                self.pump(half)
+                return
+            if size:
+                self._send(half, data, socket.MSG_MORE if half.peer.end != PASSED else 0)
+            if half.state & PENDING:
+                half.end = SEEN
+            else:
+                self._ended(half)
         except BlockingIOError:
-            if data:
-                self._keep(half, data, 0)
+            return
         except OSError:
             self.fail(half)
-        if events & EPOLLOUT and not half.state & DEAD and half.peer.state & PENDING:
-            self.pump(half.peer)
-
-    def _last(self, half: Half, data: bytes) -> None:
-        """Pass on what is probably the last of a direction: its last bytes and its end in one segment."""
-        more, was_reset = b"", False
-        if len(data) < READ_SIZE:
-            try:
-                more = half.sock.recv(READ_SIZE, DONTWAIT)
-            except OSError:
-                # said once only; the bytes that came before it still count
-                was_reset = True
-        is_last = not more and len(data) < READ_SIZE and not was_reset
-        data += more
-        self._words[half.counter] += len(data)
-        self._send(half, data, socket.MSG_MORE if is_last and half.peer.end != PASSED else 0)
-        if was_reset:
-            self.fail(half)
-        elif not is_last:
-            self.pump(half)
-        elif half.state & PENDING:
-            half.end = SEEN
-        else:
-            self._ended(half)
 
     # off the hot path
 
@@ -128,6 +137,9 @@ class Relay:
         if half.state & (DEAD | FAILED):
             return
         try:
+            if half.state & NAGLING:
+                half.state &= ~NAGLING
+                half.peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for _ in range(ROUNDS):
                 if half.state & PENDING and not self._flush(half):
                     return
@@ -149,7 +161,7 @@ class Relay:
                     half.piped -= os.splice(half.pipe[0], peer.fd, half.piped, flags=SPLICE_FLAGS)
                 self._pipes.give(half.pipe)
             else:
-                half.pending = half.pending[peer.sock.send(half.pending, DONTWAIT) :]
+                half.pending = half.pending[peer.send(half.pending, DONTWAIT) :]
                 if half.pending:
                     self._want_room(peer)
                     return False
@@ -164,7 +176,7 @@ class Relay:
         """Read and send once. False if there is nothing to do for now."""
         peer = half.peer
         try:
-            size = half.sock.recv_into(self._buffer, READ_SIZE if peer.mask & EPOLLOUT else COPY_SIZE, DONTWAIT)
+            size = half.recv_into(self._buffer, READ_SIZE if peer.mask & EPOLLOUT else COPY_SIZE, DONTWAIT)
         except BlockingIOError:
             return False
         if not size:
@@ -172,7 +184,7 @@ class Relay:
             return True
         self._words[half.counter] += size
         try:
-            sent = peer.sock.send(self._buffer[:size], DONTWAIT)
+            sent = peer.send(self._buffer[:size], DONTWAIT)
         except BlockingIOError:
             sent = 0
         if sent < size:
@@ -213,12 +225,12 @@ class Relay:
     def _begin_to_splice(self, half: Half) -> None:
         half.state |= SPLICING
         # SPLICE_F_NONBLOCK is about the pipe only
-        half.sock.setblocking(False)
-        half.peer.sock.setblocking(False)
+        half.setblocking(False)
+        half.peer.setblocking(False)
 
     def _send(self, half: Half, data: bytes, flags: int) -> None:
         try:
-            sent = half.peer.sock.send(data, DONTWAIT | flags)
+            sent = half.peer.send(data, DONTWAIT | flags)
         except BlockingIOError:
             sent = 0
         if sent < len(data):
@@ -239,12 +251,29 @@ class Relay:
 
     # beginning and end
 
+    def begin(self, client: Half, backend: Half) -> None:
+        """They are a session from now on; what is known of the client so far is passed on first."""
+        client.peer, backend.peer = backend, client
+        try:
+            if client.state & PENDING:
+                self._flush(client)
+            if client.end:
+                self._ended(client)
+        except OSError:
+            self.fail(client)
+            return
+        client.state |= NAGLING
+        self.watch(client)
+
     def watch(self, half: Half) -> None:
         """Register with epoll, which says at once what is there already. Events of its descriptor are its own."""
-        if half.fd >= len(self.halves):
-            self.make_room(half.fd)
-        self.halves[half.fd] = half
-        self.epoll.register(half.fd, half.mask)
+        fd = half.fd
+        try:
+            self.halves[fd] = half
+        except IndexError:
+            self.make_room(fd)
+            self.halves[fd] = half
+        self.epoll.register(fd, half.mask)
 
     def make_room(self, descriptor: int) -> None:
         """Whatever epoll watches needs a place in `halves`."""
@@ -255,7 +284,7 @@ class Relay:
         """Forget a socket; it is closed at the end of the batch."""
         half.state |= DEAD
         self.halves[half.fd] = None
-        self._dead.append(half.sock)
+        self._dead.append(half)
 
     def fail(self, half: Half) -> None:
         """Reading from `half` or writing to its peer has failed: reset both, after what the other way still holds."""
@@ -269,7 +298,7 @@ class Relay:
                 return
         for one in (half, peer):
             with contextlib.suppress(OSError):
-                one.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self.close(half)
 
     def count(self, change: int) -> None:
@@ -292,17 +321,27 @@ class Relay:
         """The session is over."""
         client, backend = (half, half.peer) if half.choice is None else (half.peer, half)
         words, halves = self._words, self.halves
-        words[client.counter + _ACTIVE_OF] -= 1
+        words[client.counter + _ENDED_OF] += 1
         words[backend.choice.active] -= 1  # type: ignore[union-attr] # a backend's half has one
+        if client.moved:
+            words[client.counter] += client.moved
+        if backend.moved:
+            words[backend.counter] += backend.moved
         halves[client.fd] = halves[backend.fd] = None
         if (client.state | backend.state) & PIPED:
             self._discard_pipes(client, backend)
         client.state = backend.state = DEAD
-        self._dead += client.sock, backend.sock
+        self._dead += client, backend
         # no cycles: the garbage collector is off
         del client.peer, backend.peer
         self.active -= 1
         words[self._record_active] = self.active
+
+    def account(self, half: Half) -> None:
+        """Tell in shared memory what the hot path has only noted."""
+        if half.moved:
+            self._words[half.counter] += half.moved
+            half.moved = 0
 
     def _discard_pipes(self, *halves: Half) -> None:
         for half in halves:
@@ -318,12 +357,13 @@ class Relay:
         for half in self._ends:
             if not half.state & DEAD:
                 try:  # noqa: SIM105 (each connection comes here, and a context manager costs three calls)
-                    half.peer.sock.shutdown(socket.SHUT_WR)
+                    half.peer.shutdown(socket.SHUT_WR)
                 except OSError:
                     # both ends are through, but there is something unread
                     pass
         self._ends.clear()
-        for sock in self._dead:
-            sock.close()
+        # the socket's own close, not the session's
+        for half in self._dead:
+            half.close()
         self._dead.clear()
         return bool(self._again)

@@ -43,12 +43,13 @@ class Sweeper:
             ages = self._ages[self._step] = {half: before.get(half, 0) + 1 for half in present}
             for half, age in ages.items():
                 if not half.state & (DIALLING | DEAD):
+                    self._relay.account(half)
                     self._look_at(half, age)
         self._clock.at(self._next_ms)
 
     def _look_at(self, half: Half, age: int) -> None:
         if age == 2 and half.choice is not None:
-            keep_alive(half.sock)
+            keep_alive(half)
         if half.end == PASSED and age > 2 and self._silent_ms(half) >= HALF_CLOSED_LIMIT_MS:
             self._relay.fail(half)
 
@@ -57,6 +58,6 @@ class Sweeper:
         silent_ms: list[int] = []
         for one in (half, half.peer):
             with contextlib.suppress(OSError):
-                info = one.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECV.size)
+                info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECV.size)
                 silent_ms += _LAST_DATA_RECV.unpack(info)
         return min(silent_ms, default=0)

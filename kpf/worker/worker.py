@@ -69,7 +69,7 @@ class Worker:
         pipes = PipePool(configuration.workers)
         self._relay = Relay(self._epoll, region.words, record, pipes)
         self._clock = Clock(monotonic_ms())
-        self._dialer = Dialer(self._relay, Balancer(region, slot), region.words, record, self._clock)
+        self._dialer = Dialer(self._relay, Balancer(region, slot), region.words, self._clock)
         self._acceptor = Acceptor(self._relay, self._dialer, self._clock, region, worker=slot, pipes=pipes.limit)
         self._sweeper = Sweeper(self._relay, self._clock, pipes)
         self._orphan: Orphan | None = None
@@ -82,7 +82,7 @@ class Worker:
     def run(self) -> None:
         """Accept, dial and relay until there is nothing left to do."""
         relay, clock, words, heartbeat = self._relay, self._clock, self._words, self._record + HEARTBEAT
-        halves, ready, poll = relay.halves, relay.ready, self._epoll.poll
+        carry, poll = relay.carry, self._epoll.poll
         listeners, accept = self._acceptor.listeners, self._acceptor.ready
         more = False
         while not self._is_over:
@@ -90,11 +90,8 @@ class Worker:
             batch = poll(wait_ms / 1000 if wait_ms > 0 else 0, BATCH)
             clock.now_ms = words[heartbeat] = monotonic_ns() // 1_000_000
             clock.turn += 1
-            for descriptor, events in batch:
-                half = halves[descriptor]
-                if half is not None:
-                    ready(half, events)
-                elif descriptor in listeners:
+            for descriptor in carry(batch):
+                if descriptor in listeners:
                     accept(listeners[descriptor])
                 else:
                     self._other_ready(descriptor)
@@ -174,7 +171,8 @@ def _forget_predecessor(region: Region, slot: int) -> None:
     words, places = region.words, region.layout
     words[places.worker(slot) + layout.ACTIVE] = words[places.worker(slot) + layout.PAUSED] = 0
     for frontend in range(words[FRONTENDS_USED_AT]):
-        words[places.frontend_counter(slot, frontend) + layout.F_ACTIVE] = 0
+        counters = places.frontend_counter(slot, frontend)
+        words[counters + layout.F_ENDED] = words[counters + layout.F_TOTAL]
     for member in range(words[MEMBERS_USED_AT]):
         words[places.member_counter(slot, member) + layout.M_ACTIVE] = 0
 
