@@ -23,6 +23,7 @@ from kpf.worker.dialer import Dialer
 from kpf.worker.pipes import PipePool
 from kpf.worker.relay import Relay
 from kpf.worker.session import LATER_LIMIT, Command, Session
+from kpf.worker.sessions import Sessions
 from tests.worker_driver import (
     BlackHole,
     Greeter,
@@ -315,6 +316,7 @@ class Dialling:
     far_client: socket.socket
     directory: Directory
     slot: int
+    sessions: Sessions
     relay: Relay
     dialer: Dialer
     clock: Clock
@@ -329,7 +331,7 @@ class Dialling:
         return server
 
     def turn(self) -> list[tuple[int, int]]:
-        batch = self.relay.epoll.poll(0)
+        batch = self.sessions.epoll.poll(0)
         self.relay.carry(batch)
         self.relay.settle()
         return batch
@@ -342,9 +344,10 @@ def dialling() -> Iterator[Dialling]:
         slot = directory.claim()
         made.members(slot, [hole.at])
         record, clock = region.layout.worker(0), Clock(1000)
-        relay = Relay(epoll, region.words, record, PipePool(1))
-        dialer = Dialer(relay, Balancer(region, 0), region.words, clock)
-        acceptor = Acceptor(relay, dialer, clock, region, worker=0, pipes=0)
+        sessions = Sessions(epoll, region.words, record, PipePool(1))
+        relay = Relay(sessions, region.words, PipePool(1))
+        dialer = Dialer(sessions, relay, Balancer(region, 0), region.words, clock)
+        acceptor = Acceptor(sessions, dialer, clock, region, worker=0, pipes=0)
         with socket.create_server(("127.0.0.1", 0)) as listening:
             listening.setblocking(False)
             acceptor.open(os.dup(listening.fileno()), slot)
@@ -353,7 +356,7 @@ def dialling() -> Iterator[Dialling]:
             acceptor.close()
             acceptor.settle()
         far.settimeout(5)
-        made_up = Dialling(hole, far, directory, slot, relay, dialer, clock)
+        made_up = Dialling(hole, far, directory, slot, sessions, relay, dialer, clock)
         yield made_up
         far.close()
         # a dial that nobody answers ends with its fourth timeout
@@ -362,7 +365,7 @@ def dialling() -> Iterator[Dialling]:
             dialer.expire()
             made_up.turn()
             time.sleep(0.005)
-        assert relay.active == directory.members(slot)[0].active == directory.frontend(slot).active == 0
+        assert sessions.active == directory.members(slot)[0].active == directory.frontend(slot).active == 0
 
 
 def test_an_answer_that_brings_bytes_along_is_one_event(dialling: Dialling) -> None:

@@ -369,7 +369,7 @@ def test_a_send_that_finds_no_room_at_all_has_lost_nothing(session: Established,
     while len(got) < filled + 1000 and time.monotonic() < deadline_s:
         with contextlib.suppress(BlockingIOError):
             got += session.far_backend.recv(1 << 20, socket.MSG_DONTWAIT)
-        assert session.relay.carry(session.relay.epoll.poll(0)) == []
+        assert session.relay.carry(session.sessions.epoll.poll(0)) == []
         session.relay.settle()
     assert got == bytes(filled) + b"x" * 1000
     assert (session.client.state, session.client.end) == (0, PASSED if way == "last" else OPEN)

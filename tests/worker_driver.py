@@ -29,6 +29,7 @@ from kpf.worker.clock import Clock
 from kpf.worker.half import DEAD, Half
 from kpf.worker.pipes import PipePool
 from kpf.worker.relay import Relay
+from kpf.worker.sessions import Sessions
 from kpf.worker.sweeper import Sweeper
 
 RESET = struct.pack("ii", 1, 0)
@@ -382,6 +383,7 @@ def stop_and_wait(process: "subprocess.Popen[bytes]") -> None:
 class Established:
     """A session in this process, and the far ends of its two sockets."""
 
+    sessions: Sessions
     relay: Relay
     client: Half
     backend: Half
@@ -396,24 +398,27 @@ def established() -> Iterator[Established]:
     words = memoryview(bytearray(8 * 64)).cast("Q")
     with select.epoll() as epoll, socket.create_server(("127.0.0.1", 0)) as listener:
         pipes = PipePool(1)
-        relay = Relay(epoll, words, 0, pipes)
+        sessions = Sessions(epoll, words, 0, pipes)
+        relay = Relay(sessions, words, pipes)
         far = [socket.create_connection(listener.getsockname()) for _ in range(2)]
         near = [listener.accept()[0] for _ in range(2)]
         choice = Choice(1, socket.AF_INET, ("127.0.0.1", 1), active=40, total=41, failures=42, health=48)
         words[40] = words[16 + layout.F_TOTAL] = 1
-        relay.count(1)
+        sessions.count(1)
         client, backend = (Half(one.family, one.type, 0, one.detach()) for one in near)
         client.join(client.fileno(), 16 + layout.F_BYTES_IN, None)
         backend.join(backend.fileno(), 16 + layout.F_BYTES_OUT, choice)
         client.peer, backend.peer = backend, client
         for half in (client, backend):
-            relay.watch(half)
+            sessions.watch(half)
         clock = Clock(1)
-        yield Established(relay, client, backend, far[0], far[1], clock, Sweeper(relay, clock, pipes))
+        yield Established(
+            sessions, relay, client, backend, far[0], far[1], clock, Sweeper(sessions, relay, clock, pipes)
+        )
         if not client.state & DEAD:
-            relay.close(client)
+            sessions.close(client)
         relay.settle()
         for one in far:
             one.close()
-        assert words[40] == relay.active == 0
+        assert words[40] == sessions.active == 0
         assert words[16 + layout.F_ENDED] == words[16 + layout.F_TOTAL]

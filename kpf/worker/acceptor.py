@@ -13,7 +13,7 @@ from kpf.shm.region import Region
 from kpf.worker.clock import Clock
 from kpf.worker.dialer import SHORTAGES, Dialer
 from kpf.worker.listener import Listener
-from kpf.worker.relay import Relay
+from kpf.worker.sessions import Sessions
 
 NOBODY = {errno.EAGAIN}
 # what may be pending on a connection by the time it is accepted: accept(2)
@@ -44,8 +44,10 @@ class Acceptor:
     """All `listeners` of this worker, by descriptor. `limit`: how many sessions fit into the descriptors that are
     left."""
 
-    def __init__(self, relay: Relay, dialer: Dialer, clock: Clock, region: Region, *, worker: int, pipes: int) -> None:
-        self._relay, self._dialer, self._clock, self._worker = relay, dialer, clock, worker
+    def __init__(
+        self, sessions: Sessions, dialer: Dialer, clock: Clock, region: Region, *, worker: int, pipes: int
+    ) -> None:
+        self._sessions, self._dialer, self._clock, self._worker = sessions, dialer, clock, worker
         self._words, self._layout = region.words, region.layout
         self._record = region.layout.worker(worker)
         self.listeners: dict[int, Listener] = {}
@@ -74,10 +76,10 @@ class Acceptor:
 
     def open(self, descriptor: int, frontend: int) -> None:
         """Accept on this listening socket from now on, and own it."""
-        self._relay.make_room(descriptor)
+        self._sessions.make_room(descriptor)
         self.listeners[descriptor] = Listener(descriptor, frontend, layout=self._layout, worker=self._worker)
         if not self._paused_ms:
-            self._relay.epoll.register(descriptor, select.EPOLLIN)
+            self._sessions.epoll.register(descriptor, select.EPOLLIN)
         self._set_limit()
 
     def close(self, frontends: set[int] | None = None) -> None:
@@ -115,27 +117,27 @@ class Acceptor:
             descriptor, listener = next(iter(self._closing.items()))
             if self.accept(listener, MAX_BURST) < MAX_BURST and not self._paused_ms:
                 del self._closing[descriptor], self.listeners[descriptor]
-                self._relay.epoll.unregister(descriptor)
+                self._sessions.epoll.unregister(descriptor)
                 listener.sock.close()
                 self._set_limit()
 
     def accept(self, listener: Listener, most: int) -> int:
         """Accept up to so many connections. Returns how many there were, or room for."""
-        relay, words, active = self._relay, self._words, self._record + ACTIVE
+        sessions, words, active = self._sessions, self._words, self._record + ACTIVE
         accepted: list[tuple[int, str]] = []
         gone = 0
         while len(accepted) + gone < most:
-            if relay.active >= self.limit or self._paused_ms:
+            if sessions.active >= self.limit or self._paused_ms:
                 self._pause()
                 break
             # counted before it is here: SIGKILL may come between the kernel's accept and any word of ours, and a
             # connection that dies uncounted with its worker would be a failure that nobody can explain
-            relay.active += 1
-            words[active] = relay.active
+            sessions.active += 1
+            words[active] = sessions.active
             try:
                 descriptor, address = listener.sock._accept()  # type: ignore[attr-defined] # socket.accept's own
             except OSError as error:
-                relay.count(-1)
+                sessions.count(-1)
                 if error.errno in GONE:
                     gone += 1
                     continue
@@ -159,11 +161,11 @@ class Acceptor:
         self._words[self._record + PAUSES] += 1
         self._words[self._record + PAUSED] = 1
         for descriptor in self.listeners:
-            self._relay.epoll.unregister(descriptor)
+            self._sessions.epoll.unregister(descriptor)
 
     def _resume(self) -> None:
         """Go on when there is room for more than one, and not at every turn: there may be many listeners."""
-        room = self.limit - self._relay.active
+        room = self.limit - self._sessions.active
         if self._clock.now_ms - self._paused_ms < PAUSE_MS or room <= self.limit // 64:
             self._clock.at(self._clock.now_ms + PAUSE_MS)
             return
@@ -171,7 +173,7 @@ class Acceptor:
         self._dialer.short = False
         self._words[self._record + PAUSED] = 0
         for descriptor in self.listeners:
-            self._relay.epoll.register(descriptor, select.EPOLLIN)
+            self._sessions.epoll.register(descriptor, select.EPOLLIN)
 
     def _set_limit(self) -> None:
         self.limit = max((self._descriptors - self._reserved - len(self.listeners)) // 2, 1)

@@ -21,6 +21,7 @@ from kpf.worker.half import DEAD, DIALLING, EITHER, PENDING, SEEN, Half
 from kpf.worker.listener import Listener
 from kpf.worker.relay import DONTWAIT, EPOLLIN, READ_SIZE, RESET, Relay
 from kpf.worker.session import DIAL_TIMEOUTS_MS, LATER_MS, SHUTS_OUT, Command, Session
+from kpf.worker.sessions import Sessions
 
 UNDER_WAY = {errno.EAGAIN}  # what send() says before connect() is through
 REFUSALS = {errno.ECONNREFUSED, errno.ECONNRESET}
@@ -59,9 +60,10 @@ class _Timer(NamedTuple):
 class Dialer:
     """All dials of this worker. `short`: there was lack of descriptors or memory."""
 
-    def __init__(self, relay: Relay, balancer: Balancer, words: Words, clock: Clock) -> None:
+    def __init__(self, sessions: Sessions, relay: Relay, balancer: Balancer, words: Words, clock: Clock) -> None:
         self.short = False
-        self._relay, self._balancer, self._words, self._clock = relay, balancer, words, clock
+        self._sessions, self._relay, self._balancer = sessions, relay, balancer
+        self._words, self._clock = words, clock
         self._by_descriptor: dict[int, Dial] = {}
         # of equal timeouts the oldest is the first to end
         self._timers: dict[int, deque[_Timer]] = {delay_ms: deque() for delay_ms in (LATER_MS, *DIAL_TIMEOUTS_MS)}
@@ -169,7 +171,7 @@ class Dialer:
         if words[choice.health]:
             self._balancer.succeeded(listener.frontend, choice.identity)
         if not backend.mask & select.EPOLLOUT:
-            self._relay.watch(backend)
+            self._sessions.watch(backend)
         self._relay.begin(client, backend)
 
     def _is_under_way(self, dial: Dial, choice: Choice, backend: Half | None, error: int) -> bool:
@@ -182,7 +184,7 @@ class Dialer:
             return self._is_settled(dial, _reason(error))
         backend.state = DIALLING
         backend.mask = EITHER
-        self._relay.watch(backend)
+        self._sessions.watch(backend)
         self._by_descriptor[backend.fd] = dial
         self._wait(dial, dial.session.timeout_ms)
         return True
@@ -211,7 +213,7 @@ class Dialer:
 
     def _drop(self, backend: Half) -> None:
         del self._by_descriptor[backend.fd]
-        self._relay.bury(backend)
+        self._sessions.bury(backend)
 
     def _is_settled(self, dial: Dial, reason: Reason) -> bool:
         """Account for a dial that has failed. False if the next member is to be dialled."""
@@ -244,9 +246,9 @@ class Dialer:
         self._bury(client, listener)
 
     def _bury(self, client: Half, listener: Listener) -> None:
-        self._relay.bury(client)
+        self._sessions.bury(client)
         self._words[listener.counters + F_ENDED] += 1
-        self._relay.count(-1)
+        self._sessions.count(-1)
 
 
 def _reason(error: int) -> Reason:

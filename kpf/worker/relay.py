@@ -10,7 +10,6 @@ socket is dry or the other side is full. Rules that are not obvious:
   which is no reason to close.
 - A backend's socket gets TCP_NODELAY before the client sends for the second time: the first send never waits, for
   Nagle's rule is about small segments behind a small one that is not acknowledged (tcp_nagle_check in Linux).
-- Sockets are closed at the end of a batch of events: until then their numbers cannot be used again.
 """
 
 import contextlib
@@ -19,10 +18,10 @@ import select
 import socket
 from collections.abc import Callable
 
-from kpf.shm.layout import ACTIVE, F_BYTES_IN, F_ENDED
 from kpf.shm.region import Words
 from kpf.worker.half import DEAD, DIALLING, EITHER, FAILED, NAGLING, PASSED, PENDING, PIPED, SEEN, SPLICING, Half
 from kpf.worker.pipes import PIPE_SIZE, PipePool
+from kpf.worker.sessions import Sessions
 
 READ_SIZE = 1 << 16
 # where splicing is not possible; once the other side was full, READ_SIZE: what it does not take has to be kept
@@ -38,33 +37,23 @@ LAST = EPOLLIN | EPOLLRDHUP
 DONTWAIT = socket.MSG_DONTWAIT
 SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 RESET = b"\1\0\0\0\0\0\0\0"  # struct linger: on, 0 seconds
-_ENDED_OF = F_ENDED - F_BYTES_IN
 
 
 class Relay:
-    """All sessions of this worker. `active`: how many. `halves`: by descriptor, None where there is none.
-
-    `on_dial` is told of backends' sockets that are not connected yet. `record`: the worker's own words.
-    """
+    """Moves what sockets have to say. `on_dial` is told of backends' sockets that are not connected yet."""
 
     on_dial: Callable[[Half, int], None]
 
-    def __init__(self, epoll: select.epoll, words: Words, record: int, pipes: PipePool) -> None:
-        self.epoll = epoll
-        self._record_active = record + ACTIVE
-        self.active = 0
-        self.halves: list[Half | None] = [None] * 4096
-        self._words, self._pipes = words, pipes
+    def __init__(self, sessions: Sessions, words: Words, pipes: PipePool) -> None:
+        self._sessions, self._words, self._pipes = sessions, words, pipes
         self._buffer = memoryview(bytearray(COPY_SIZE))
-        self._ends: list[Half] = []
         self._again: list[Half] = []
-        self._dead: list[Half] = []
 
     # the hot path
 
     def carry(self, batch: list[tuple[int, int]]) -> list[int]:
         """Serve the sessions among what epoll says is ready. Returns the other descriptors."""
-        halves, others = self.halves, []
+        halves, others = self._sessions.halves, []
         for descriptor, events in batch:
             half = halves[descriptor]
             if half is None:
@@ -80,7 +69,7 @@ class Relay:
             try:
                 data = half.recv(READ_SIZE, DONTWAIT)
                 if not data:
-                    self._ended(half)
+                    self._sessions.end(half)
                     continue
                 size = len(data)
                 half.moved += size
@@ -111,7 +100,7 @@ class Relay:
             if half.state & PENDING:
                 half.end = SEEN
             else:
-                self._ended(half)
+                self._sessions.end(half)
         except BlockingIOError:
             return
         except OSError:
@@ -144,7 +133,7 @@ class Relay:
                 if half.state & PENDING and not self._flush(half):
                     return
                 if half.end:
-                    self._ended(half)
+                    self._sessions.end(half)
                     return
                 if not (self._splice(half) if half.state & SPLICING else self._copy(half)):
                     return
@@ -246,8 +235,8 @@ class Relay:
             return
         half.mask = EITHER
         # a client is watched only after what it has sent so far was passed on
-        if self.halves[half.fd] is half:
-            self.epoll.modify(half.fd, EITHER)
+        if self._sessions.halves[half.fd] is half:
+            self._sessions.epoll.modify(half.fd, EITHER)
 
     # beginning and end
 
@@ -258,33 +247,12 @@ class Relay:
             if client.state & PENDING:
                 self._flush(client)
             if client.end:
-                self._ended(client)
+                self._sessions.end(client)
         except OSError:
             self.fail(client)
             return
         client.state |= NAGLING
-        self.watch(client)
-
-    def watch(self, half: Half) -> None:
-        """Register with epoll, which says at once what is there already. Events of its descriptor are its own."""
-        fd = half.fd
-        try:
-            self.halves[fd] = half
-        except IndexError:
-            self.make_room(fd)
-            self.halves[fd] = half
-        self.epoll.register(fd, half.mask)
-
-    def make_room(self, descriptor: int) -> None:
-        """Whatever epoll watches needs a place in `halves`."""
-        if descriptor >= len(self.halves):
-            self.halves += [None] * (descriptor + 4096 - len(self.halves))
-
-    def bury(self, half: Half) -> None:
-        """Forget a socket; it is closed at the end of the batch."""
-        half.state |= DEAD
-        self.halves[half.fd] = None
-        self._dead.append(half)
+        self._sessions.watch(client)
 
     def fail(self, half: Half) -> None:
         """Reading from `half` or writing to its peer has failed: reset both, after what the other way still holds."""
@@ -299,54 +267,7 @@ class Relay:
         for one in (half, peer):
             with contextlib.suppress(OSError):
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        self.close(half)
-
-    def count(self, change: int) -> None:
-        """A client more, or less."""
-        self.active += change
-        self._words[self._record_active] = self.active
-
-    def _ended(self, half: Half) -> None:
-        """All that this direction will ever carry is in the kernel's hands."""
-        if half.end == PASSED:
-            return
-        half.end = PASSED
-        if half.peer.end == PASSED:
-            self.close(half)
-        else:
-            # unless the other direction ends in the same batch: then closing says it all
-            self._ends.append(half)
-
-    def close(self, half: Half) -> None:
-        """The session is over."""
-        client, backend = (half, half.peer) if half.choice is None else (half.peer, half)
-        words, halves = self._words, self.halves
-        words[client.counter + _ENDED_OF] += 1
-        words[backend.choice.active] -= 1  # type: ignore[union-attr] # a backend's half has one
-        if client.moved:
-            words[client.counter] += client.moved
-        if backend.moved:
-            words[backend.counter] += backend.moved
-        halves[client.fd] = halves[backend.fd] = None
-        if (client.state | backend.state) & PIPED:
-            self._discard_pipes(client, backend)
-        client.state = backend.state = DEAD
-        self._dead += client, backend
-        # no cycles: the garbage collector is off
-        del client.peer, backend.peer
-        self.active -= 1
-        words[self._record_active] = self.active
-
-    def account(self, half: Half) -> None:
-        """Tell in shared memory what the hot path has only noted."""
-        if half.moved:
-            self._words[half.counter] += half.moved
-            half.moved = 0
-
-    def _discard_pipes(self, *halves: Half) -> None:
-        for half in halves:
-            if half.state & PIPED:
-                self._pipes.discard(half.pipe)
+        self._sessions.close(half)
 
     def settle(self) -> bool:
         """The end of a batch: budgets renewed, ends passed on, sockets closed. True if there is more to do at once."""
@@ -354,16 +275,5 @@ class Relay:
             again, self._again = self._again, []
             for half in again:
                 self.pump(half)
-        for half in self._ends:
-            if not half.state & DEAD:
-                try:  # noqa: SIM105 (each connection comes here, and a context manager costs three calls)
-                    half.peer.shutdown(socket.SHUT_WR)
-                except OSError:
-                    # both ends are through, but there is something unread
-                    pass
-        self._ends.clear()
-        # the socket's own close, not the session's
-        for half in self._dead:
-            half.close()
-        self._dead.clear()
+        self._sessions.settle()
         return bool(self._again)

@@ -14,6 +14,7 @@ from kpf.worker.clock import Clock
 from kpf.worker.half import DEAD, DIALLING, PASSED, Half
 from kpf.worker.pipes import PipePool
 from kpf.worker.relay import Relay
+from kpf.worker.sessions import Sessions
 
 ROUND_MS = 15_000
 STEPS = 30
@@ -24,8 +25,8 @@ _LAST_DATA_RECV = struct.Struct("@52xI")  # struct tcp_info, in ms
 class Sweeper:
     """A round of all sockets takes 15 s, in steps of half a second."""
 
-    def __init__(self, relay: Relay, clock: Clock, pipes: PipePool) -> None:
-        self._relay, self._clock, self._pipes = relay, clock, pipes
+    def __init__(self, sessions: Sessions, relay: Relay, clock: Clock, pipes: PipePool) -> None:
+        self._sessions, self._relay, self._clock, self._pipes = sessions, relay, clock, pipes
         self._next_ms = 0
         self._step = 0
         # by step: how often each half was seen
@@ -39,11 +40,11 @@ class Sweeper:
             if not self._step:
                 self._pipes.trim()
             before = self._ages[self._step]
-            present = [half for half in self._relay.halves[self._step :: STEPS] if half is not None]
+            present = [half for half in self._sessions.halves[self._step :: STEPS] if half is not None]
             ages = self._ages[self._step] = {half: before.get(half, 0) + 1 for half in present}
             for half, age in ages.items():
                 if not half.state & (DIALLING | DEAD):
-                    self._relay.account(half)
+                    self._sessions.account(half)
                     self._look_at(half, age)
         self._clock.at(self._next_ms)
 

@@ -25,6 +25,7 @@ from kpf.worker.dialer import Dialer
 from kpf.worker.orphan import Orphan
 from kpf.worker.pipes import PipePool
 from kpf.worker.relay import Relay
+from kpf.worker.sessions import Sessions
 from kpf.worker.sweeper import Sweeper
 
 BATCH = 256
@@ -67,16 +68,17 @@ class Worker:
         _forget_predecessor(region, slot)
         self._epoll = select.epoll()
         pipes = PipePool(configuration.workers)
-        self._relay = Relay(self._epoll, region.words, record, pipes)
+        self._sessions = Sessions(self._epoll, region.words, record, pipes)
+        self._relay = Relay(self._sessions, region.words, pipes)
         self._clock = Clock(monotonic_ms())
-        self._dialer = Dialer(self._relay, Balancer(region, slot), region.words, self._clock)
-        self._acceptor = Acceptor(self._relay, self._dialer, self._clock, region, worker=slot, pipes=pipes.limit)
-        self._sweeper = Sweeper(self._relay, self._clock, pipes)
+        self._dialer = Dialer(self._sessions, self._relay, Balancer(region, slot), region.words, self._clock)
+        self._acceptor = Acceptor(self._sessions, self._dialer, self._clock, region, worker=slot, pipes=pipes.limit)
+        self._sweeper = Sweeper(self._sessions, self._relay, self._clock, pipes)
         self._orphan: Orphan | None = None
         self._unanswered: Close | Drain | None = None
         self._leaving = self._is_over = False
         master.setblocking(False)
-        self._relay.make_room(master.fileno())
+        self._sessions.make_room(master.fileno())
         self._epoll.register(master, select.EPOLLIN)
 
     def run(self) -> None:
@@ -112,10 +114,10 @@ class Worker:
             self._unanswered = None
         if self._orphan:
             self._orphan.tick(clock.now_ms)
-            self._relay.make_room(self._orphan.descriptor)
+            self._sessions.make_room(self._orphan.descriptor)
             clock.at(self._orphan.deadline_ms)
         over_time = self._orphan is not None and clock.now_ms >= self._orphan.deadline_ms
-        self._is_over = over_time or (self._leaving and not self._relay.active and acceptor.is_empty)
+        self._is_over = over_time or (self._leaving and not self._sessions.active and acceptor.is_empty)
         clock.is_restless = self._leaving or acceptor.is_unsettled
         return more
 

@@ -1,0 +1,111 @@
+"""The sessions of a worker, and the end of them: who is there, and what is done once a batch of events is through."""
+
+import select
+import socket
+
+from kpf.shm.layout import ACTIVE, F_BYTES_IN, F_ENDED
+from kpf.shm.region import Words
+from kpf.worker.half import DEAD, PASSED, PIPED, Half
+from kpf.worker.pipes import PipePool
+
+_ENDED_OF = F_ENDED - F_BYTES_IN
+
+
+class Sessions:
+    """`active`: how many, dials included. `halves`: by descriptor, None where there is none.
+
+    Sockets are closed at the end of a batch: until then their numbers cannot be used again, so no event is taken for
+    another socket's. `record`: the worker's own words.
+    """
+
+    def __init__(self, epoll: select.epoll, words: Words, record: int, pipes: PipePool) -> None:
+        self.epoll = epoll
+        self.active = 0
+        self.halves: list[Half | None] = [None] * 4096
+        self._words, self._pipes = words, pipes
+        self._record_active = record + ACTIVE
+        self._ends: list[Half] = []
+        self._dead: list[Half] = []
+
+    def count(self, change: int) -> None:
+        """A client more, or less."""
+        self.active += change
+        self._words[self._record_active] = self.active
+
+    def watch(self, half: Half) -> None:
+        """Register with epoll, which says at once what is there already. Events of its descriptor are its own."""
+        fd = half.fd
+        try:
+            self.halves[fd] = half
+        except IndexError:
+            self.make_room(fd)
+            self.halves[fd] = half
+        self.epoll.register(fd, half.mask)
+
+    def make_room(self, descriptor: int) -> None:
+        """Whatever epoll watches needs a place in `halves`."""
+        if descriptor >= len(self.halves):
+            self.halves += [None] * (descriptor + 4096 - len(self.halves))
+
+    def bury(self, half: Half) -> None:
+        """Forget a socket; it is closed at the end of the batch."""
+        half.state |= DEAD
+        self.halves[half.fd] = None
+        self._dead.append(half)
+
+    def end(self, half: Half) -> None:
+        """All that this direction will ever carry is in the kernel's hands."""
+        if half.end == PASSED:
+            return
+        half.end = PASSED
+        if half.peer.end == PASSED:
+            self.close(half)
+        else:
+            # unless the other direction ends in the same batch: then closing says it all
+            self._ends.append(half)
+
+    def close(self, half: Half) -> None:
+        """The session is over."""
+        client, backend = (half, half.peer) if half.choice is None else (half.peer, half)
+        words, halves = self._words, self.halves
+        words[client.counter + _ENDED_OF] += 1
+        words[backend.choice.active] -= 1  # type: ignore[union-attr] # a backend's half has one
+        if client.moved:
+            words[client.counter] += client.moved
+        if backend.moved:
+            words[backend.counter] += backend.moved
+        halves[client.fd] = halves[backend.fd] = None
+        if (client.state | backend.state) & PIPED:
+            self._discard_pipes(client, backend)
+        client.state = backend.state = DEAD
+        self._dead += client, backend
+        # no cycles: the garbage collector is off
+        del client.peer, backend.peer
+        self.active -= 1
+        words[self._record_active] = self.active
+
+    def account(self, half: Half) -> None:
+        """Tell in shared memory what the hot path has only noted."""
+        if half.moved:
+            self._words[half.counter] += half.moved
+            half.moved = 0
+
+    def _discard_pipes(self, *halves: Half) -> None:
+        for half in halves:
+            if half.state & PIPED:
+                self._pipes.discard(half.pipe)
+
+    def settle(self) -> None:
+        """The end of a batch: ends are passed on, sockets closed."""
+        for half in self._ends:
+            if not half.state & DEAD:
+                try:  # noqa: SIM105 (each connection comes here, and a context manager costs three calls)
+                    half.peer.shutdown(socket.SHUT_WR)
+                except OSError:
+                    # both ends are through, but there is something unread
+                    pass
+        self._ends.clear()
+        # the socket's own close, not the session's
+        for half in self._dead:
+            half.close()
+        self._dead.clear()
