@@ -235,6 +235,32 @@ def test_a_flood_of_clients_cannot_grow_the_table() -> None:
     assert view.pins > layout.PIN_TABLE_ENTRIES * 0.9
 
 
+def test_several_picks_at_once_are_as_many_one_by_one() -> None:
+    region, directory, slot, addresses = frontend_with(3)
+    balancer = Balancer(region, 0)
+    together = balancer.pick_all(slot, ["10.9.9.9"] * 7, 1)
+    assert [name_of(choice) for choice in together if choice] == [*addresses * 2, addresses[0]]
+    following = balancer.pick(slot, "10.9.9.9", (), 1)
+    assert following is not None
+    assert name_of(following) == addresses[1]
+    assert [view.active for view in directory.members(slot)] == [3, 3, 2]
+    directory.set_members(slot, [], affinity_timeout_ms=0)
+    assert balancer.pick_all(slot, ["10.9.9.9"] * 2, 1) == [None, None]
+
+
+def test_several_picks_at_once_keep_to_the_pins() -> None:
+    region, _, slot, _ = frontend_with(3, timeout_ms=60_000)
+    balancer = Balancer(region, 0)
+    clients = ["10.9.9.1", "10.9.9.2", "10.9.9.1", "10.9.9.3", "10.9.9.2", "10.9.9.1"]
+    picked = balancer.pick_all(slot, clients, 1)
+    homes: dict[str, set[int]] = {client: set() for client in clients}
+    for client, choice in zip(clients, picked, strict=True):
+        assert choice is not None
+        homes[client].add(choice.identity)
+    assert [len(home) for home in homes.values()] == [1, 1, 1]
+    assert len(set.union(*homes.values())) == 3
+
+
 def test_no_pins_from_before_affinity_was_switched_on() -> None:
     region, directory, slot, addresses = frontend_with(3, timeout_ms=60_000)
     balancer = Balancer(region, 0)

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import select
+import signal
 import socket
 import struct
 import termios
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +21,7 @@ from kpf.shm.directory import Directory
 from kpf.shm.layout import MEMBER_REASONS, Reason
 from kpf.worker.acceptor import Acceptor
 from kpf.worker.clock import Clock
-from kpf.worker.dialer import Dialer
+from kpf.worker.dialer import EARLY_SIZE, Dialer
 from kpf.worker.pipes import PipePool
 from kpf.worker.relay import Relay
 from kpf.worker.session import LATER_LIMIT, Command, Session
@@ -35,6 +37,8 @@ from tests.worker_driver import (
     receive_all,
     receive_exactly,
     refusing,
+    reset,
+    stop_and_wait,
 )
 
 
@@ -47,6 +51,13 @@ def expect_reset(at: Target) -> None:
     # it may come as early as connect() looks at the result
     with pytest.raises(ConnectionResetError), connect(at) as sock:
         sock.recv(1)
+
+
+def kept_in_the_kernel(at: Target) -> int:
+    """Bytes that the worker has not read of the connections to its listener, from the kernel's table."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    established = [line for line in lines if line[3] == "01" and int(line[1].partition(":")[2], 16) == at[1]]
+    return sum(int(line[4].partition(":")[2], 16) for line in established)
 
 
 # the policy
@@ -270,6 +281,52 @@ def test_what_the_client_sent_early_is_kept_for_the_one_that_answers() -> None:
         assert heard == [b"e" * 300_000] * 2
 
 
+def test_of_what_is_there_at_accept_little_is_read_before_the_dial_answers() -> None:
+    with BlackHole() as hole, node() as made:
+        slot, at = made.frontend([hole.at])
+        stop_and_wait(made.workers[0].process)
+        with connect(at) as sock:
+            sock.sendall(b"e" * 60_000)
+            made.workers[0].process.send_signal(signal.SIGCONT)
+            eventually(lambda: made.directory.members(slot)[0].active == 1)
+            time.sleep(0.05)
+            assert kept_in_the_kernel(at) == 60_000 - EARLY_SIZE
+            hole.open_up()
+            with hole.accept(within_s=3) as server:
+                server.settimeout(5)
+                assert receive_exactly(server, 60_000) == b"e" * 60_000
+                server.sendall(b"ok")
+            assert receive_all(sock) == b"ok"
+        eventually(made.is_quiet)
+        assert made.directory.frontend(slot).bytes_in == 60_000
+
+
+def test_a_client_that_resets_before_it_is_accepted_is_nobodys_failure() -> None:
+    with Greeter(1) as servers, node() as made:
+        slot, at = made.frontend(servers.at)
+        stop_and_wait(made.workers[0].process)
+        for _ in range(3):
+            reset(connect(at))
+        made.workers[0].process.send_signal(signal.SIGCONT)
+        eventually(lambda: made.directory.frontend(slot).total == 3)
+        eventually(made.is_quiet)
+        assert greeting(at) == 0
+        view = made.directory.frontend(slot)
+        assert not any(view.failed.values())
+        assert made.directory.members(slot)[0].dial_failures == 0
+
+
+def test_a_queue_is_shared_out_in_turn() -> None:
+    with Greeter(3) as servers, node() as made:
+        _, at = made.frontend(servers.at)
+        stop_and_wait(made.workers[0].process)
+        waiting = [connect(at) for _ in range(90)]
+        made.workers[0].process.send_signal(signal.SIGCONT)
+        assert Counter(receive_exactly(sock, 1)[0] for sock in waiting) == {0: 30, 1: 30, 2: 30}
+        for sock in waiting:
+            sock.close()
+
+
 def test_affinity_over_workers_and_to_who_answers() -> None:
     with Greeter(3) as servers, node(2) as made:
         slot, at = made.frontend(servers.at, affinity_s=60)
@@ -380,7 +437,7 @@ def test_an_answer_that_brings_bytes_along_is_one_event(dialling: Dialling) -> N
         assert receive_exactly(server, 5) == b"early"
 
 
-def test_nothing_is_read_from_the_client_before_the_dial_answers(dialling: Dialling) -> None:
+def test_nothing_more_is_read_from_the_client_before_the_dial_answers(dialling: Dialling) -> None:
     dialling.far_client.sendall(b"early")
     time.sleep(0.02)
     dialling.turn()

@@ -17,7 +17,7 @@ import pytest
 
 from kpf.net import channel
 from kpf.net.messages import Close, Drain
-from kpf.worker.half import DEAD
+from kpf.worker.half import DEAD, NAGLING, PASSED
 from kpf.worker.pipes import PipePool
 from kpf.worker.sweeper import HALF_CLOSED_LIMIT_MS, ROUND_MS, STEPS
 from tests.worker_driver import (
@@ -350,6 +350,45 @@ def test_only_backends_that_last_get_keepalive(session: Established) -> None:
     rounds(session, 1)
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     assert not session.client.state & DEAD
+
+
+def carried(session: Established) -> bool:
+    """One turn; True once the client's half has something to tell, or is no more."""
+    session.relay.carry(session.sessions.epoll.poll(0))
+    session.relay.settle()
+    return bool(session.client.moved or session.client.state & DEAD)
+
+
+def test_bytes_of_small_messages_are_told_once_a_round_and_at_the_end(session: Established) -> None:
+    counter = session.client.counter
+    for told in (0, 5):
+        session.far_client.sendall(b"small")
+        eventually(lambda: carried(session))
+        assert session.words[counter] == told
+        rounds(session, 1)
+        assert session.words[counter] == told + 5
+    session.far_client.sendall(b"last")
+    session.far_client.shutdown(socket.SHUT_WR)
+    session.far_backend.shutdown(socket.SHUT_WR)
+    eventually(lambda: carried(session) and session.client.state & DEAD)
+    assert session.words[counter] == 14
+
+
+def test_nodelay_comes_with_the_second_send(session: Established) -> None:
+    session.client.state = NAGLING
+    assert not session.backend.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    session.far_client.sendall(b"second")
+    eventually(lambda: carried(session) or not session.client.state)
+    assert session.backend.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert receive_exactly(session.far_backend, 6) == b"second"
+
+
+def test_an_end_alone_needs_no_nodelay(session: Established) -> None:
+    session.client.state = NAGLING
+    session.far_client.shutdown(socket.SHUT_WR)
+    eventually(lambda: carried(session) or session.client.end == PASSED)
+    assert session.far_backend.recv(1) == b""
+    assert not session.backend.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_half_closed_connection_that_is_silent_for_too_long_is_cut(

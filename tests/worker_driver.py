@@ -24,7 +24,7 @@ from kpf.shm import layout
 from kpf.shm.balancer import Choice
 from kpf.shm.directory import Directory
 from kpf.shm.layout import Address
-from kpf.shm.region import Region
+from kpf.shm.region import Region, Words
 from kpf.worker.clock import Clock
 from kpf.worker.half import DEAD, Half
 from kpf.worker.pipes import PipePool
@@ -383,6 +383,7 @@ def stop_and_wait(process: "subprocess.Popen[bytes]") -> None:
 class Established:
     """A session in this process, and the far ends of its two sockets."""
 
+    words: Words
     sessions: Sessions
     relay: Relay
     client: Half
@@ -413,7 +414,7 @@ def established() -> Iterator[Established]:
             sessions.watch(half)
         clock = Clock(1)
         yield Established(
-            sessions, relay, client, backend, far[0], far[1], clock, Sweeper(sessions, relay, clock, pipes)
+            words, sessions, relay, client, backend, far[0], far[1], clock, Sweeper(sessions, relay, clock, pipes)
         )
         if not client.state & DEAD:
             sessions.close(client)

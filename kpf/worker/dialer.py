@@ -19,7 +19,7 @@ from kpf.shm.region import Words
 from kpf.worker.clock import Clock
 from kpf.worker.half import DEAD, DIALLING, EITHER, PENDING, SEEN, Half
 from kpf.worker.listener import Listener
-from kpf.worker.relay import DONTWAIT, EPOLLIN, READ_SIZE, RESET, Relay
+from kpf.worker.relay import DONTWAIT, EPOLLIN, RESET, Relay
 from kpf.worker.session import DIAL_TIMEOUTS_MS, LATER_MS, SHUTS_OUT, Command, Session
 from kpf.worker.sessions import Sessions
 
@@ -29,6 +29,9 @@ TIMEOUTS = {errno.ETIMEDOUT}
 NO_PORTS = {errno.EADDRNOTAVAIL}
 SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 # all others are UNREACHABLE: EHOSTUNREACH, ENETUNREACH, EPERM (a local packet filter), ...
+
+# of what a client has sent before its backend answers, kept meanwhile: thousands may wait for a black hole
+EARLY_SIZE = 1 << 14
 
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _FAILED = select.EPOLLERR | select.EPOLLHUP
@@ -86,7 +89,7 @@ class Dialer:
         data, sent = b"", 0
         try:
             # its request is there most of the time
-            data = client.recv(READ_SIZE, DONTWAIT)
+            data = client.recv(EARLY_SIZE, DONTWAIT)
             if not data:
                 client.end = SEEN
         except BlockingIOError:
