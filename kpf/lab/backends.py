@@ -5,6 +5,7 @@ What a connection gets is a matter of the address's mode:
 - "answer": for every line the server's name, padded to a line of 256 bytes, as a server of small requests does.
 - "sink": everything is read; after the client's FIN the number of bytes and a newline.
 - "source": for the line "N" as many zero bytes, then FIN.
+- "http": for every request without a body the server's name and a newline, as a text.
 A closed address refuses; one taken from its host (`Host.remove_address`) is a black hole.
 """
 
@@ -19,10 +20,12 @@ from typing import Any, Literal
 from kpf.lab.call import raise_descriptor_limit
 from kpf.lab.machine import Machine
 
-Mode = Literal["greet", "answer", "sink", "source"]
+Mode = Literal["greet", "answer", "sink", "source", "http"]
 
 ANSWER_SIZE = 256
 BLOCK = bytes(1 << 20)
+# who asks has closed the connection, in the latter cases without having read the answer
+ENDED = (EOFError, ConnectionResetError, BrokenPipeError)
 # room for every connection of a test at once
 BACKLOG = 4096
 
@@ -170,7 +173,24 @@ class _Source(_Serving):
             asyncio.get_running_loop().call_soon(self.transport.close)
 
 
-MODES: dict[str, type[_Serving]] = {"greet": _Serving, "answer": _Answering, "sink": _Sink, "source": _Source}
+class _Web(_Serving):
+    def greet(self) -> None:
+        self._head = b""
+
+    def data_received(self, data: bytes) -> None:
+        *heads, self._head = (self._head + data).split(b"\r\n\r\n")
+        body = self.name.encode() + b"\n"
+        answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        self.transport.write(answer * len(heads))
+
+
+MODES: dict[str, type[_Serving]] = {
+    "greet": _Serving,
+    "answer": _Answering,
+    "sink": _Sink,
+    "source": _Source,
+    "http": _Web,
+}
 
 
 class _Servers:
@@ -219,12 +239,16 @@ async def _obey(connection: Connection) -> None:
             continue
         try:
             what, args = connection.recv()
-        except EOFError:
+            connection.send(await _answer(servers, what, args))
+        except ENDED:
             return
-        try:
-            connection.send(await getattr(servers, what)(*args))
-        except OSError as error:
-            connection.send(error)
+
+
+async def _answer(servers: _Servers, what: str, args: tuple[Any, ...]) -> Any:
+    try:
+        return await getattr(servers, what)(*args)
+    except OSError as error:
+        return error
 
 
 def main() -> None:

@@ -64,8 +64,9 @@ class Daemon:
             self.process = self._machine.start(self.argv, env=env, stdout=log, stderr=log)
             try:
                 self._await_ready(notify, began_s + timeout_s)
-            except DaemonFailedError:
-                self.kill()
+            except BaseException:
+                # and not killed: its workers would wait for another master
+                self.stop()
                 raise
             self.ready_s = time.monotonic() - began_s
         return self

@@ -1,13 +1,17 @@
 """The lab itself: what the other end-to-end tests stand on, without kpf."""
 
 import os
+import socket
 import time
 from collections.abc import Generator
+from http.client import HTTPConnection
 
 import pytest
 
 from kpf.lab.backends import Backends
-from kpf.lab.clients import connect, hold, names, steady
+from kpf.lab.clients import connect, failures, hold, names, steady
+from kpf.lab.listening import queues
+from kpf.lab.load import Load, UnderLoad
 from kpf.lab.machine import CallFailedError
 from kpf.lab.topology import NODE_POD_LINK_ADDRESSES, POD_NETWORKS, Lab, client_address, pod_address
 
@@ -62,6 +66,22 @@ def test_many_open_at_once(lab: Lab, backends: Backends) -> None:
         assert set(names(held.send("ping"))) <= {"ECONNRESET", "EPIPE"}
 
 
+def test_http_is_spoken(lab: Lab, backends: Backends) -> None:
+    address = pod_address(51)
+    backends.open(address, 8080, name="web", mode="http")
+    assert lab.node.call(_fetch_twice, address) == [(200, b"web\n"), (200, b"web\n")]
+
+
+def _fetch_twice(address: str) -> list[tuple[int, bytes]]:
+    connection = HTTPConnection(address, 8080, timeout=5)
+    answers = []
+    for path in ("/", "/?" + "long" * 500):
+        connection.request("GET", path)
+        response = connection.getresponse()
+        answers.append((response.status, response.read()))
+    return answers
+
+
 def test_the_other_modes(lab: Lab, backends: Backends) -> None:
     address = pod_address(50)
     backends.open(address, 8001, name="a", mode="answer")
@@ -74,6 +94,55 @@ def test_a_rate_is_kept(lab: Lab, backends: Backends) -> None:
     outcomes = lab.node.call(steady, (address, 8080), 100, 1.0)
     assert names(outcomes) == {address: 100}
     assert outcomes[-1].began_s - outcomes[0].began_s == pytest.approx(0.99, abs=0.2)
+
+
+def test_a_load_goes_on_until_it_is_told_to_stop(lab: Lab, backends: Backends) -> None:
+    address = pod_address(52)
+    backends.open(address, 8080, name="one")
+    with UnderLoad(lab.node, Load((address, 8080), new_per_s=200, kept=5, asks_per_s=100)) as load:
+        assert backends.active() >= 5
+        time.sleep(0.3)
+        with load.still():
+            from_s = time.monotonic()
+            time.sleep(0.2)
+            until_s = time.monotonic()
+        time.sleep(0.3)
+        report = load.stop()
+    assert report.kept == {"one": 5}
+    assert names(report.new).keys() == {"one"}
+    assert names(report.asked).keys() == {"still here"}
+    assert len(report.new) == pytest.approx(120, rel=0.3)
+    assert len(report.asked) == pytest.approx(60 + 5, rel=0.3)
+    assert not [one for one in (*report.new, *report.asked) if from_s < one.began_s < until_s]
+
+
+def test_a_load_tells_what_failed(lab: Lab, backends: Backends) -> None:
+    address, other = pod_address(53), pod_address(54)
+    backends.open(address, 8080, name="one")
+    backends.open(other, 8080, name="two")
+    with UnderLoad(lab.node, Load((address, 8080), new_per_s=200, kept=5, asks_per_s=100, kept_at=["one"])) as load:
+        backends.close(address, 8080)
+        assert backends.cut("one") >= 5
+        # some twenty more, who are refused
+        time.sleep(0.1)
+        report = load.stop()
+    assert len(failures(report.asked)) == 5
+    assert "ECONNREFUSED" in names(report.new)
+    with UnderLoad(lab.node, Load((other, 8080), new_per_s=200, kept=5, asks_per_s=100, kept_at=["one"])) as load:
+        assert load.stop().kept == {}
+
+
+def test_queues_of_listening_sockets_are_seen() -> None:
+    assert queues() == []
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_server(("::1", 0), family=socket.AF_INET6),
+        socket.create_connection(server.getsockname()),
+        socket.create_connection(server.getsockname()),
+    ):
+        assert queues() == [2, 0]
+        server.accept()[0].close()
+        assert queues() == [1, 0]
 
 
 def _count_up() -> Generator[int, int, None]:
