@@ -1,0 +1,262 @@
+"""What a change costs between the master, the kernel and the workers, counted in what does not depend on the machine.
+
+Netlink messages and bytes are counted where they enter the kernel, frames of the channel and words of shared memory
+where they are written. A change costs the same among few services and among many.
+"""
+
+import asyncio
+import functools
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
+from typing import Any, cast
+
+import pytest
+
+from kpf.master import effects, reconcile, workers
+from kpf.master.effects import Effects
+from kpf.master.listeners import Listeners
+from kpf.master.reconcile import Reconciler
+from kpf.master.workers import Workers
+from kpf.model.endpoint import EndpointSlice
+from kpf.model.names import Family
+from kpf.model.service import Service, ServicePort
+from kpf.model.snapshot import Snapshot
+from kpf.net.messages import Configure
+from kpf.netlink import addresses, conntrack
+from kpf.netlink.socket import frames
+from kpf.nft import encode
+from kpf.nft.kernel import Kernel
+from kpf.plan.desired import NodeFacts
+from kpf.shm.directory import Directory
+from kpf.shm.region import Region
+from tests import budget
+from tests.stage import own_namespace
+from tests.values import TCP, endpoints, service, snapshot
+
+WORKERS = 2
+SIZES = (10, 500)
+
+CHANGES = ("an endpoint is replaced", "a Service is added", "a node port is changed", "a Service is removed")
+CHANGES_OF_ALL = ("all but five Services are added", "a full sync")
+# In columns, by change, on nodes of 10 and of 500 Services alike. Netlink messages by kind, bytes and send() calls;
+# the channel's frames and bytes, both ways, for two workers; words of shared memory that the master has written.
+# fmt: off
+OF_A_CHANGE = {
+    #                     endpoint  Service  node port  Service
+    #                     replaced  added    changed    removed
+    "netlink sends":      (      0,       3,         3,       2),
+    "netlink bytes":      (      0,     408,       276,     388),
+    "transaction begins": (      0,       1,         1,       2),
+    "delete elements":    (      0,       0,         1,       4),
+    "new elements":       (      0,       4,         1,       0),
+    "transaction ends":   (      0,       1,         1,       2),
+    "address dumps":      (      0,       1,         1,       0),
+    "conntrack dumps":    (      0,       1,         1,       0),
+    "channel frames":     (      0,       4,         0,       4),
+    "channel bytes":      (      0,     144,         0,     142),
+    "words written":      (     12,      22,         0,       0),
+}
+OF_ALL = {
+    #                        added     full sync
+    #                       5    495     10    500
+    "netlink sends":      (  2,     2,     2,     2),
+    "netlink bytes":      (568, 33888, 11120, 44440),
+    "transaction begins": (  1,     1,     1,     1),
+    "new table":          (  0,     0,     1,     1),
+    "new set":            (  0,     0,    14,    14),
+    "new chain":          (  0,     0,    11,    11),
+    "delete rules":       (  0,     0,     1,     1),
+    "delete elements":    (  0,     0,    14,    14),
+    "new rule":           (  0,     0,    20,    20),
+    "new elements":       (  3,     3,     5,     5),
+    "transaction ends":   (  1,     1,     1,     1),
+    "conntrack dumps":    (  1,     1,     1,     1),
+    "channel frames":     (  4,     8,     0,     0),
+    "channel bytes":      (176,  4232,     0,     0),
+    "words written":      (110, 10890,     0,     0),
+}
+# fmt: on
+
+# include/uapi/linux/netfilter/nf_tables.h
+NFTABLES = 10 << 8
+KINDS = {
+    encode.BATCH_BEGIN: "transaction begins",
+    encode.BATCH_END: "transaction ends",
+    NFTABLES | 0: "new table",
+    NFTABLES | 3: "new chain",
+    NFTABLES | 6: "new rule",
+    NFTABLES | 8: "delete rules",
+    NFTABLES | 9: "new set",
+    NFTABLES | 12: "new elements",
+    NFTABLES | 14: "delete elements",
+    conntrack.GET: "conntrack dumps",
+    addresses.GET_ADDRESS: "address dumps",
+}
+FACTS = NodeFacts(
+    name="node-1",
+    proxy_addresses={Family.IPV4: ip_address("127.0.0.1")},
+    local_addresses=frozenset({ip_address("127.0.0.1")}),
+)
+
+# so that numbers in messages to workers have as many digits among few Services as among many
+SLOTS_IN_USE, SYNCS_BEFORE = 100, 5
+
+
+def count_writes(patch: pytest.MonkeyPatch, cost: Counter[str]) -> None:
+    """Everything that any socket of this process sends to netlink, or sends and receives as a channel."""
+
+    def write(sock: socket.socket, data: bytes) -> None:
+        if sock.family == socket.AF_NETLINK:
+            cost["netlink sends"] += 1
+            cost["netlink bytes"] += len(data)
+            cost.update(KINDS.get(frame.kind, f"netlink message {frame.kind:#x}") for frame in frames(data))
+        elif sock.family == socket.AF_UNIX and sock.type == socket.SOCK_SEQPACKET:
+            cost["channel frames"] += 1
+            cost["channel bytes"] += len(data)
+
+    def counted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(sock: socket.socket, data: Any, *rest: Any) -> Any:
+            result = real(sock, data, *rest)
+            if name == "recvmsg":
+                write(sock, result[0])
+            else:
+                write(sock, b"".join(data) if name == "sendmsg" else bytes(data))
+            return result
+
+        return call
+
+    for name in ("send", "sendall", "sendto", "sendmsg", "recvmsg"):
+        patch.setattr(socket.socket, name, counted(name, getattr(socket.socket, name)))
+
+
+class CountingWords:
+    """Shared memory that counts the words that are written to it."""
+
+    def __init__(self, words: memoryview, cost: Counter[str]) -> None:
+        self._words, self._cost = words, cost
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._words[at]
+
+    def __setitem__(self, at: int | slice, value: Any) -> None:
+        self._words[at] = value
+        self._cost["words written"] += len(value) if isinstance(at, slice) else 1
+
+
+class Node:
+    """A master without its sources, its workers, and the kernel of this namespace. `cost`: of what is counted."""
+
+    def __init__(self, cost: Counter[str]) -> None:
+        self.cost = cost
+        self._running: asyncio.Task[None] | None = None
+        self.services: dict[int, tuple[Service, EndpointSlice]] = {}
+        region = Region.create(WORKERS)
+        region.words = cast(memoryview, CountingWords(region.words, cost))
+        # the clock of tidying up, which takes a second and does not belong to any change
+        directory = Directory(region, clock=lambda: 0)
+        for _ in range(SLOTS_IN_USE):
+            directory.claim()
+        self.listeners = Listeners(WORKERS)
+        self.workers = Workers(directory, self.listeners, newborn=newborn, count=WORKERS)
+        self.kernel = Kernel()
+        self.effects = Effects(directory, self.listeners, self.workers, self.kernel)
+        self.reconciler = Reconciler(
+            self.effects, read=self.read, facts=lambda _: FACTS, port_range=range(20000, 29999), capacity=1000
+        )
+
+    def read(self) -> Snapshot:
+        return snapshot(*(one for objects in self.services.values() for one in objects))
+
+    async def start(self) -> None:
+        await self.workers.start()
+        self._running = asyncio.create_task(self.reconciler.run())
+
+    async def sync(self, *, full: bool = False) -> Counter[str]:
+        """What it costs to bring the services into force, to the last thing that follows from it."""
+        before, generation = self.cost.copy(), self.reconciler.progress.generation
+        self.reconciler.request(full=full)
+
+        def is_settled() -> bool:
+            progress = self.reconciler.progress
+            return progress.generation > generation and progress.waiting_since_s is None and not self.effects.closing
+
+        async with asyncio.timeout(20.0):
+            while not is_settled():
+                await asyncio.sleep(0.005)
+        return self.cost - before
+
+    async def close(self) -> None:
+        if self._running:
+            self._running.cancel()
+        await self.workers.abort()
+        await self.effects.finish()
+        await self.kernel.delete()
+        self.kernel.close()
+        for listener in (*self.effects.now.frontends, *self.effects.closing):
+            self.listeners.close(listener)
+
+
+def newborn(slot: int) -> Configure:
+    return Configure(0, slot, WORKERS, os.getuid(), os.getgid(), 1.0)
+
+
+def web(number: int, *, pods: Sequence[int] = (1, 2, 3), node_port: int = 0) -> tuple[Service, EndpointSlice]:
+    name, network = f"service-{number:03}", f"{number // 250}.{number % 250}"
+    port = ServicePort("", TCP, 80, node_port=node_port)
+    return (
+        service(name, cluster_ips=(f"10.96.{network}",), ports=(port,)),
+        endpoints(*(f"10.{128 + number // 250}.{number % 250}.{pod}" for pod in pods), of=name),
+    )
+
+
+async def costs_among(size: int) -> dict[str, Counter[str]]:
+    """What each change costs on a node with so many Services."""
+    cost, found = Counter[str](), dict[str, Counter[str]]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reconcile, "MIN_INTERVAL_S", 0.0)
+        patch.setattr(effects, "QUIET_S", 0.02)
+        patch.setattr(workers, "ACKNOWLEDGE_S", 10.0)
+        node = Node(cost)
+        try:
+            await node.start()
+            count_writes(patch, cost)
+            for number in range(SYNCS_BEFORE):
+                node.services[number] = web(number)
+                await node.sync()
+            node.services |= {number: web(number) for number in range(SYNCS_BEFORE, size)}
+            found["all but five Services are added"] = await node.sync()
+            node.services[0] = web(0, pods=(1, 2, 4))
+            found["an endpoint is replaced"] = await node.sync()
+            node.services[size] = web(size, node_port=30080)
+            found["a Service is added"] = await node.sync()
+            node.services[size] = web(size, node_port=30081)
+            found["a node port is changed"] = await node.sync()
+            del node.services[size]
+            found["a Service is removed"] = await node.sync()
+            found["a full sync"] = await node.sync(full=True)
+        finally:
+            await node.close()
+    return found
+
+
+@functools.cache
+def costs(size: int) -> dict[str, Counter[str]]:
+    # where no earlier test has left entries in conntrack, which would have to be deleted
+    with own_namespace():
+        return asyncio.run(costs_among(size))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change(change: str, size: int) -> None:
+    budget.check(f"{change}, among {size} Services", OF_A_CHANGE, CHANGES.index(change), costs(size)[change])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("change", CHANGES_OF_ALL)
+def test_a_change_of_all(change: str, size: int) -> None:
+    column = CHANGES_OF_ALL.index(change) * len(SIZES) + SIZES.index(size)
+    budget.check(f"{change}, of {size} Services", OF_ALL, column, costs(size)[change])
