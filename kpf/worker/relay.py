@@ -34,20 +34,24 @@ ROUNDS = 16
 EPOLLIN, EPOLLOUT, EPOLLERR = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR
 EPOLLHUP, EPOLLRDHUP = select.EPOLLHUP, select.EPOLLRDHUP
 LAST = EPOLLIN | EPOLLRDHUP
-DONTWAIT = socket.MSG_DONTWAIT
+# as integers: the enum's own `|` is a function of Python
+DONTWAIT, MORE = int(socket.MSG_DONTWAIT), int(socket.MSG_MORE)
 SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 RESET = b"\1\0\0\0\0\0\0\0"  # struct linger: on, 0 seconds
 
 
 class Relay:
-    """Moves what sockets have to say. `on_dial` is told of backends' sockets that are not connected yet."""
+    """Moves what sockets have to say. `on_dial` is told of backends' sockets that are not connected yet.
+
+    `again`: directions that have used up their rounds, and go on in the next turn.
+    """
 
     on_dial: Callable[[Half, int], None]
 
     def __init__(self, sessions: Sessions, words: Words, pipes: PipePool) -> None:
         self._sessions, self._words, self._pipes = sessions, words, pipes
         self._buffer = memoryview(bytearray(COPY_SIZE))
-        self._again: list[Half] = []
+        self.again: list[Half] = []
 
     # the hot path
 
@@ -96,7 +100,7 @@ class Relay:
                 self.pump(half)
                 return
             if size:
-                self._send(half, data, socket.MSG_MORE if half.peer.end != PASSED else 0)
+                self._send(half, data, MORE if half.peer.end != PASSED else 0)
             if half.state & PENDING:
                 half.end = SEEN
             else:
@@ -137,7 +141,7 @@ class Relay:
                     return
                 if not (self._splice(half) if half.state & SPLICING else self._copy(half)):
                     return
-            self._again.append(half)
+            self.again.append(half)
         except OSError:
             self.fail(half)
 
@@ -271,9 +275,9 @@ class Relay:
 
     def settle(self) -> bool:
         """The end of a batch: budgets renewed, ends passed on, sockets closed. True if there is more to do at once."""
-        if self._again:
-            again, self._again = self._again, []
+        if self.again:
+            again, self.again = self.again, []
             for half in again:
                 self.pump(half)
         self._sessions.settle()
-        return bool(self._again)
+        return bool(self.again)

@@ -14,8 +14,9 @@ _ENDED_OF = F_ENDED - F_BYTES_IN
 class Sessions:
     """`active`: how many, dials included. `halves`: by descriptor, None where there is none.
 
-    Sockets are closed at the end of a batch: until then their numbers cannot be used again, so no event is taken for
-    another socket's. `record`: the worker's own words.
+    `ends` and `dead`: directions whose end is to be passed on, and sockets that are to be closed, when the batch is
+    through. Until then a socket's number cannot be used again, so no event is taken for another socket's. `record`: the
+    worker's own words.
     """
 
     def __init__(self, epoll: select.epoll, words: Words, record: int, pipes: PipePool) -> None:
@@ -24,8 +25,8 @@ class Sessions:
         self.halves: list[Half | None] = [None] * 4096
         self._words, self._pipes = words, pipes
         self._record_active = record + ACTIVE
-        self._ends: list[Half] = []
-        self._dead: list[Half] = []
+        self.ends: list[Half] = []
+        self.dead: list[Half] = []
 
     def count(self, change: int) -> None:
         """A client more, or less."""
@@ -51,7 +52,7 @@ class Sessions:
         """Forget a socket; it is closed at the end of the batch."""
         half.state |= DEAD
         self.halves[half.fd] = None
-        self._dead.append(half)
+        self.dead.append(half)
 
     def end(self, half: Half) -> None:
         """All that this direction will ever carry is in the kernel's hands."""
@@ -62,7 +63,7 @@ class Sessions:
             self.close(half)
         else:
             # unless the other direction ends in the same batch: then closing says it all
-            self._ends.append(half)
+            self.ends.append(half)
 
     def close(self, half: Half) -> None:
         """The session is over."""
@@ -78,7 +79,7 @@ class Sessions:
         if (client.state | backend.state) & PIPED:
             self._discard_pipes(client, backend)
         client.state = backend.state = DEAD
-        self._dead += client, backend
+        self.dead += client, backend
         # no cycles: the garbage collector is off
         del client.peer, backend.peer
         self.active -= 1
@@ -97,15 +98,15 @@ class Sessions:
 
     def settle(self) -> None:
         """The end of a batch: ends are passed on, sockets closed."""
-        for half in self._ends:
+        for half in self.ends:
             if not half.state & DEAD:
                 try:  # noqa: SIM105 (each connection comes here, and a context manager costs three calls)
                     half.peer.shutdown(socket.SHUT_WR)
                 except OSError:
                     # both ends are through, but there is something unread
                     pass
-        self._ends.clear()
+        self.ends.clear()
         # the socket's own close, not the session's
-        for half in self._dead:
+        for half in self.dead:
             half.close()
-        self._dead.clear()
+        self.dead.clear()

@@ -83,11 +83,13 @@ class Worker:
 
     def run(self) -> None:
         """Accept, dial and relay until there is nothing left to do."""
-        relay, clock, words, heartbeat = self._relay, self._clock, self._words, self._record + HEARTBEAT
+        relay, sessions, clock = self._relay, self._sessions, self._clock
+        words, heartbeat = self._words, self._record + HEARTBEAT
         carry, poll = relay.carry, self._epoll.poll
         listeners, accept = self._acceptor.listeners, self._acceptor.ready
         more = False
-        while not self._is_over:
+        # CPython 3.11 specialises a loop that jumps back without a condition, and no other
+        while True:
             wait_ms = 0 if more else clock.due_ms - clock.now_ms
             batch = poll(wait_ms / 1000 if wait_ms > 0 else 0, BATCH)
             clock.now_ms = words[heartbeat] = monotonic_ns() // 1_000_000
@@ -100,7 +102,10 @@ class Worker:
             more = clock.is_restless or clock.now_ms >= clock.due_ms
             if more:
                 more = self._look_around()
-            more = relay.settle() or more
+                if self._is_over:
+                    return
+            if relay.again or sessions.ends or sessions.dead:
+                more = relay.settle() or more
 
     def _look_around(self) -> bool:
         """What is due now and then. True if there is more to do at once."""
