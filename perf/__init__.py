@@ -1,1 +1,1 @@
-"""What kpf costs, measured in a network namespace of one's own."""
+"""What kpf costs: load scripts for any running kpf, kpf beside its peers, and a worker alone."""

@@ -1,4 +1,4 @@
-"""`python -m perf.core`: what kpf costs on this machine: sync times, memory, CPU per connection, request and GiB.
+"""`python -m perf.core`: what kpf costs on this machine beside the load: sync times and memory.
 
 All in a network namespace of its own, with the lab's hosts, backends and clients, which are other processes and not
 counted. The lab sets net.ipv4.tcp_tw_reuse=1 and ip_local_port_range=32768-65535, as the README recommends to nodes.
@@ -29,19 +29,14 @@ from kpf.lab.daemon import Daemon
 from kpf.lab.machine import wait_until
 from kpf.lab.manifests import Manifests, Object, endpoint_slice, service
 from kpf.lab.topology import Lab, client_address, pod_address
-from perf import load
 
 SERVICES = 500
 CHANGES = 9
 IDLE = 4500
-ROUNDS = 3
-SHORT = 20_000
-KEPT_ALIVE = 100_000
-GIB = 1 << 30
 PORT = 8080
 
 SHOP = ("10.96.0.10", 80)
-GREETING, ANSWERING, POURING = (pod_address(number) for number in (1, 2, 3))
+GREETING = pod_address(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +49,9 @@ class Figure:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Cpu:
-    user_s: float
-    system_s: float
-
-
 def processes(daemon: Daemon) -> list[psutil.Process]:
     """The master and its workers."""
     return [psutil.Process(pid) for pid in (daemon.pid, *daemon.worker_pids())]
-
-
-def cpu(daemon: Daemon) -> Cpu:
-    """What all kpf processes have used so far."""
-    times = [process.cpu_times() for process in processes(daemon)]
-    return Cpu(sum(one.user for one in times), sum(one.system for one in times))
 
 
 def descriptors(daemon: Daemon) -> list[int]:
@@ -195,44 +178,6 @@ class Bench:
             Figure("descriptors left open by it", left, "", f"{sum(open_before)} before"),
         ]
 
-    def cost(self) -> list[Figure]:
-        self._backends.open(ANSWERING, PORT, mode="answer")
-        self._backends.open(POURING, PORT, mode="source")
-        files = {
-            f"{name}.yaml": [service(name, cluster_ips=[address]), endpoint_slice(name, [pod], port=PORT)]
-            for name, address, pod in (("shop", SHOP[0], ANSWERING), ("pour", "10.96.0.11", POURING))
-        }
-        sources = [client_address(number) for number in range(20)]
-        outside = self._lab.outside
-        with self._daemon(files) as (daemon, _):
-            before = descriptors(daemon)
-            figures = [
-                *_measure("CPU per short connection", "µs", SHORT, daemon,
-                          lambda: outside.call(load.short, SHOP, SHORT, sources, 32)),
-                *_measure("CPU per request, 64 kept-alive connections", "µs", KEPT_ALIVE, daemon,
-                          lambda: outside.call(load.kept_alive, SHOP, 64, KEPT_ALIVE)),
-                *_measure("CPU per GiB, 4 connections", "ms", 4, daemon,
-                          lambda: outside.call(load.download, ("10.96.0.11", 80), 4, GIB)),
-            ]  # fmt: skip
-            left = descriptors_left(daemon, before)
-            figures.append(Figure("descriptors left open by all this", left, "", f"{sum(before)} before"))
-        return figures
-
-
-def _measure(what: str, unit: str, count: int, daemon: Daemon, run: Callable[[], float]) -> Iterator[Figure]:
-    factor = 1e6 if unit == "µs" else 1e3
-    costs, users, rates = [], [], []
-    for _ in range(ROUNDS):
-        before = cpu(daemon)
-        took_s = run()
-        after = cpu(daemon)
-        user_s, system_s = after.user_s - before.user_s, after.system_s - before.system_s
-        costs.append((user_s + system_s) / count * factor)
-        users.append(user_s / count * factor)
-        rates.append(count / took_s)
-    spread = f"user part {statistics.median(users):.1f}; of {ROUNDS}: {min(costs):.1f} to {max(costs):.1f}"
-    yield Figure(what, statistics.median(costs), unit, f"{spread}; {statistics.median(rates):,.1f}/s")
-
 
 def _pss(pss_bytes: int) -> str:
     return f"private (USS); PSS {pss_bytes / 2**20:.1f}"
@@ -259,7 +204,7 @@ def main() -> int:
     figures: list[Figure] = []
     with Lab() as lab, Backends(lab.pods) as backends:
         bench = Bench(lab, backends)
-        for part in (bench.sync_of_files, bench.sync_of_a_list, bench.idle, bench.cost):
+        for part in (bench.sync_of_files, bench.sync_of_a_list, bench.idle):
             figures += part()
     show(figures)
     if arguments.json:

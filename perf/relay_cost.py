@@ -1,11 +1,11 @@
 """What a worker's relay costs: CPU per short connection and per request, beside other relays in the same run.
 
-    python -m perf.relay_cost [--rounds N] [--other "NAME=COMMAND"]... [--trace]
+    python -m perf.relay_cost [--rounds N] [--other "NAME=COMMAND"]...
 
 Each subject relays from 127.0.0.1 to two backends, with one process of client load and one of backends. Subjects take
 short turns (A B A B), so that a machine that becomes slower does so for all. CPU is user + system, from /proc.
 COMMAND of another subject may contain {port}, {first} and {second} (the backends' ports); HAProxy is added by itself if
-it is installed. `--trace` counts a worker's system calls with strace.
+it is installed. How many system calls a worker makes is a matter of `tests/test_perf_guard_worker.py`.
 """
 
 import argparse
@@ -226,29 +226,11 @@ def compare(others: dict[str, str], rounds: int, seconds: float) -> None:
     print("in user space:", ", ".join(f"{name} {share:.0%}" for name, share in shares.items()))
 
 
-def trace(seconds: float) -> None:
-    """System calls of a worker per short connection."""
-    with kpf_worker() as (port, pids), tempfile.NamedTemporaryFile("r") as out:
-        short_connections(port, 0.3)
-        command = ["strace", "-c", "-f", "-o", out.name, "-p", str(pids[0])]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as strace:
-            time.sleep(0.5)
-            done = short_connections(port, seconds)
-            time.sleep(0.2)
-            strace.send_signal(signal.SIGINT)
-        print(f"system calls of {done} short connections")
-        for line in out.read().splitlines():
-            fields = line.split()
-            if len(fields) >= 5 and fields[3].isdigit():
-                print(f"  {int(fields[3]) / done:6.2f}  {fields[-1]}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=0.4)
     parser.add_argument("--other", action="append", default=[], metavar="NAME=COMMAND")
-    parser.add_argument("--trace", action="store_true")
     options = parser.parse_args()
     namespace.enter()
     # kpf and others close first towards backends: TIME_WAIT would run out of ports
@@ -263,10 +245,7 @@ def main() -> None:
             configuration.flush()
             others["haproxy"] = f"haproxy -f {configuration.name}"
         try:
-            if options.trace:
-                trace(options.seconds)
-            else:
-                compare(others, options.rounds, options.seconds)
+            compare(others, options.rounds, options.seconds)
         finally:
             backends.kill()
 

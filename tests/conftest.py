@@ -21,6 +21,7 @@ PURE_PREFIXES = (
     "test_decode",
     "test_documents",
     "test_manifests",
+    "test_perf_figures",
     "test_plan",
     "test_supervisor",
 )
