@@ -1,4 +1,4 @@
-"""The whole test process moves into a network namespace with no uplink before anything is opened.
+"""Every test process moves into a network namespace with no uplink of its own before anything is opened.
 
 As root or, where the kernel allows it, as an ordinary user in a user namespace of one id. Where it does not, the tests
 that touch the kernel's network are skipped and say why; the pure ones run.
@@ -6,6 +6,7 @@ that touch the kernel's network are skipped and say why; the pure ones run.
 
 import getpass
 import os
+from collections.abc import Callable
 
 import pytest
 
@@ -41,6 +42,21 @@ def pytest_report_header() -> str:
     if _refused:
         return f"kpf: no network namespace of our own ({_refused}): only the pure tests run"
     return "kpf: in a network namespace of our own"
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Tell what was measured: it is printed at the end of the run."""
+    return lambda text: request.node.user_properties.append(("figure", text))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [*terminalreporter.stats.get("passed", ()), *terminalreporter.stats.get("failed", ())]
+    figures = [text for report in reports for name, text in report.user_properties if name == "figure"]
+    if figures:
+        terminalreporter.section("figures")
+        for text in figures:
+            terminalreporter.write_line(text)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -75,7 +76,7 @@ def test_200_clients_stay_where_they_are_until_the_time_out(world: World) -> Non
     assert moved > 100, f"only {moved} of 200 clients were free again"
 
 
-def test_bad_endpoints_are_not_seen_by_clients(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_endpoints_are_not_seen_by_clients(world: World, figure: Callable[[str], None]) -> None:
     good, refusing, silent = world.pods([1, 2, 3])
     world.serve("good", "10.96.0.11", [good])
     world.serve("shop", SHOP[0], [good, refusing, silent])
@@ -90,9 +91,10 @@ def test_bad_endpoints_are_not_seen_by_clients(world: World, capsys: pytest.Capt
     at_once = sorted(with_bad, key=lambda outcome: outcome.first_byte_s)[: -sum(failed.values())]
     ratio = median_first_byte_ms(at_once) / median_first_byte_ms(without)
     slowest_s = max(outcome.first_byte_s for outcome in with_bad)
-    with capsys.disabled():
-        print(f"\n{names(with_bad)[good]} of 1,000 requests went well; dials that failed: {failed};")
-        print(f"median to the first byte: {ratio:.3f} of that without bad endpoints; slowest {slowest_s * 1000:.0f} ms")
+    figure(
+        f"bad endpoints: {names(with_bad)[good]} of 1,000 requests went well; dials that failed: {failed}; median to "
+        f"the first byte: {ratio:.3f} of that without bad endpoints; slowest {slowest_s * 1000:.0f} ms"
+    )
     assert names(with_bad) == {good: 1000}
     assert failed[f"{good}:{POD_PORT}"] == 0
     assert failed[f"{refusing}:{POD_PORT}"] > 0

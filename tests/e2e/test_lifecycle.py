@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -159,14 +160,13 @@ def test_a_second_daemon_names_the_first(world: World) -> None:
         assert world.answers(SHOP, 3) == {pods[0]: 3}
 
 
-def test_a_deleted_table_is_put_back(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_deleted_table_is_put_back(world: World, figure: Callable[[str], None]) -> None:
     pods = world.pods([1])
     world.serve("shop", SHOP[0], pods)
     with world.daemon():
         delete_table("kpf")
         back_s = eventually(lambda: world.answers(SHOP, timeout_s=0.2) == {pods[0]: 1})
-        with capsys.disabled():
-            print(f"\nthe deleted table was back and in use after {back_s:.2f} s")
+        figure(f"the deleted table was back and in use after {back_s:.2f} s")
         assert back_s < 2.0
 
 

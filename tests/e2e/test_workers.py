@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -27,7 +28,7 @@ def _kill_each_second(daemon: Daemon, duration_s: float) -> int:
 
 
 @pytest.mark.parametrize("duration_s", [4.0, pytest.param(20.0, marks=pytest.mark.soak)])
-def test_a_worker_killed_every_second(world: World, capsys: pytest.CaptureFixture[str], duration_s: float) -> None:
+def test_a_worker_killed_every_second(world: World, figure: Callable[[str], None], duration_s: float) -> None:
     pods = world.pods([1, 2, 3])
     world.serve("shop", SHOP[0], pods)
     with world.daemon() as daemon:
@@ -39,9 +40,10 @@ def test_a_worker_killed_every_second(world: World, capsys: pytest.CaptureFixtur
         restarts = sum(worker["restarts"] for worker in daemon.status()["workers"])
     failed = failures(outcomes)
     slowest_s = max(outcome.first_byte_s for outcome in outcomes)
-    with capsys.disabled():
-        print(f"\n{killed} workers killed: {len(failed)} of {len(outcomes)} failed, {own} were active at the deaths;")
-        print(f"slowest {slowest_s * 1000:.0f} ms; {names(outcomes)}")
+    figure(
+        f"{killed} workers killed: {len(failed)} of {len(outcomes)} failed, {own} were active at the deaths; slowest "
+        f"{slowest_s * 1000:.0f} ms; {names(outcomes)}"
+    )
     assert restarts == killed
     assert len(failed) <= own, names(failed)
     assert slowest_s < 1.5
@@ -70,7 +72,7 @@ def test_the_turn_is_exact_over_a_workers_death(world: World) -> None:
         assert world.answers(SHOP, 299) == {pods[0]: 99, pods[1]: 100, pods[2]: 100}
 
 
-def test_a_stuck_worker_is_steered_around_and_replaced(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stuck_worker_is_steered_around_and_replaced(world: World, figure: Callable[[str], None]) -> None:
     world.serve("shop", SHOP[0], world.pods([1, 2, 3]))
     with world.daemon() as daemon, world.lab.outside.begin(steady, SHOP, 100, 8.0, timeout_s=15.0) as load:
         time.sleep(0.5)
@@ -85,11 +87,10 @@ def test_a_stuck_worker_is_steered_around_and_replaced(world: World, capsys: pyt
     failed = failures(outcomes)
     slowest_s = max(outcome.first_byte_s for outcome in outcomes)
     later_s = max(outcome.first_byte_s for outcome in outcomes if outcome.began_s > noticed_s)
-    with capsys.disabled():
-        print(f"\nstuck worker noticed after {noticed_s - stopped_s:.2f} s; connections made after that took at most")
-        print(
-            f"{later_s * 1000:.0f} ms, those queued before {slowest_s:.2f} s; {len(failed)} failed, {own} were its own"
-        )
+    figure(
+        f"stuck worker noticed after {noticed_s - stopped_s:.2f} s; connections made after that took at most "
+        f"{later_s * 1000:.0f} ms, those queued before {slowest_s:.2f} s; {len(failed)} failed, {own} were its own"
+    )
     assert later_s < 1.0
     assert slowest_s < 6.5
     assert len(failed) <= own
