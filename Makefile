@@ -6,19 +6,22 @@ PYTHON ?= $(shell for one in python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test soak figures lint clean
+.PHONY: demo test soak figures perf lint clean
 
 demo: .venv/installed
 	$(BIN)/kpf demo
 
 test: .venv/tested
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 soak: .venv/tested
 	$(BIN)/python -m pytest -m soak -s
 
 figures: .venv/installed
 	$(BIN)/python -m perf.core
+
+perf: .venv/measured
+	$(BIN)/python -m perf.peers
 
 lint: .venv/tested
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --config setup.cfg
@@ -33,6 +36,10 @@ lint: .venv/tested
 
 .venv/tested: pyproject.toml | .venv/bin/python
 	$(PIP) --editable '.[test]'
+	touch $@ .venv/installed
+
+.venv/measured: pyproject.toml | .venv/bin/python
+	$(PIP) --editable '.[perf]'
 	touch $@ .venv/installed
 
 clean:
