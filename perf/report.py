@@ -53,7 +53,7 @@ def machine() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cores": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()} ({platform.python_compiler()})",
         "kpf": __version__,
     }
 

@@ -217,9 +217,10 @@ class Relay:
 
     def _begin_to_splice(self, half: Half) -> None:
         half.state |= SPLICING
-        # SPLICE_F_NONBLOCK is about the pipe only
-        half.setblocking(False)
-        half.peer.setblocking(False)
+        # SPLICE_F_NONBLOCK is about the pipe only; a backend's socket is made non-blocking, a client's is not
+        for one in (half, half.peer):
+            if one.gettimeout() != 0:
+                one.setblocking(False)
 
     def _send(self, half: Half, data: bytes, flags: int) -> None:
         try:

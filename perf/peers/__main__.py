@@ -42,8 +42,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     names = [subject.name for subject in SUBJECTS]
-    options.number(parser, "--rounds", int, 1, 1000, 9, "rounds that count; one before them warms up")
-    options.number(parser, "--seconds", float, 0.05, 60, 0.5, "how long a turn lasts, in seconds")
+    options.number(parser, "--rounds", int, 1, 1000, 17, "rounds that count; one before them warms up")
+    options.number(parser, "--seconds", float, 0.05, 60, 0.25, "how long a turn lasts, in seconds")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="CASE", help=", ".join(PARTS))
     parser.add_argument("--subjects", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--output", type=Path, metavar="DIR", help=f"where files go (default: {RESULTS})")

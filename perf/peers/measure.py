@@ -93,7 +93,7 @@ def _once(plan: Plan, runner: Runner, tell: Tell) -> tuple[list[Memory], list[Tr
 
 def _rate_per_s(plan: Plan, runner: Runner) -> float:
     names = [subject.name for subject in plan.present()]
-    return runner.half_of_what_it_does(KPF if KPF in names else names[0], plan.seconds)
+    return runner.a_quarter_of_what_it_does(KPF if KPF in names else names[0], plan.seconds)
 
 
 def _turns(plan: Plan, runner: Runner, rate_per_s: float, tell: Tell) -> list[Turn]:
