@@ -179,3 +179,10 @@ def test_a_manifest_is_put_back_when_churn_is_interrupted(shop: Subject, number:
         out, err = process.communicate(timeout=10)
     assert (process.returncode, out, err) == (130, "", "")
     assert file.read_bytes() == before
+
+
+def test_a_worker_alone_is_measured_beside_another_checkouts() -> None:
+    status, out, err = run("worker", "--rounds", "1", "--seconds", "0.05", "--against", str(Path.cwd()))
+    assert status == 0, err
+    assert "to other" in out
+    assert out.count("| kpf ") == 3
