@@ -2,9 +2,7 @@
 
 What a connection gets is a matter of the address's mode:
 - "greet": the server's name and a newline at once, then every byte back; its FIN follows the client's.
-- "answer": for every line the server's name, padded to a line of 256 bytes, as a server of small requests does.
 - "sink": everything is read; after the client's FIN the number of bytes and a newline.
-- "source": for the line "N" as many zero bytes, then FIN.
 - "http": for every request without a body the server's name and a newline, as a text.
 A closed address refuses; one taken from its host (`Host.remove_address`) is a black hole.
 """
@@ -20,10 +18,9 @@ from typing import Any, Literal
 from kpf.lab.call import raise_descriptor_limit
 from kpf.lab.machine import Machine
 
-Mode = Literal["greet", "answer", "sink", "source", "http"]
+Mode = Literal["greet", "sink", "http"]
 
-ANSWER_SIZE = 256
-BLOCK = bytes(1 << 20)
+SINK_BYTES = 1 << 20
 # who asks has closed the connection, in the latter cases without having read the answer
 ENDED = (EOFError, ConnectionResetError, BrokenPipeError)
 # room for every connection of a test at once
@@ -117,18 +114,10 @@ class _Serving(asyncio.Protocol):
         self.transport.resume_reading()
 
 
-class _Answering(_Serving):
-    def greet(self) -> None:
-        self._answer = self.name.encode().ljust(ANSWER_SIZE - 1) + b"\n"
-
-    def data_received(self, data: bytes) -> None:
-        self.transport.write(self._answer * data.count(b"\n"))
-
-
 class _Sink(_Serving, asyncio.BufferedProtocol):
     def greet(self) -> None:
         self._received = 0
-        self._buffer = bytearray(BLOCK)
+        self._buffer = bytearray(SINK_BYTES)
 
     def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 (the protocol's signature)
         return self._buffer
@@ -138,39 +127,6 @@ class _Sink(_Serving, asyncio.BufferedProtocol):
 
     def eof_received(self) -> None:
         self.transport.write(b"%d\n" % self._received)
-
-
-class _Source(_Serving):
-    def greet(self) -> None:
-        self._left = 0
-        self._line = b""
-
-    def data_received(self, data: bytes) -> None:
-        self._line += data
-        if self._line.endswith(b"\n"):
-            self._left = int(self._line)
-            self.transport.set_write_buffer_limits(len(BLOCK))
-            self._writing = True
-            self._pump()
-
-    def eof_received(self) -> bool:
-        return True
-
-    def pause_writing(self) -> None:
-        self._writing = False
-
-    def resume_writing(self) -> None:
-        self._writing = True
-        self._pump()
-
-    def _pump(self) -> None:
-        while self._left and self._writing:
-            block = BLOCK[: self._left] if self._left < len(BLOCK) else BLOCK
-            self._left -= len(block)
-            self.transport.write(block)
-        if not self._left:
-            # not from within resume_writing(): asyncio would end the connection twice
-            asyncio.get_running_loop().call_soon(self.transport.close)
 
 
 class _Web(_Serving):
@@ -186,9 +142,7 @@ class _Web(_Serving):
 
 MODES: dict[str, type[_Serving]] = {
     "greet": _Serving,
-    "answer": _Answering,
     "sink": _Sink,
-    "source": _Source,
     "http": _Web,
 }
 

@@ -19,6 +19,8 @@ DEAD_S = 1.4
 BACK_WITHIN_S = 12.0
 # how long the worker does not accept before it is killed, so that connections wait in its queue
 HALTED_S = 0.15
+# until the status counts the connections that are kept, and no other
+COUNTED_WITHIN_S = 5.0
 READY = "is ready"
 READY_WITHIN_S = 10.0
 
@@ -102,7 +104,7 @@ def dead_worker(stage: Stage, scene: Scene) -> None:
     ready = scene.daemon.log().count(READY)
     with scene.load() as load:
         with load.still():
-            stage.wait_for(lambda: sum(_active(scene).values()) == KEPT, 1.0)
+            stage.wait_for(lambda: sum(_active(scene).values()) == KEPT, COUNTED_WITHIN_S)
             kept = _active(scene)
         stage.doing("both workers are alive")
         stage.pause(CALM_S)
