@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 import select
 import signal
 import socket
@@ -18,10 +19,11 @@ import pytest
 
 from kpf.shm.balancer import Balancer
 from kpf.shm.directory import Directory
-from kpf.shm.layout import MEMBER_REASONS, Reason
+from kpf.shm.layout import MEMBER_REASONS, Layout, Reason
 from kpf.worker.acceptor import Acceptor
 from kpf.worker.clock import Clock
 from kpf.worker.dialer import EARLY_SIZE, Dialer
+from kpf.worker.listener import Listener
 from kpf.worker.pipes import PipePool
 from kpf.worker.relay import Relay
 from kpf.worker.session import LATER_LIMIT, Command, Session
@@ -288,9 +290,7 @@ def test_of_what_is_there_at_accept_little_is_read_before_the_dial_answers() -> 
         with connect(at) as sock:
             sock.sendall(b"e" * 60_000)
             made.workers[0].process.send_signal(signal.SIGCONT)
-            eventually(lambda: made.directory.members(slot)[0].active == 1)
-            time.sleep(0.05)
-            assert kept_in_the_kernel(at) == 60_000 - EARLY_SIZE
+            eventually(lambda: kept_in_the_kernel(at) == 60_000 - EARLY_SIZE)
             hole.open_up()
             with hole.accept(within_s=3) as server:
                 server.settimeout(5)
@@ -301,19 +301,71 @@ def test_of_what_is_there_at_accept_little_is_read_before_the_dial_answers() -> 
         assert made.directory.frontend(slot).bytes_in == 60_000
 
 
+def test_what_came_early_arrives_once_where_there_is_little_room() -> None:
+    heard: list[bytes] = []
+
+    def listen(connection: socket.socket) -> None:
+        heard.append(receive_all(connection))
+
+    room = Path("/proc/sys/net/ipv4/tcp_wmem")
+    usual = room.read_text()
+    # of the node that the tests are on
+    room.write_text("4096 4096 4096")
+    try:
+        with Server(listen) as server, node() as made:
+            slot, at = made.frontend([server.at])
+            stop_and_wait(made.workers[0].process)
+            with connect(at) as sock:
+                sock.sendall(bytes(range(250)) * 40)
+                made.workers[0].process.send_signal(signal.SIGCONT)
+            eventually(lambda: heard)
+            eventually(made.is_quiet)
+            assert heard == [bytes(range(250)) * 40]
+            assert made.directory.frontend(slot).bytes_in == 10_000
+    finally:
+        room.write_text(usual)
+
+
 def test_a_client_that_resets_before_it_is_accepted_is_nobodys_failure() -> None:
-    with Greeter(1) as servers, node() as made:
-        slot, at = made.frontend(servers.at)
+    ends: list[str] = []
+
+    def listen(connection: socket.socket) -> None:
+        try:
+            ends.append(receive_all(connection).decode() or "FIN")
+        except ConnectionResetError:
+            ends.append("reset")
+
+    with Server(listen) as server, node() as made:
+        slot, at = made.frontend([server.at])
         stop_and_wait(made.workers[0].process)
-        for _ in range(3):
-            reset(connect(at))
+        reset(connect(at))
         made.workers[0].process.send_signal(signal.SIGCONT)
-        eventually(lambda: made.directory.frontend(slot).total == 3)
+        eventually(lambda: ends)
         eventually(made.is_quiet)
-        assert greeting(at) == 0
         view = made.directory.frontend(slot)
-        assert not any(view.failed.values())
+        assert (view.total, view.active, any(view.failed.values())) == (1, 0, False)
         assert made.directory.members(slot)[0].dial_failures == 0
+    assert ends == ["reset"]
+
+
+def test_a_probe_whose_client_has_gone_counts_all_the_same() -> None:
+    with Server(lambda _: None) as server, node() as made:
+        at_first = refusing()
+        slot, at = made.frontend([at_first, server.at])
+        for _ in range(2):
+            with connect(at) as sock:
+                receive_all(sock)
+        eventually(lambda: any(view.shut_out for view in made.directory.members(slot)))
+        eventually(lambda: not any(view.shut_out for view in made.directory.members(slot)))
+        with socket.create_server(at_first):
+            stop_and_wait(made.workers[0].process)
+            # in turn, so one of them is the probe
+            for _ in range(2):
+                reset(connect(at))
+            made.workers[0].process.send_signal(signal.SIGCONT)
+            eventually(lambda: made.directory.frontend(slot).total == 4)
+            eventually(made.is_quiet)
+            assert not any(view.shut_out for view in made.directory.members(slot))
 
 
 def test_a_queue_is_shared_out_in_turn() -> None:
@@ -373,6 +425,7 @@ class Dialling:
     far_client: socket.socket
     directory: Directory
     slot: int
+    layout: Layout
     sessions: Sessions
     relay: Relay
     dialer: Dialer
@@ -413,7 +466,7 @@ def dialling() -> Iterator[Dialling]:
             acceptor.close()
             acceptor.settle()
         far.settimeout(5)
-        made_up = Dialling(hole, far, directory, slot, sessions, relay, dialer, clock)
+        made_up = Dialling(hole, far, directory, slot, region.layout, sessions, relay, dialer, clock)
         yield made_up
         far.close()
         # a dial that nobody answers ends with its fourth timeout
@@ -455,3 +508,27 @@ def test_a_worker_that_was_late_does_not_blame_the_endpoint(dialling: Dialling) 
         assert (member.shut_out, member.dial_failures, member.total) == (False, 0, 1)
         dialling.turn()
         assert receive_exactly(dialling.far_client, 9) == b"220 ready"
+
+
+def test_a_dial_that_fails_on_a_descriptor_beyond_all_so_far(dialling: Dialling) -> None:
+    """The table of sessions grows for it before anything can fail."""
+    sessions = dialling.sessions
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit[1], limit[1]))
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            far = connect(listening.getsockname())
+            near, _ = listening.accept()
+            beyond = fcntl.fcntl(near, fcntl.F_DUPFD, len(sessions.halves))
+            near.close()
+            empty = dialling.directory.claim()
+            listener = Listener(os.dup(listening.fileno()), empty, layout=dialling.layout, worker=0)
+            sessions.count(1)
+            dialling.dialer.begin(listener, [(beyond, "127.0.0.1")])
+            dialling.relay.settle()
+            with pytest.raises(ConnectionResetError):
+                far.recv(1)
+            far.close()
+            listener.sock.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)

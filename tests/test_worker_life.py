@@ -206,7 +206,7 @@ def test_a_successor_serves_what_was_queued_and_starts_at_nought() -> None:
         made.workers[0] = made.spawn(0)
         assert made.directory.worker(0).active == 0
         assert [view.active for view in made.directory.members(slot)] == [0, 0]
-        assert made.directory.frontend(slot).total == 10
+        assert (made.directory.frontend(slot).total, made.directory.frontend(slot).active) == (10, 0)
         made.hand_over(made.workers[0], 0, [slot])
         for sock in queued:
             receive_exactly(sock, 1)

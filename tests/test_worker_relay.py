@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kpf.worker.half import OPEN, PASSED, PENDING
+from kpf.worker.half import DEAD, EITHER, OPEN, PASSED, PENDING
 from tests.worker_driver import (
     Established,
     Node,
@@ -365,6 +365,7 @@ def test_a_send_that_finds_no_room_at_all_has_lost_nothing(session: Established,
         events = select.EPOLLIN | (select.EPOLLRDHUP if way == "last" else 0)
         session.relay.carry([(session.client.fd, events)])
     assert session.client.state & PENDING
+    session.relay.settle()
     got, deadline_s = b"", time.monotonic() + 10
     while len(got) < filled + 1000 and time.monotonic() < deadline_s:
         with contextlib.suppress(BlockingIOError):
@@ -375,3 +376,50 @@ def test_a_send_that_finds_no_room_at_all_has_lost_nothing(session: Established,
     assert (session.client.state, session.client.end) == (0, PASSED if way == "last" else OPEN)
     if way == "last":
         assert session.far_backend.recv(1) == b""
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_bytes_behind_urgent_data_arrive(session: Established, ends: bool) -> None:
+    """A read stops short where urgent data is; the urgent byte itself is nobody's here."""
+    session.far_client.sendall(b"abc")
+    session.far_client.send(b"!", socket.MSG_OOB)
+    session.far_client.sendall(b"def")
+    if ends:
+        session.far_client.shutdown(socket.SHUT_WR)
+    time.sleep(0.02)
+    session.relay.carry(session.sessions.epoll.poll(1.0))
+    session.relay.settle()
+    session.far_backend.settimeout(5)
+    assert receive_exactly(session.far_backend, 6) == b"abcdef"
+    if ends:
+        assert session.far_backend.recv(1) == b""
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_reset_after_the_end_is_passed_on(session: Established, together: bool) -> None:
+    session.far_client.shutdown(socket.SHUT_WR)
+    if not together:
+        eventually(lambda: session.relay.carry(session.sessions.epoll.poll(0)) == [] and session.client.end == PASSED)
+        session.relay.settle()
+        assert session.far_backend.recv(1) == b""
+    reset(session.far_client)
+    eventually(lambda: session.relay.carry(session.sessions.epoll.poll(0)) == [] and session.client.state & DEAD)
+    session.relay.settle()
+    with select.epoll() as poll:
+        poll.register(session.far_backend, 0)
+        assert poll.poll(1.0) == [(session.far_backend.fileno(), select.EPOLLERR | select.EPOLLHUP)]
+
+
+def test_a_socket_that_was_waited_for_is_on_the_hot_path(session: Established, monkeypatch: pytest.MonkeyPatch) -> None:
+    session.backend.mask = EITHER
+    session.sessions.epoll.modify(session.backend.fd, EITHER)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("off the hot path")
+
+    monkeypatch.setattr(session.relay, "_attend", refuse)
+    session.far_backend.sendall(b"answer")
+    eventually(lambda: session.relay.carry(session.sessions.epoll.poll(0)) == [] and session.backend.moved)
+    assert receive_exactly(session.far_client, 6) == b"answer"
+    session.far_backend.shutdown(socket.SHUT_WR)
+    eventually(lambda: session.relay.carry(session.sessions.epoll.poll(0)) == [] and session.backend.end == PASSED)

@@ -17,7 +17,7 @@ from kpf.shm.balancer import Balancer, Choice
 from kpf.shm.layout import F_BYTES_IN, F_BYTES_OUT, F_ENDED, F_FAILED, F_RETRIES, F_TOTAL, Reason
 from kpf.shm.region import Words
 from kpf.worker.clock import Clock
-from kpf.worker.half import DEAD, DIALLING, EITHER, PENDING, SEEN, Half
+from kpf.worker.half import DEAD, DIALLING, EITHER, PENDING, Half
 from kpf.worker.listener import Listener
 from kpf.worker.relay import DONTWAIT, EPOLLIN, RESET, Relay
 from kpf.worker.session import DIAL_TIMEOUTS_MS, LATER_MS, SHUTS_OUT, Command, Session
@@ -75,6 +75,7 @@ class Dialer:
     def begin(self, listener: Listener, accepted: Sequence[tuple[int, str]]) -> None:
         """Clients were accepted, and counted as active by who accepted them: their descriptors and their addresses."""
         self._words[listener.counters + F_TOTAL] += len(accepted)
+        self._sessions.make_room(max(accepted)[0])
         choices = self._balancer.pick_all(listener.frontend, [host for _, host in accepted], self._clock.now_ms)
         for (descriptor, host), choice in zip(accepted, choices, strict=True):
             client = Half(listener.family, socket.SOCK_STREAM, 0, descriptor)
@@ -90,8 +91,6 @@ class Dialer:
         try:
             # its request is there most of the time
             data = client.recv(EARLY_SIZE, DONTWAIT)
-            if not data:
-                client.end = SEEN
         except BlockingIOError:
             pass
         except OSError:
@@ -235,8 +234,12 @@ class Dialer:
         return command is not Command.DIAL_NEXT
 
     def _abandon(self, client: Half, backend: Half | None, choice: Choice, listener: Listener) -> None:
-        """The client has reset its connection before it had a backend."""
+        """The client has reset its connection before it had a backend: the dial's answer counts all the same."""
         if backend is not None:
+            if self._words[choice.health] and not _answer(backend):
+                self._balancer.succeeded(listener.frontend, choice.identity)
+            with contextlib.suppress(OSError):
+                backend.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             backend.close()
         self._words[choice.active] -= 1
         self._bury(client, listener)

@@ -7,7 +7,8 @@ import socket
 
 from kpf.shm.balancer import Choice
 
-READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+# EPOLLPRI: a read stops short where urgent data is, so what is told with it is read until dry
+READABLE = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
 EITHER = READABLE | select.EPOLLOUT
 
 # Half.state: 0 is the plain relay with nothing in hand; anything else is looked at off the hot path.

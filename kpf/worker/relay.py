@@ -3,8 +3,8 @@
 Small data by recv and send, bulk by splice. Registered once with epoll, edge-triggered: who is woken reads until the
 socket is dry or the other side is full. Rules that are not obvious:
 - Never splice into a pipe that holds bytes. With an empty one, EAGAIN can only mean that the socket is dry.
-- A short read means dry only without EPOLLRDHUP. With it, and without an error, it means that the end comes next: what
-  epoll says was so before the read.
+- A short read means dry only without EPOLLRDHUP. With it, it means that the end comes next: what epoll says was so
+  before the read. Neither is so with an error, or with urgent data.
 - A send that raises EAGAIN has sent nothing, and lost nothing.
 - The end of a stream is passed on once, after all its bytes; shutdown may raise ENOTCONN while data is still unread,
   which is no reason to close.
@@ -31,7 +31,7 @@ SPLICE_WORTH = 1 << 16
 # rounds in one direction before others get their turn
 ROUNDS = 16
 
-EPOLLIN, EPOLLOUT, EPOLLERR = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR
+EPOLLIN, EPOLLPRI, EPOLLOUT, EPOLLERR = select.EPOLLIN, select.EPOLLPRI, select.EPOLLOUT, select.EPOLLERR
 EPOLLHUP, EPOLLRDHUP = select.EPOLLHUP, select.EPOLLRDHUP
 LAST = EPOLLIN | EPOLLRDHUP
 # as integers: the enum's own `|` is a function of Python
@@ -64,11 +64,15 @@ class Relay:
                 others.append(descriptor)
                 continue
             if events != EPOLLIN or half.state:
+                if events & EPOLLOUT and not half.state & DIALLING and not half.peer.state & PENDING:
+                    # sockets that were waited for, or full, go on being told of room; nobody needs it
+                    events ^= EPOLLOUT
                 if events & ~EPOLLHUP == LAST and not half.state & ~NAGLING:
                     self._last(half)
-                else:
+                    continue
+                if events != EPOLLIN or half.state:
                     self._attend(half, events)
-                continue
+                    continue
             data = b""
             try:
                 data = half.recv(READ_SIZE, DONTWAIT)
@@ -120,8 +124,11 @@ class Relay:
             # no use in waiting for room on the other side
             self.fail(half)
             return
-        if events & (EPOLLIN | EPOLLRDHUP | EPOLLERR | EPOLLHUP):
+        if events & (EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLERR | EPOLLHUP):
             self.pump(half)
+        if events & EPOLLERR and half.end:
+            # after a FIN, a read says nothing of the reset (sock_error comes after SOCK_DONE in tcp_recvmsg)
+            self.fail(half)
         if events & EPOLLOUT and not half.state & DEAD and half.peer.state & PENDING:
             self.pump(half.peer)
 
@@ -251,8 +258,6 @@ class Relay:
         try:
             if client.state & PENDING:
                 self._flush(client)
-            if client.end:
-                self._sessions.end(client)
         except OSError:
             self.fail(client)
             return
