@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,21 +22,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from kpf.lab import namespace
+from kpf.lab import interrupts, namespace
 from kpf.lab.backends import Backends
-from kpf.lab.clients import hold
 from kpf.lab.daemon import Daemon
-from kpf.lab.machine import wait_until
 from kpf.lab.manifests import Manifests, Object, endpoint_slice, service
-from kpf.lab.topology import Lab, client_address, pod_address
+from kpf.lab.topology import Lab, pod_address
+from perf import report
 
 SERVICES = 500
 CHANGES = 9
-IDLE = 4500
 PORT = 8080
-
-SHOP = ("10.96.0.10", 80)
-GREETING = pod_address(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +47,6 @@ class Figure:
 def processes(daemon: Daemon) -> list[psutil.Process]:
     """The master and its workers."""
     return [psutil.Process(pid) for pid in (daemon.pid, *daemon.worker_pids())]
-
-
-def descriptors(daemon: Daemon) -> list[int]:
-    """How many the master and each worker have open."""
-    found = processes(daemon)
-    # the master has one more for a moment: for the question who they are
-    time.sleep(0.05)
-    return [process.num_fds() for process in found]
-
-
-def descriptors_left(daemon: Daemon, before: list[int]) -> int:
-    """How many more are open than before the load, once workers have had time to close the pipes they do not need."""
-    with suppress(TimeoutError):
-        wait_until(lambda: sum(descriptors(daemon)) <= sum(before), timeout_s=40.0)
-    return sum(descriptors(daemon)) - sum(before)
 
 
 def many_services(pod: str) -> list[list[Object]]:
@@ -89,12 +69,12 @@ class Bench:
         lab.pods.add_addresses(self._pods)
 
     @contextmanager
-    def _daemon(self, files: dict[str, list[Object]], *, workers: int = 2) -> Iterator[tuple[Daemon, Manifests]]:
+    def _daemon(self, files: dict[str, list[Object]]) -> Iterator[tuple[Daemon, Manifests]]:
         with tempfile.TemporaryDirectory(prefix="kpf-perf-") as directory:
             manifests = Manifests(Path(directory) / "manifests")
             for name, objects in files.items():
                 manifests.write(name, *objects)
-            with Daemon(self._lab.node, Path(directory), manifests=manifests.directory, workers=workers) as daemon:
+            with Daemon(self._lab.node, Path(directory), manifests=manifests.directory) as daemon:
                 yield daemon, manifests
 
     def sync_of_files(self) -> list[Figure]:
@@ -157,27 +137,6 @@ class Bench:
             time.sleep(0.002)
         raise TimeoutError(f"{pod} did not answer within 10 s")
 
-    def idle(self) -> list[Figure]:
-        self._backends.open(GREETING, PORT)
-        files = {"shop.yaml": [service("shop", cluster_ips=[SHOP[0]]), endpoint_slice("shop", [GREETING], port=PORT)]}
-        with self._daemon(files, workers=1) as (daemon, _):
-            sources = [client_address(number) for number in range(10)]
-            with self._lab.outside.converse(hold, SHOP, 100, sources=sources):
-                pass
-            wait_until(lambda: daemon.service("shop")["connectionsActive"] == 0)
-            before, open_before = processes(daemon)[1].memory_full_info().uss, descriptors(daemon)
-            with self._lab.outside.converse(hold, SHOP, IDLE, sources=sources):
-                during = processes(daemon)[1].memory_full_info().uss
-                active = daemon.service("shop")["connectionsActive"]
-            left = descriptors_left(daemon, open_before)
-        self._backends.close(GREETING, PORT)
-        return [
-            Figure(
-                "private memory per idle connection", (during - before) / IDLE / 1024, "KB", f"{active} open, 1 worker"
-            ),
-            Figure("descriptors left open by it", left, "", f"{sum(open_before)} before"),
-        ]
-
 
 def _pss(pss_bytes: int) -> str:
     return f"private (USS); PSS {pss_bytes / 2**20:.1f}"
@@ -188,11 +147,12 @@ def show(figures: list[Figure]) -> None:
     table = Table("figure", "value", "unit", "detail", box=box.ROUNDED if console.is_terminal else box.ASCII)
     for figure in figures:
         table.add_row(figure.what, f"{figure.value:,.2f}", figure.unit, figure.detail)
+    console.print(report.machine_line())
     console.print(table)
 
 
 def main() -> int:
-    """Measure, print, and write JSON if asked to."""
+    """Measure, print, and write JSON if asked to; the exit status: 128 + n after signal n."""
     parser = argparse.ArgumentParser(prog="python -m perf.core", description=__doc__.split("\n\n")[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     arguments = parser.parse_args()
@@ -201,11 +161,13 @@ def main() -> int:
     except OSError as error:
         print(f"no network namespace of our own: {error.strerror}", file=sys.stderr)
         return 1
-    figures: list[Figure] = []
-    with Lab() as lab, Backends(lab.pods) as backends:
-        bench = Bench(lab, backends)
-        for part in (bench.sync_of_files, bench.sync_of_a_list, bench.idle):
-            figures += part()
+    interrupts.install()
+    try:
+        with Lab() as lab, Backends(lab.pods) as backends:
+            bench = Bench(lab, backends)
+            figures = [*bench.sync_of_files(), *bench.sync_of_a_list()]
+    except KeyboardInterrupt as interrupt:
+        return interrupts.exit_status(interrupt)
     show(figures)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2), encoding="utf-8")

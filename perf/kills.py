@@ -22,7 +22,7 @@ from perf.load import short
 from perf.load.result import Result
 from perf.report import Column, Row
 from perf.script import Run, Script
-from perf.subject import Subject, worker_process
+from perf.subject import Subject, SubjectError
 
 SUCCESSOR_S = 10.0
 COLUMNS = (
@@ -69,15 +69,18 @@ def _kill_under(load: Call[Result], run: Run) -> list[int]:
 
 
 def _kill(subject: Subject, number: int) -> int:
-    workers = [worker for worker in subject.status()["workers"] if worker["pid"]]
-    pid = workers[number % len(workers)]["pid"]
-    process = worker_process(pid)
+    workers = subject.workers()
+    process = workers[number % len(workers)]
+    pid = process.pid
     process.send_signal(signal.SIGSTOP)
     try:
         (active,) = [one["connectionsActive"] for one in subject.status()["workers"] if one["pid"] == pid]
     finally:
         process.send_signal(signal.SIGKILL)
-    wait_until(lambda: _is_replaced(subject, pid, len(workers)), timeout_s=SUCCESSOR_S, what="a successor")
+    try:
+        wait_until(lambda: _is_replaced(subject, pid, len(workers)), timeout_s=SUCCESSOR_S)
+    except TimeoutError:
+        raise SubjectError(f"worker {pid} has no successor within {SUCCESSOR_S:g} s of its death") from None
     return int(active)
 
 

@@ -63,8 +63,8 @@ def shop(lab: Lab, directory: Path, workers: int) -> Iterator[Subject]:
 
 
 @contextmanager
-def backends(machine: Machine, addresses: Sequence[Address]) -> Iterator[None]:
-    """`perf.serve` at these addresses of a machine. Raises `SubjectError`."""
+def backends(machine: Machine, addresses: Sequence[Address]) -> Iterator[int]:
+    """`perf.serve` at these addresses of a machine: the pid of its process. Raises `SubjectError`."""
     argv = [sys.executable, "-m", "perf.serve", *map(address.show, addresses)]
     process = machine.start(argv, stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -72,6 +72,6 @@ def backends(machine: Machine, addresses: Sequence[Address]) -> Iterator[None]:
         try:
             if not process.stdout.readline().startswith(b"listening on"):
                 raise SubjectError("the backends did not start")
-            yield
+            yield process.pid
         finally:
             process.kill()

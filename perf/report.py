@@ -58,6 +58,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def machine_line() -> str:
+    """The same for people, but for the memory."""
+    return "kpf {kpf}, {python}, {kernel}, {cores} x {cpu}, {date}".format(**machine())
+
+
 def _cpu_model() -> str:
     for line in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines():
         name, _, value = line.partition(":")
@@ -91,9 +96,8 @@ def errors(rows: Iterable[Row]) -> dict[str, int]:
 def show(question: str, columns: Sequence[Column], rows: Sequence[Row], file: TextIO) -> None:
     """A table of the rounds with their median and spread, in ASCII where it is not a terminal."""
     console = Console(width=None if file.isatty() else PIPE_COLUMNS, highlight=False, markup=False, file=file)
-    facts = machine()
     console.print(question.replace("\n", " "), style="bold")
-    console.print("kpf {kpf}, {python}, {kernel}, {cores} x {cpu}, {date}".format(**facts))
+    console.print(machine_line())
     console.print(_table(columns, rows, box.ROUNDED if console.is_terminal else box.ASCII))
     found = ", ".join(f"{number:,} {name}" for name, number in errors(rows).items())
     console.print(f"errors: {found or 'none'}")

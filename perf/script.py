@@ -1,7 +1,6 @@
 """What every load script is: options, a subject, rounds, a report, an exit status."""
 
 import argparse
-import signal
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, TypeVar
 
+from kpf.lab import interrupts
 from kpf.lab.daemon import DaemonFailedError
 from kpf.lab.machine import Call, CallFailedError, Machine
 from perf import options as common
@@ -22,7 +22,7 @@ from perf.subject import Subject, SubjectError
 P = ParamSpec("P")
 T = TypeVar("T")
 
-OK, FAILED, INTERRUPTED = 0, 1, 130
+OK, FAILED = 0, 1
 # how much longer than expected a load may take: its own time-outs are shorter
 GRACE_S = 60.0
 TICK_S = 0.1
@@ -80,7 +80,7 @@ class Script:
     needs: str = ""
 
     def main(self, argv: Sequence[str] | None = None) -> int:
-        """Do it; the exit status."""
+        """Do it; the exit status: 128 + n after signal n."""
         parser = common.parser(self.name, self.doc, needs=self.needs)
         self.add_options(parser)
         options = parser.parse_args(argv)
@@ -89,15 +89,15 @@ class Script:
         if options.target and self.needs and not getattr(options, self.needs):
             parser.error(f"with a TARGET, --{self.needs.replace('_', '-')} is needed")
         # whoever ends us wants what we have changed put back
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        interrupts.install()
         try:
             with _subject(options) as subject, Bar(options.rounds) as bar:
                 rows = list(self.measure(Run(subject, options, bar)))
         except (SubjectError, DaemonFailedError, CallFailedError) as error:
             print(f"{parser.prog}: {error}", file=sys.stderr)
             return FAILED
-        except KeyboardInterrupt:
-            return INTERRUPTED
+        except KeyboardInterrupt as interrupt:
+            return interrupts.exit_status(interrupt)
         return self._report(options, rows)
 
     def _report(self, options: argparse.Namespace, rows: Sequence[Row]) -> int:

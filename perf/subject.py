@@ -51,8 +51,11 @@ class Subject:
             raise SubjectError(f"no kpf answers on {self.control_socket}: {error.strerror or error}") from None
 
     def workers(self) -> list[psutil.Process]:
-        """The live workers of the kpf, in the order of their slots. Raises `SubjectError` if they are none of ours."""
-        return [worker_process(one["pid"]) for one in self.status()["workers"] if one["pid"]]
+        """The live workers of the kpf, in the order of their slots: one or more. Raises `SubjectError`."""
+        found = [worker_process(one["pid"]) for one in self.status()["workers"] if one["pid"]]
+        if not found:
+            raise SubjectError(f"the kpf on {self.control_socket} has no live worker")
+        return found
 
     def master(self) -> psutil.Process:
         """Raises `SubjectError`."""

@@ -25,12 +25,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from random import Random
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from kpf.lab import namespace
+from kpf.lab import interrupts, namespace
 from kpf.lab.hosts import set_sysctl
 from kpf.lab.machine import Machine
 from kpf.net import channel, sockets
@@ -54,6 +55,7 @@ SYSCTLS = {"net.ipv4.tcp_tw_reuse": "1", "net.ipv4.ip_local_port_range": "20000 
 AT_ONCE = 16
 KEPT_ALIVE = 64
 OURSELVES = "kpf"
+HERE = Path(__file__).parents[1]
 
 Load = Callable[[Address], Result]
 
@@ -121,9 +123,10 @@ def measure(subjects: dict[str, Running], load: Load, rounds: int) -> dict[str, 
     """The turns of each subject, but for the first, which warms up."""
     meters = {name: Meter(subject.pids.values()) for name, subject in subjects.items()}
     turns: dict[str, list[Turn]] = {name: [] for name in subjects}
-    for _ in range(rounds + 1):
-        for name, subject in subjects.items():
-            turns[name].append(turn(subject, meters[name], load))
+    for number in range(rounds + 1):
+        # nobody always comes after the same other one
+        for name in Random(number).sample(list(subjects), len(subjects)):
+            turns[name].append(turn(subjects[name], meters[name], load))
     return {name: of_one[1:] for name, of_one in turns.items()}
 
 
@@ -149,33 +152,46 @@ def main() -> int:
     options.number(parser, "--seconds", float, 0.05, 60, 0.3, "how long a turn lasts, in seconds")
     parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout, whose worker is measured too")
     arguments = parser.parse_args()
+    if arguments.against and not (arguments.against / "kpf" / "worker").is_dir():
+        parser.error(f"--against: {arguments.against} is no checkout of kpf")
+    interrupts.install()
     try:
         namespace.enter()
-    except OSError as error:
-        print(f"no network namespace of our own: {error.strerror}", file=sys.stderr)
+        for name, value in SYSCTLS.items():
+            set_sysctl(name, value)
+        with ExitStack() as stack:
+            _compare(_subjects(stack, arguments.against), arguments.rounds, arguments.seconds)
+    except (OSError, EOFError, RuntimeError) as error:
+        print(f"python -m perf.worker: {str(error) or 'a worker ended instead of beginning'}", file=sys.stderr)
         return 1
-    for name, value in SYSCTLS.items():
-        set_sysctl(name, value)
-    node = Machine()
-    with ExitStack() as stack:
-        stack.enter_context(backends(node, PODS))
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kpf-perf-")))
-        subjects = {OURSELVES: stack.enter_context(worker(Path.cwd()))}
-        if arguments.against:
-            subjects["other"] = stack.enter_context(worker(arguments.against))
-        peer = Subject("haproxy", "HAProxy", haproxy("haproxy", HAPROXY_PORT), (HAPROXY,))
-        if peer.missing():
-            print("HAProxy is not installed, so not measured: apt install haproxy", file=sys.stderr)
-        else:
-            subjects["haproxy"] = stack.enter_context(peer.start(Site(node, NODE, directory, PODS)))
-        console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-        peers = [f"to {name}" for name in subjects if name != OURSELVES]
-        kind = box.ROUNDED if console.is_terminal else box.ASCII
-        table = Table("a ...", "through", "CPU, µs", "user, µs", *peers, box=kind)
-        for what, load in loads(arguments.seconds).items():
-            add_rows(table, what, measure(subjects, load, arguments.rounds))
-        console.print(table)
+    except KeyboardInterrupt as interrupt:
+        return interrupts.exit_status(interrupt)
     return 0
+
+
+def _subjects(stack: ExitStack, against: Path | None) -> dict[str, Running]:
+    node = Machine()
+    stack.enter_context(backends(node, PODS))
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kpf-perf-")))
+    subjects = {OURSELVES: stack.enter_context(worker(HERE))}
+    if against:
+        subjects["other"] = stack.enter_context(worker(against))
+    peer = Subject("haproxy", "HAProxy", haproxy("haproxy", HAPROXY_PORT), (HAPROXY,))
+    if peer.missing():
+        print("HAProxy is not installed, so not measured: apt install haproxy", file=sys.stderr)
+    else:
+        subjects["haproxy"] = stack.enter_context(peer.start(Site(node, NODE, directory, PODS)))
+    return subjects
+
+
+def _compare(subjects: dict[str, Running], rounds: int, seconds: float) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    peers = [f"to {name}" for name in subjects if name != OURSELVES]
+    kind = box.ROUNDED if console.is_terminal else box.ASCII
+    table = Table("a ...", "through", "CPU, µs", "user, µs", *peers, box=kind)
+    for what, load in loads(seconds).items():
+        add_rows(table, what, measure(subjects, load, rounds))
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ PURE_PREFIXES = (
     "test_decode",
     "test_documents",
     "test_manifests",
+    "test_peers.py",
     "test_perf_figures",
     "test_plan",
     "test_supervisor",

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from perf.peers.cases import CASES
 from perf.peers.figures import Figures, everything, p99, rate, spread, total
 from perf.peers.grid import Grid, number
 from perf.peers.measure import Plan
-from perf.peers.order import order, rotated
+from perf.peers.order import order
 from perf.peers.record import Described, LeftOut, Memory, Run, Transfers, Turn
 from perf.peers.subjects import SUBJECTS, Subject
 from perf.peers.subjects.base import Needed
@@ -73,12 +74,13 @@ class TestOrder:
         assert len(places) == (3 + 2) * 4
         assert [place.round for place in places] == sorted(place.round for place in places)
 
-    def test_each_round_begins_with_another_subject(self) -> None:
-        places = list(order({"short": ["a", "b", "c"]}, rounds=2))
-        assert "".join(place.subject for place in places) == "abcbcacab"
-
-    def test_rotation_comes_round(self) -> None:
-        assert rotated([1, 2, 3], 4) == [2, 3, 1]
+    def test_nobody_always_comes_after_the_same_other_one(self) -> None:
+        places = list(order({"short": ["a", "b", "c", "d"]}, rounds=60))
+        pairs = Counter(one.subject + two.subject for one, two in pairwise(places) if one.round == two.round)
+        # 183 pairs of 12 kinds
+        assert len(pairs) == 12
+        assert max(pairs.values()) < 30
+        assert places == list(order({"short": ["a", "b", "c", "d"]}, rounds=60))
 
 
 class TestFigures:
@@ -136,6 +138,11 @@ class TestFigures:
         assert "20% was of other processes: the machine was not quiet" in page.quietness(figures)
         alone = Figures(run(replace(turn("kpf", 1), others_s=-0.01)))
         assert "0% was of other processes: the machine was quiet" in page.quietness(alone)
+        missed = Figures(run(replace(turn("kpf", 1), others_s=-2.0)))
+        assert "cannot be told" in page.quietness(missed)
+
+    def test_turns_at_a_fixed_rate_say_nothing_of_others(self) -> None:
+        assert Figures(run(turn("kpf", 1, case="fixed-rate"))).others_part() == 0.0
 
     def test_without_haproxy_kpf_is_what_is_compared_with(self) -> None:
         assert Figures(run(turn("kpf", 1))).base == "haproxy"
@@ -148,6 +155,11 @@ class TestTargets:
         found = targets(Figures(run(turn("kpf", 1, cost), turn("haproxy", 1))))
         (one,) = [target for target in found if target.what.startswith("CPU per request")]
         assert one.met is met
+
+    def test_both_turns_of_kpf_count(self) -> None:
+        found = targets(Figures(run(turn("kpf", 1, 1.0), turn("kpf-again", 1, 1.2), turn("haproxy", 1))))
+        (one,) = [target for target in found if target.what.startswith("CPU per request")]
+        assert one.figure == pytest.approx(1.1)
 
     def test_what_was_not_measured_is_neither_met_nor_missed(self) -> None:
         assert {target.met for target in targets(Figures(run()))} == {None}

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -15,9 +16,9 @@ import pytest
 from kpf.lab.machine import Machine
 from perf import own
 from perf.cpu import Meter
-from perf.load import bulk, idle, kept, short, slow
+from perf.load import bulk, client, idle, kept, short, slow
 from perf.load.arrivals import arrivals
-from perf.load.result import Result
+from perf.load.result import Address, Result
 from tests.misbehaving import Behaviour, behaving, reset
 
 TARGET, TARGET_6 = ("127.0.0.1", 18090), ("::1", 18090)
@@ -52,6 +53,18 @@ def test_short_connections_are_answered_from_all_sources(closes: Closes) -> None
     assert 0.1 < result.seconds < 2
     assert min(result.latencies_s) > 0
     assert max(result.latencies_s) < result.seconds
+
+
+def test_latency_of_a_short_connection_has_its_connect_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect_s = 0.05
+
+    def dial_slowly(target: Address, source: str) -> socket.socket:
+        time.sleep(connect_s)
+        return client.dial(target, source)
+
+    monkeypatch.setattr(short, "dial", dial_slowly)
+    result = short.connections(TARGET, seconds=0.01, at_once=1)
+    assert min(result.latencies_s) >= connect_s
 
 
 def test_short_connections_over_ipv6() -> None:

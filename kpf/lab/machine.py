@@ -16,13 +16,13 @@ from multiprocessing.connection import Connection, Pipe
 from typing import IO, Any, Generic, ParamSpec, Self, TypeVar
 
 from kpf.lab import namespace
+from kpf.lab.interrupts import INTERRUPTS
 
 P = ParamSpec("P")
 T = TypeVar("T")
 S = TypeVar("S")
 
 PR_SET_PDEATHSIG = 1
-INTERRUPTS = {signal.SIGINT, signal.SIGTERM}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -3,12 +3,12 @@
 It answers: what does a connection, a request, a GiB cost here with kpf, and what with what one would use instead? All
 subjects run at the same time and take short turns under the same loads. What is not installed is named and left out.
 Tables are printed; peers.json (everything), peers.md and, with matplotlib, plots are written to the output directory.
-Nothing outside the namespace is touched. Exit status: 0, also if a target is missed; 1 if it could not be measured.
+Nothing outside the namespace is touched. Exit status: 0, also if a target is missed; 1 if it could not be measured;
+2 wrong usage; 128 + n after signal n.
 """
 
 import argparse
 import importlib.util
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from kpf.lab import namespace
+from kpf.lab import interrupts, namespace
 from kpf.lab.daemon import DaemonFailedError
 from kpf.lab.machine import CallFailedError
 from perf import options
@@ -26,8 +26,10 @@ from perf.peers.measure import PARTS, Plan, measure
 from perf.peers.record import Run
 from perf.peers.subjects import SUBJECTS, SubjectFailedError
 from perf.peers.tables import grids
+from perf.subject import SubjectError
 
 RESULTS = Path("perf/results")
+ROUNDS, SECONDS = 17, 0.25
 PIPE_COLUMNS = 160
 
 
@@ -42,13 +44,26 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     names = [subject.name for subject in SUBJECTS]
-    options.number(parser, "--rounds", int, 1, 1000, 17, "rounds that count; one before them warms up")
-    options.number(parser, "--seconds", float, 0.05, 60, 0.25, "how long a turn lasts, in seconds")
+    options.number(parser, "--rounds", int, 1, 1000, ROUNDS, "rounds that count; one before them warms up")
+    options.number(parser, "--seconds", float, 0.05, 30, SECONDS, "how long a turn lasts, in seconds")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="CASE", help=", ".join(PARTS))
     parser.add_argument("--subjects", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--output", type=Path, metavar="DIR", help=f"where files go (default: {RESULTS})")
+    parser.add_argument("--output", type=Path, metavar="DIR", help=f"where files go ({RESULTS} for a whole run)")
     parser.add_argument("--plot", type=Path, metavar="JSON", help="measure nothing; tables and plots of this record")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if not (arguments.output or arguments.plot or _is_whole(arguments)):
+        parser.error(f"what is less than a whole run needs --output: {RESULTS} is for whole ones")
+    return arguments
+
+
+def _is_whole(arguments: argparse.Namespace) -> bool:
+    """All cases and subjects, for as many rounds and as long as usual at least."""
+    return (
+        set(arguments.only) == set(PARTS)
+        and len(set(arguments.subjects)) == len(SUBJECTS)
+        and arguments.rounds >= ROUNDS
+        and arguments.seconds >= SECONDS
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,21 +71,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     try:
         if arguments.plot:
-            report(record.load(arguments.plot), arguments.output or arguments.plot.parent)
-            return 0
-        # nginx's workers outlive a master that is killed: whoever ends us must let it be stopped
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        namespace.enter()
-        run = _measure(arguments)
-    except (OSError, ValueError, CallFailedError, DaemonFailedError, SubjectFailedError) as error:
+            output = arguments.output or arguments.plot.parent
+            run = record.load(arguments.plot)
+            output.mkdir(parents=True, exist_ok=True)
+        else:
+            # nginx's workers outlive a master that is killed: whoever ends us must let it be stopped
+            interrupts.install()
+            namespace.enter()
+            run = _measure(arguments)
+            output = arguments.output or RESULTS
+            output.mkdir(parents=True, exist_ok=True)
+            record.save(run, output / "peers.json")
+            print(f"written: {output}/peers.json")
+        report(run, output)
+    except (OSError, ValueError, CallFailedError, DaemonFailedError, SubjectError, SubjectFailedError) as error:
         print(f"python -m perf.peers: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
-    output = arguments.output or RESULTS
-    output.mkdir(parents=True, exist_ok=True)
-    record.save(run, output / "peers.json")
-    report(run, output)
+    except KeyboardInterrupt as interrupt:
+        return interrupts.exit_status(interrupt)
     return 0
 
 
@@ -107,7 +125,7 @@ def report(run: Run, output: Path) -> None:
     else:
         print("no plots: matplotlib is not installed; `make perf` installs it", file=sys.stderr)
     (output / "peers.md").write_text(page.markdown(figures, plots), encoding="utf-8")
-    print(f"written: {output}/peers.json, peers.md", *plots.values(), sep=", " if plots else "")
+    print(f"written: {output}/peers.md", *plots.values(), sep=", ")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ errors, and a ratio with one, is left out; `errors` says how many there were.
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from statistics import median, quantiles
 
+from perf.peers.cases import FIXED_RATE
 from perf.peers.record import Run, Turn
 
 BASE = "haproxy"
@@ -78,9 +80,15 @@ class Figures:
         return next((name for name in (BASE, KPF) if name in names), next(iter(names)))
 
     def others_part(self) -> float:
-        """How much (0..1) of the CPU that was used during the turns was used by others than those measured."""
-        others = max(sum(turn.others_s for turn in self.run.turns), 0.0)
-        return others / (others + sum(turn.everything_s for turn in self.run.turns)) if self.run.turns else 0.0
+        """How much (0..1) of the CPU that was used during the turns was used by others than those measured.
+
+        Turns at a fixed rate do not count: the machine's time is counted in ticks, which miss who sleeps between them.
+        It is below 0 where they have missed some all the same.
+        """
+        turns = [turn for turn in self.run.turns if turn.case != FIXED_RATE.name]
+        others = sum(turn.others_s for turn in turns)
+        whole = others + sum(turn.everything_s for turn in turns)
+        return others / whole if whole else 0.0
 
     def cases(self) -> list[str]:
         return list(dict.fromkeys(turn.case for turn in self.run.turns))
@@ -113,6 +121,11 @@ class Figures:
         """The ratio of each round in which both have one."""
         ours, theirs = self.values(case, subject, quantity), self.values(case, to, quantity)
         return {round_: value / theirs[round_] for round_, value in ours.items() if theirs.get(round_)}
+
+    def ours(self, case: str, quantity: Quantity, *, to: str) -> Spread | None:
+        """The ratio of kpf to a subject, over both of its turns of every round."""
+        both = (self.ratios(case, name, quantity, to=to).values() for name in (KPF, AGAIN))
+        return spread(chain.from_iterable(both))
 
     def noise(self, case: str, quantity: Quantity) -> Spread | None:
         """kpf against itself: no difference smaller than this means anything."""

@@ -13,14 +13,16 @@ NOISY = 0.1
 
 METHOD = """\
 All subjects run at the same time in the node's place of one private network namespace, between the same clients and the
-same four backends, and take turns of {seconds:g} s (of {gib:.2g} GiB in transfers); each round begins with another one.
-Figures are medians of {rounds} rounds after one to warm up, in brackets the quartiles. Ratios are taken within a round.
+same four backends, and take turns of {seconds:g} s (of {gib:.2g} GiB in transfers), in another order each time.
+Figures are medians of {rounds} rounds after one to warm up, in brackets the quartiles. Ratios are taken within a
+round, so a ratio is not that of two medians.
 
 - *CPU* is of all processes of the subject: master and {workers} workers, or {workers} threads. *user* and *system* are
   sampled by the kernel, over all turns. The kernel's work for a packet is on the account of whoever runs when it comes.
 - *CPU of all* is of subject, backends, clients and ksoftirqd, per unit: the only one that can be compared with nftables
   and with no proxy, where no process does the work.
-- *noise* is kpf measured twice in each round: a difference smaller than its own from 1 means nothing.
+- *noise* is kpf measured twice in each round: a difference smaller than its own from 1, or than its quartiles', means
+  nothing. Targets count both.
 - Requests include the opening of their {kept} connections. Without a proxy the clients go to one of the pods.
 - All but "no DNAT" and "no proxy" are reached at a Service's address, by DNAT; connections are tracked for all.
 - Clients, backends and subjects share {cores} CPUs: throughput and latency are those of all together.
@@ -40,8 +42,12 @@ def markdown(figures: Figures, plots: Mapping[str, str]) -> str:
 def quietness(figures: Figures) -> str:
     """Whether others were at work meanwhile."""
     part = figures.others_part()
+    if part < -NOISY:
+        return "Whether the machine was quiet cannot be told: its clock ticks have missed too much."
     said = "not quiet: measure again when it is" if part > NOISY else "quiet"
-    return f"Of the CPU used during the turns {part:.0%} was of other processes: the machine was {said}."
+    return (
+        f"Of the CPU used in turns under full load {max(part, 0):.0%} was of other processes: the machine was {said}."
+    )
 
 
 def _when(figures: Figures) -> str:

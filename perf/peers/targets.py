@@ -44,7 +44,7 @@ def targets(figures: Figures) -> list[Target]:
 def _ratio(
     figures: Figures, what: str, bound: float, case: cases.Case, *, to: str = HAPROXY, quantity: Quantity = total
 ) -> Target:
-    spread = figures.ratio(case.name, KPF, quantity, to=to)
+    spread = figures.ours(case.name, quantity, to=to)
     return Target(what, bound, "x", spread.median if spread else None, spread)
 
 

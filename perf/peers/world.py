@@ -1,20 +1,18 @@
 """The world of a run: the lab, one process of backends for all pods, one of clients, and the subjects, all at once."""
 
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from kpf.lab.hosts import set_sysctl
-from kpf.lab.machine import Machine
 from kpf.lab.topology import NODE_ADDRESSES, Lab, pod_address
+from perf import own
 from perf.load.result import Address, Result
 from perf.peers.cases import Load
-from perf.peers.subjects import Running, Site, Subject, SubjectFailedError, peers_table
+from perf.peers.subjects import Running, Site, Subject, peers_table
 from perf.peers.subjects.tables import NFT, load
 
 Order = tuple[Load, Address]
@@ -32,24 +30,10 @@ def clients() -> Generator[Result | None, Order, None]:
         result = bear(target)
 
 
-@contextmanager
-def backends(machine: Machine) -> Iterator[int]:
-    """The pods' servers, listening: the pid of their process. Raises `SubjectFailedError`."""
-    where = [f"{ip}:{port}" for ip, port in PODS]
-    with machine.start([sys.executable, "-m", "perf.serve", *where], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        try:
-            if not process.stdout.readline():
-                raise SubjectFailedError(f"the backends ended with status {process.wait()}")
-            yield process.pid
-        finally:
-            process.kill()
-
-
 class World:
     """A context, inside which all subjects run; `running` has them by name.
 
-    Raises `NamespaceRefusedError`, `SubjectFailedError`, `DaemonFailedError`, `TimeoutError`.
+    Raises `NamespaceRefusedError`, `SubjectError`, `SubjectFailedError`, `DaemonFailedError`, `TimeoutError`.
     """
 
     def __init__(self, subjects: Sequence[Subject]) -> None:
@@ -76,7 +60,7 @@ class World:
     def _build(self, stack: ExitStack) -> None:
         self.lab = stack.enter_context(Lab())
         self.lab.pods.add_addresses(ip for ip, _ in PODS)
-        self.backends_pid = stack.enter_context(backends(self.lab.pods))
+        self.backends_pid = stack.enter_context(own.backends(self.lab.pods, PODS))
         self._clients = stack.enter_context(self.lab.outside.converse(clients))
         self.clients_pid = self._clients.process.pid
         self.directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kpf-peers-")))
