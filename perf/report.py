@@ -19,7 +19,8 @@ from rich.table import Table
 from kpf import __version__
 
 Values = dict[str, float]
-PIPE_COLUMNS = 160
+# of a pipe, and at least: a terminal that is narrower folds lines, and cuts no figures
+COLUMNS = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +94,16 @@ def errors(rows: Iterable[Row]) -> dict[str, int]:
     return dict(sum((Counter(row.errors) for row in rows), Counter()))
 
 
+def wide_console(file: TextIO) -> Console:
+    """For tables, plain and wide enough for all their figures."""
+    console = Console(highlight=False, markup=False, file=file)
+    console.width = max(console.width, COLUMNS) if console.is_terminal else COLUMNS
+    return console
+
+
 def show(question: str, columns: Sequence[Column], rows: Sequence[Row], file: TextIO) -> None:
     """A table of the rounds with their median and spread, in ASCII where it is not a terminal."""
-    console = Console(width=None if file.isatty() else PIPE_COLUMNS, highlight=False, markup=False, file=file)
+    console = wide_console(file)
     console.print(question.replace("\n", " "), style="bold")
     console.print(machine_line())
     console.print(_table(columns, rows, box.ROUNDED if console.is_terminal else box.ASCII))

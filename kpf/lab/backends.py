@@ -3,7 +3,7 @@
 What a connection gets is a matter of the address's mode:
 - "greet": the server's name and a newline at once, then every byte back; its FIN follows the client's.
 - "sink": everything is read; after the client's FIN the number of bytes and a newline.
-- "http": for every request without a body the server's name and a newline, as a text.
+- "http": for every request without a body the server's name and a newline, as a text; then FIN if it was asked for.
 A closed address refuses; one taken from its host (`Host.remove_address`) is a black hole.
 """
 
@@ -138,6 +138,8 @@ class _Web(_Serving):
         body = self.name.encode() + b"\n"
         answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
         self.transport.write(answer * len(heads))
+        if any(b"\r\nconnection: close" in head.lower() for head in heads):
+            self.transport.close()
 
 
 MODES: dict[str, type[_Serving]] = {

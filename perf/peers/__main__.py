@@ -26,11 +26,11 @@ from perf.peers.measure import PARTS, Plan, measure
 from perf.peers.record import Run
 from perf.peers.subjects import SUBJECTS, SubjectFailedError
 from perf.peers.tables import grids
+from perf.report import wide_console
 from perf.subject import SubjectError
 
 RESULTS = Path("perf/results")
 ROUNDS, SECONDS = 17, 0.25
-PIPE_COLUMNS = 160
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -111,7 +111,7 @@ def _measure(arguments: argparse.Namespace) -> Run:
 def report(run: Run, output: Path) -> None:
     """Print the tables, and write the page and the plots. Raises `OSError`."""
     figures = Figures(run)
-    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False, markup=False)
+    console = wide_console(sys.stdout)
     for grid in grids(figures):
         grid.show(console)
     if run.turns:

@@ -11,7 +11,7 @@ from perf.peers.figures import KPF
 from perf.peers.order import WARM_UP, order
 from perf.peers.record import Described, LeftOut, Memory, Run, Transfers, Turn
 from perf.peers.runner import Runner
-from perf.peers.subjects import Subject
+from perf.peers.subjects import Subject, SubjectFailedError
 from perf.peers.world import SYSCTLS, World
 
 MEMORY, TRANSFERS = "memory", "transfers"
@@ -45,6 +45,9 @@ class Plan:
 
 def measure(plan: Plan, tell: Tell) -> Run:
     """Do it. Raises what `World` does, and `CallFailedError`."""
+    if not plan.present():
+        how = "; ".join(one.install for one in plan.left_out())
+        raise SubjectFailedError(f"nothing that is to be measured is installed: {how}")
     began_s = time.monotonic()
     machine = report.machine()
     date = machine.pop("date")
