@@ -24,6 +24,7 @@ from perf.peers.subjects import SUBJECTS, Running, Site, SubjectFailedError
 from perf.peers.subjects.base import WORKERS, process
 from perf.peers.subjects.kpf import KPF
 from perf.peers.world import World
+from tests.stage import own_namespace
 
 
 def peers(output: Path, *args: str) -> str:
@@ -109,7 +110,7 @@ def test_a_proxy_that_does_not_start_is_named_with_what_it_said(tmp_path: Path) 
 
 
 def test_kpfs_processes_are_its_master_and_all_workers() -> None:
-    with World([KPF]) as world:
+    with own_namespace(), World([KPF]) as world:
         running = world.running["kpf"]
         master = psutil.Process(running.pids["master"])
         assert sorted(running.pids.values()) == sorted(one.pid for one in (master, *master.children()))
