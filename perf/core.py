@@ -19,12 +19,11 @@ from pathlib import Path
 
 import psutil
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from kpf.lab import interrupts, namespace
 from kpf.lab.backends import Backends
-from kpf.lab.daemon import Daemon
+from kpf.lab.daemon import Daemon, DaemonFailedError
 from kpf.lab.manifests import Manifests, Object, endpoint_slice, service
 from kpf.lab.topology import Lab, pod_address
 from perf import report
@@ -143,7 +142,7 @@ def _pss(pss_bytes: int) -> str:
 
 
 def show(figures: list[Figure]) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
+    console = report.wide_console(sys.stdout)
     table = Table("figure", "value", "unit", "detail", box=box.ROUNDED if console.is_terminal else box.ASCII)
     for figure in figures:
         table.add_row(figure.what, f"{figure.value:,.2f}", figure.unit, figure.detail)
@@ -166,6 +165,9 @@ def main() -> int:
         with Lab() as lab, Backends(lab.pods) as backends:
             bench = Bench(lab, backends)
             figures = [*bench.sync_of_files(), *bench.sync_of_a_list()]
+    except (DaemonFailedError, TimeoutError) as error:
+        print(f"python -m perf.core: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as interrupt:
         return interrupts.exit_status(interrupt)
     show(figures)

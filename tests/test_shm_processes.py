@@ -9,6 +9,8 @@ import time
 from collections import Counter
 from multiprocessing.synchronize import Event
 
+import pytest
+
 from kpf.shm import layout, lock
 from kpf.shm.balancer import Balancer
 from kpf.shm.directory import Directory
@@ -23,19 +25,23 @@ def members(number: int) -> list[Address]:
     return [Address(b"\0" * 10 + b"\xff\xff\x0a\0\0" + bytes([index]), 80) for index in range(number)]
 
 
-def pick_many(region: Region, worker: int, slot: int, number: int, client: str, go: Event) -> None:
+def pick_many(region: Region, worker: int, slot: int, number: int, client: str, burst: int, go: Event) -> None:
     balancer = Balancer(region, worker)
     go.wait(10)
-    for _ in range(number):
-        choice = balancer.pick(slot, client, (), monotonic_ms())
-        assert choice is not None
-        region.words[choice.total] += 1
+    for _ in range(0, number, burst):
+        if burst == 1:
+            choices = [balancer.pick(slot, client, (), monotonic_ms())]
+        else:
+            choices = balancer.pick_all(slot, [client] * burst, monotonic_ms())
+        for choice in choices:
+            assert choice is not None
+            region.words[choice.total] += 1
 
 
-def run(region: Region, slot: int, number: int, clients: list[str]) -> None:
+def run(region: Region, slot: int, number: int, clients: list[str], burst: int) -> None:
     go = FORK.Event()
     processes = [
-        FORK.Process(target=pick_many, args=(region, worker, slot, number, clients[worker], go))
+        FORK.Process(target=pick_many, args=(region, worker, slot, number, clients[worker], burst, go))
         for worker in range(WORKERS)
     ]
     for process in processes:
@@ -46,22 +52,24 @@ def run(region: Region, slot: int, number: int, clients: list[str]) -> None:
         assert process.exitcode == 0
 
 
-def test_four_processes_share_the_turn_exactly() -> None:
+@pytest.mark.parametrize("burst", [1, 5])
+def test_four_processes_share_the_turn_exactly(burst: int) -> None:
     region = Region.create(WORKERS)
     directory = Directory(region)
     slot = directory.claim()
     directory.set_members(slot, members(3), affinity_timeout_ms=0)
-    run(region, slot, 6000, ["10.9.9.9"] * WORKERS)
+    run(region, slot, 6000, ["10.9.9.9"] * WORKERS, burst)
     assert [view.total for view in directory.members(slot)] == [8000, 8000, 8000]
     assert [view.active for view in directory.members(slot)] == [8000, 8000, 8000]
 
 
-def test_four_processes_pin_a_client_once() -> None:
+@pytest.mark.parametrize("burst", [1, 5])
+def test_four_processes_pin_a_client_once(burst: int) -> None:
     region = Region.create(WORKERS)
     directory = Directory(region)
     slot = directory.claim()
     directory.set_members(slot, members(5), affinity_timeout_ms=60_000)
-    run(region, slot, 1000, ["10.9.9.9"] * WORKERS)
+    run(region, slot, 1000, ["10.9.9.9"] * WORKERS, burst)
     assert sorted(view.total for view in directory.members(slot)) == [0, 0, 0, 0, 4000]
     view = directory.frontend(slot)
     assert (view.pins, view.affinity_hits) == (1, 3999)
@@ -125,7 +133,7 @@ def test_killed_at_any_instant_nothing_is_stuck_and_nothing_is_torn() -> None:
         for worker in range(WORKERS):
             at = region.layout.member_counter(worker, view.identity & layout.SLOT_MASK)
             region.words[at + layout.M_TOTAL] = 0
-    run(region, plain, 3000, ["10.9.9.9"] * WORKERS)
+    run(region, plain, 3000, ["10.9.9.9"] * WORKERS, 1)
     assert [view.total for view in directory.members(plain)] == [4000, 4000, 4000]
 
 
@@ -170,7 +178,7 @@ def test_a_stopped_holder_is_found_and_once_killed_the_others_go_on() -> None:
         time.sleep(0.001)
     go = FORK.Event()
     go.set()
-    waiting = [FORK.Process(target=pick_many, args=(region, worker, slot, 300, "::1", go)) for worker in (0, 1)]
+    waiting = [FORK.Process(target=pick_many, args=(region, worker, slot, 300, "::1", 1, go)) for worker in (0, 1)]
     for process in waiting:
         process.start()
     time.sleep(0.1)

@@ -1,6 +1,6 @@
 """Clients of the lab: functions to be run on a machine (`Machine.call`), each bounded in number and in time.
 
-A client connects, sends its request at once if it has one, and reads one line: who answers.
+A client connects, and reads one line: who answers.
 """
 
 from collections import Counter
@@ -45,25 +45,24 @@ def connect(
     *,
     sources: Sequence[str] = EVERYWHERE,
     at_once: int = 1,
-    request: bytes = b"",
     timeout_s: float = 10.0,
 ) -> list[Outcome]:
     """`count` connections, at most `at_once` under way, each closed when it has its answer; sources take turns."""
-    clients = (Client(target, source, request) for source in _in_turn(sources, count))
+    clients = (Client(target, source) for source in _in_turn(sources, count))
     crowd = Crowd(timeout_s)
     return [client.close() for client in crowd.run(clients, at_once=at_once)]
 
 
 def alternate(targets: Sequence[Address], count: int, *, timeout_s: float = 10.0) -> list[list[Outcome]]:
     """`count` connections to each of the targets, one after another in turn: what disturbs one, disturbs all."""
-    clients = (Client(target, "", b"") for _ in range(count) for target in targets)
+    clients = (Client(target) for _ in range(count) for target in targets)
     outcomes = [client.close() for client in Crowd(timeout_s).run(clients, at_once=1)]
     return [outcomes[place :: len(targets)] for place in range(len(targets))]
 
 
 def each(targets: Sequence[Address], *, source: str = "", timeout_s: float = 10.0) -> dict[Address, Outcome]:
     """One connection to each of the targets, all at once."""
-    clients = {target: Client(target, source, b"") for target in targets}
+    clients = {target: Client(target, source) for target in targets}
     for _ in Crowd(timeout_s).run(iter(clients.values()), at_once=len(targets)):
         pass
     return {target: client.close() for target, client in clients.items()}
@@ -75,12 +74,11 @@ def steady(
     duration_s: float,
     *,
     sources: Sequence[str] = EVERYWHERE,
-    request: bytes = b"",
     timeout_s: float = 10.0,
 ) -> list[Outcome]:
     """New connections at a rate, for a time, whatever becomes of them."""
     count = int(rate_per_s * duration_s)
-    clients = (Client(target, source, request) for source in _in_turn(sources, count))
+    clients = (Client(target, source) for source in _in_turn(sources, count))
     crowd = Crowd(timeout_s)
     return [client.close() for client in crowd.run(clients, at_once=count, pause_s=1 / rate_per_s)]
 
@@ -99,7 +97,7 @@ def hold(
     At "close" all are closed.
     """
     crowd = Crowd(timeout_s)
-    clients = list(crowd.run((Client(target, source, b"") for source in _in_turn(sources, count)), at_once=at_once))
+    clients = list(crowd.run((Client(target, source) for source in _in_turn(sources, count)), at_once=at_once))
     outcomes = [client.outcome() for client in clients]
     while (yield outcomes) == "ping":
         outcomes = [client.outcome() for client in crowd.run((_again(client) for client in clients), at_once=at_once)]

@@ -36,7 +36,6 @@ class Client:
         "_answer",
         "_connected_s",
         "_first_byte_s",
-        "_request",
         "began_s",
         "error",
         "finished",
@@ -44,13 +43,12 @@ class Client:
         "source",
     )
 
-    def __init__(self, target: Address, source: str = "", request: bytes = b"") -> None:
+    def __init__(self, target: Address, source: str = "") -> None:
         family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
         self.sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self.source = source
         self.error = ""
         self.finished = False
-        self._request = request
         self._answer = b""
         self._connected_s = self._first_byte_s = 0.0
         if source:
@@ -92,8 +90,6 @@ class Client:
         if code:
             raise OSError(code, "")
         self._connected_s = time.monotonic()
-        if self._request:
-            self.sock.send(self._request)
 
     def _read(self) -> None:
         data = self.sock.recv(4096)

@@ -18,6 +18,7 @@ import pytest
 from kpf.demo.numbers import errors, is_even, shares, times, window
 from kpf.lab import namespace
 from kpf.lab.clients import Outcome
+from kpf.lab.interrupts import INTERRUPTS
 from tests.e2e.sabotage import SABOTAGE
 from tests.e2e.world import eventually
 
@@ -151,7 +152,7 @@ def test_it_can_be_kept_and_played_with(scratch: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", INTERRUPTS)
 def test_interrupted_it_cleans_up(scratch: Path, number: signal.Signals) -> None:
     # as a shell starts it in the background, without job control
     code = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {PLAY}"
