@@ -142,21 +142,29 @@ def _read(given: _Given) -> "tuple[Config | None, str, list[object]]":
 def _configuration(given: _Given) -> "Config | None":
     """The configuration with a source that can be read, or None after every mistake has been said."""
     config, manifests, mistakes = _read(given)
-    mistakes += _source_mistakes(manifests)
+    mistakes += _source_mistakes(config, manifests)
     if mistakes:
         _refuse(mistakes)
         return None
     return config
 
 
-def _source_mistakes(manifests: str) -> list[str]:
-    if not manifests:
-        return ["no --manifests DIR: Services come from there only so far, an API server cannot be watched yet"]
-    try:
-        with os.scandir(manifests):
-            return []
-    except OSError as error:
-        return [f"manifests: {manifests}: cannot be read: {error.strerror}"]
+def _source_mistakes(config: "Config | None", manifests: str) -> "list[Problem]":
+    """Why the source can never be read."""
+    from kpf.model.snapshot import Problem
+
+    if manifests:
+        try:
+            with os.scandir(manifests):
+                return []
+        except OSError as error:
+            return [Problem(f"manifests: {manifests}", "", "", f"cannot be read: {error.strerror}")]
+    if config is None:
+        return []
+
+    from kpf.master.source import source_problems
+
+    return source_problems(config)
 
 
 def _run(given: _Given) -> int:
@@ -185,6 +193,8 @@ def _check(given: _Given) -> int:
         return _refuse(found)
     if manifests:
         found += _manifest_problems(manifests, config)
+    elif config and config.client_connection.kubeconfig:
+        found += _source_mistakes(config, manifests)
     for problem in found:
         print(problem)
     if not found:

@@ -26,6 +26,7 @@ PURE_PREFIXES = (
     "test_peers.py",
     "test_perf_figures",
     "test_plan",
+    "test_reflector",
     "test_supervisor",
 )
 

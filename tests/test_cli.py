@@ -109,12 +109,18 @@ def test_every_mistake_is_listed_one_a_line(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("command", ["run", "render"])
-@pytest.mark.parametrize("flags", [[], ["--kubeconfig", "/etc/kubernetes/kubelet.conf"]])
-def test_without_manifests_it_says_what_is_supported(
-    parts: dict[str, list[Any]], capsys: pytest.CaptureFixture[str], command: str, flags: list[str]
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "no source of Services: neither --manifests nor --kubeconfig, and KUBERNETES_SERVICE_HOST is not set"),
+        (["--kubeconfig", "/no/such.conf"], "/no/such.conf: cannot be read: No such file or directory"),
+    ],
+)
+def test_a_source_that_can_never_work_ends_it_at_once(
+    parts: dict[str, list[Any]], capsys: pytest.CaptureFixture[str], command: str, flags: list[str], message: str
 ) -> None:
     assert cli.main([command, *flags]) == 2
-    assert "--manifests" in capsys.readouterr().err
+    assert lines(capsys.readouterr().err) == [f"kpf: {message}"]
     assert not parts
 
 

@@ -96,7 +96,7 @@ def test_every_field_of_a_service() -> None:
             "name": "web",
             "creationTimestamp": "2025-01-31T12:00:00+02:00",
             "labels": {"service.kubernetes.io/service-proxy-name": ""},
-            "annotations": {"any": 1},
+            "annotations": {"any": "1", "kpf.io/b": "x", "kpf.io/a": ""},
         },
         "spec": {
             "type": "LoadBalancer",
@@ -138,6 +138,7 @@ def test_every_field_of_a_service() -> None:
         external_policy=TrafficPolicy.LOCAL,
         health_check_node_port=31000,
         foreign_proxy=True,
+        annotations=(("kpf.io/a", ""), ("kpf.io/b", "x")),
         created="2025-01-31T10:00:00Z",
         origin="f.yaml",
     )

@@ -17,6 +17,7 @@ from kpf.master.facts import NodeWatch
 from kpf.master.listeners import Listeners
 from kpf.master.lock import AlreadyRunningError, DaemonLock
 from kpf.master.reconcile import Reconciler
+from kpf.master.source import open_source
 from kpf.master.workers import Workers
 from kpf.net.messages import Configure
 from kpf.nft.kernel import Kernel, TransactionFailedError
@@ -27,7 +28,6 @@ from kpf.observe.log import set_up
 from kpf.observe.notify import notify
 from kpf.shm.directory import Directory
 from kpf.shm.region import Region
-from kpf.sources.manifests import ManifestSource
 
 log = logging.getLogger("kpf")
 
@@ -80,7 +80,7 @@ class Master:
         self._started_s = time.monotonic()
         self._draining = False
         workers = config.workers
-        self._source = ManifestSource(config.manifests, node_name=config.node_name)
+        self._source = open_source(config)
         self._node = NodeWatch(config)
         self._kernel = Kernel()
         self._directory = Directory(Region.create(workers))
@@ -122,7 +122,7 @@ class Master:
         await self._serve_control()
         await self._serve_health()
         self._reconciler.request(full=True)
-        loops = (self._workers.supervise(), self._reconciler.run(), self._follow_manifests(), self._follow_node())
+        loops = (self._workers.supervise(), self._reconciler.run(), self._follow_source(), self._follow_node())
         return [asyncio.create_task(one) for one in (*loops, self._announce())]
 
     async def _serve_control(self) -> None:
@@ -144,9 +144,8 @@ class Master:
         log.info("ready: %d frontends, %d workers", len(self._effects.now.frontends), self._config.workers)
         await asyncio.Event().wait()
 
-    async def _follow_manifests(self) -> None:
-        async for _ in self._source.changes():
-            self._reconciler.request()
+    async def _follow_source(self) -> None:
+        await self._source.follow(self._reconciler.request)
 
     async def _follow_node(self) -> None:
         async for _ in self._node.changes():

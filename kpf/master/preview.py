@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 from kpf.config import Config
 from kpf.master.facts import NodeWatch
+from kpf.master.source import read_once
 from kpf.model.snapshot import Problem, Snapshot
 from kpf.nft.text import render
 from kpf.plan.desired import DesiredState, NodeFacts, Planner, desired_state, reserved_ports
 from kpf.plan.ports import assign_ports
-from kpf.sources.manifests import ManifestSource
 
 NO_LIMIT = 1 << 16
 
@@ -34,8 +34,15 @@ def problems(config: Config, snapshot: Snapshot) -> list[Problem]:
 
 
 def main(config: Config) -> int:
-    """Print the ruleset as one `nft -f` file; problems go to standard error. 0, or 2 if there are any."""
-    snapshot = ManifestSource(config.manifests, node_name=config.node_name).read()
+    """Print the ruleset as one `nft -f` file; problems go to standard error. 0, or 2 if there are any.
+
+    1 if the source does not tell what it has.
+    """
+    try:
+        snapshot = read_once(config)
+    except OSError as error:
+        print(f"kpf render: {error}", file=sys.stderr)
+        return 1
     state = first_choice(snapshot, NodeWatch.read(config).facts(snapshot), config.port_range.ports)
     sys.stdout.write(render(state.rules, plan_lines(state)))
     found = (*snapshot.problems, *state.problems)

@@ -47,13 +47,16 @@ class Progress:
 
 
 class Reconciler:
-    """`read` gives the newest snapshot, `facts` the node as it is now. `capacity`: frontends that can be served."""
+    """`read` gives the newest snapshot, None if too little is known to begin with; `facts` the node as it is now.
+
+    `capacity`: frontends that can be served.
+    """
 
     def __init__(
         self,
         effects: Effects,
         *,
-        read: Callable[[], Snapshot],
+        read: Callable[[], Snapshot | None],
         facts: Callable[[Snapshot], NodeFacts],
         port_range: range,
         capacity: int,
@@ -107,7 +110,10 @@ class Reconciler:
         if self.progress.waiting_since_s is None:
             self.progress.waiting_since_s = time.monotonic()
         try:
-            complete = await self._sync()
+            snapshot = self._read()
+            if snapshot is None:
+                return True
+            complete = await self._sync(snapshot)
         except RETRIED as error:
             log.error("sync failed, what was in force stays so: %s", error)
         except Exception:
@@ -123,12 +129,11 @@ class Reconciler:
         self._full = True
         return False
 
-    async def _sync(self) -> bool:
+    async def _sync(self, snapshot: Snapshot) -> bool:
         started_s = time.monotonic()
         full, self._full = self._full, False
         if full:
             self._effects.now.rules = None
-        snapshot = self._read()
         self.node, facts = snapshot.node, self._facts(snapshot)
         intent = self._planner.intent(snapshot, facts)
         try:

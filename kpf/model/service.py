@@ -37,6 +37,7 @@ class Service:
     `origin` says where it was read ("web.yaml", or "" for the API server).
     `affinity_timeout_s` is None without session affinity, else 1..86400.
     `load_balancer_ips` leaves out those with `ipMode: Proxy`.
+    `annotations` are those of kpf alone (`kpf.io/...`), sorted.
     `created` is the creationTimestamp in RFC 3339 (UTC, so that it sorts as text), "" where there is none.
     """
 
@@ -52,5 +53,6 @@ class Service:
     external_policy: TrafficPolicy = TrafficPolicy.CLUSTER
     health_check_node_port: int = 0
     foreign_proxy: bool = False  # label service.kubernetes.io/service-proxy-name
+    annotations: tuple[tuple[str, str], ...] = ()
     created: str = ""
     origin: str = ""

@@ -37,14 +37,29 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceCIDR:
+    """Ranges that ClusterIPs are given from (networking.k8s.io/v1)."""
+
+    name: str
+    cidrs: tuple[IPNetwork, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """`slices` by the service they belong to, in a fixed order (slice name).
 
     A mapping's values keep their identity (`is`) from one snapshot to the next while they do not change,
     so that a plan can tell at once what to make anew.
+    `service_cidrs`: the ranges that ClusterIPs are given from, as far as they are known.
+    `serial` names this snapshot within the process, 0 none; `touched` are the Services that may differ from the
+    snapshot named `previous`, in themselves or in their slices.
     """
 
     services: Mapping[ObjectName, Service] = field(default_factory=dict)
     slices: Mapping[ObjectName, tuple[EndpointSlice, ...]] = field(default_factory=dict)
     node: Node | None = None
+    service_cidrs: tuple[IPNetwork, ...] = ()
     problems: tuple[Problem, ...] = ()
+    serial: int = field(default=0, compare=False)
+    previous: int = field(default=0, compare=False)
+    touched: frozenset[ObjectName] = field(default=frozenset(), compare=False)

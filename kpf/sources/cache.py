@@ -1,20 +1,15 @@
-"""What is known of each object, and the snapshots that come of it. Pure.
+"""What several origins (files) know of each object, and which of it counts. Pure.
 
 Rules: an object that two origins have counts as the first of them (by name) has it, and the other is reported; one
-whose newest version is malformed stays as it last was, as long as any origin has it. A value that does not change
-keeps its identity over snapshots, and so do the slices of a service as a whole.
+whose newest version is malformed stays as it last was, as long as any origin has it.
 """
 
 from collections.abc import Iterable
 from operator import attrgetter
 
-from kpf.model.endpoint import EndpointSlice
-from kpf.model.names import ObjectName
-from kpf.model.service import Service
-from kpf.model.snapshot import Node, Problem, Snapshot
-from kpf.sources.decode import Decoded, Kind, Value
-
-_Key = tuple[Kind, ObjectName]
+from kpf.model.snapshot import Problem, Snapshot
+from kpf.sources.decode import Decoded, Value
+from kpf.sources.index import Index, Key
 
 
 class Cache:
@@ -24,23 +19,19 @@ class Cache:
     """
 
     def __init__(self, node_name: str = "") -> None:
-        self._node_key = (Kind.NODE, ObjectName("", node_name))
-        self._claims: dict[_Key, dict[str, list[Decoded]]] = {}
-        self._keys: dict[str, set[_Key]] = {}
-        self._in_force: dict[_Key, Value] = {}
-        self._services: dict[ObjectName, Service] = {}
-        self._slices: dict[ObjectName, dict[ObjectName, EndpointSlice]] = {}
-        self._slice_tuples: dict[ObjectName, tuple[EndpointSlice, ...]] = {}
-        self._problems: dict[_Key, tuple[Problem, ...]] = {}
+        self._index = Index(node_name)
+        self._claims: dict[Key, dict[str, list[Decoded]]] = {}
+        self._keys: dict[str, set[Key]] = {}
+        self._problems: dict[Key, tuple[Problem, ...]] = {}
         self._nameless: dict[str, tuple[Problem, ...]] = {}
-        self._dirty: set[_Key] = set()
+        self._dirty: set[Key] = set()
         self._last: Snapshot | None = None
 
     def put(self, origin: str, objects: Iterable[Decoded]) -> None:
         """These are all objects that the origin has now."""
         complaints = self._nameless.get(origin, ())
         before = self._forget(origin)
-        now: dict[_Key, list[Decoded]] = {}
+        now: dict[Key, list[Decoded]] = {}
         nameless: list[Problem] = []
         for one in objects:
             if one.kind is None or one.name is None:
@@ -64,7 +55,7 @@ class Cache:
         self._dirty.update(self._forget(origin))
         self._last = None
 
-    def _forget(self, origin: str) -> dict[_Key, list[Decoded]]:
+    def _forget(self, origin: str) -> dict[Key, list[Decoded]]:
         self._nameless.pop(origin, None)
         before = {}
         for key in self._keys.pop(origin, ()):
@@ -77,19 +68,10 @@ class Cache:
     def snapshot(self) -> Snapshot:
         """Everything that is known now; the same object as before if nothing has changed."""
         if self._last is None:
-            services: set[ObjectName] = set()
             for key in self._dirty:
-                services |= self._settle(key)
+                self._settle(key)
             self._dirty.clear()
-            for name in services:
-                self._gather(name)
-            node = self._in_force.get(self._node_key)
-            self._last = Snapshot(
-                services=dict(self._services),
-                slices=dict(self._slice_tuples),
-                node=node if isinstance(node, Node) else None,
-                problems=self._all_problems(),
-            )
+            self._last = self._index.snapshot(self._all_problems())
         return self._last
 
     def _all_problems(self) -> tuple[Problem, ...]:
@@ -99,50 +81,17 @@ class Cache:
         # stable: the problems of one object stay in the order of its fields
         return tuple(sorted(found, key=attrgetter("origin", "object")))
 
-    def _settle(self, key: _Key) -> set[ObjectName]:
-        """Decide which version of an object counts; the services whose slices may have changed by it."""
+    def _settle(self, key: Key) -> None:
+        """Decide which version of an object counts."""
         versions = [one for _, listed in sorted(self._claims.get(key, {}).items()) for one in listed]
-        before = self._in_force.get(key)
-        now = _choose(versions, before)
-        if now == before:
-            now = before
+        self._index.put(key, _choose(versions, self._index.get(key)))
         problems = (*(problem for one in versions for problem in one.problems), *self._duplicates(key))
         if problems:
             self._problems[key] = problems
         else:
             self._problems.pop(key, None)
-        if now is before:
-            return set()
-        if now is None:
-            del self._in_force[key]
-        else:
-            self._in_force[key] = now
-        return self._index(key, before, now)
 
-    def _index(self, key: _Key, before: Value | None, now: Value | None) -> set[ObjectName]:
-        kind, name = key
-        if isinstance(now, Service):
-            self._services[name] = now
-        elif kind is Kind.SERVICE:
-            del self._services[name]
-        touched = set()
-        if isinstance(before, EndpointSlice):
-            del self._slices[before.service][name]
-            touched.add(before.service)
-        if isinstance(now, EndpointSlice):
-            self._slices.setdefault(now.service, {})[name] = now
-            touched.add(now.service)
-        return touched
-
-    def _gather(self, service: ObjectName) -> None:
-        slices = self._slices[service]
-        if slices:
-            self._slice_tuples[service] = tuple(sorted(slices.values(), key=attrgetter("name")))
-        else:
-            del self._slices[service]
-            self._slice_tuples.pop(service, None)
-
-    def _duplicates(self, key: _Key) -> list[Problem]:
+    def _duplicates(self, key: Key) -> list[Problem]:
         holders = [origin for origin, listed in sorted(self._claims.get(key, {}).items()) for _ in listed]
         kind, name = key
         return [

@@ -16,19 +16,20 @@ from pydantic import TypeAdapter, ValidationError
 from kpf.model.endpoint import EndpointSlice
 from kpf.model.names import ObjectName
 from kpf.model.service import Service
-from kpf.model.snapshot import Node, Problem
+from kpf.model.snapshot import Node, Problem, ServiceCIDR
 from kpf.sources import objects, wire
 
 MAX_PROBLEMS = 20
 DEFAULT_NAMESPACE = "default"
 
-Value = Service | EndpointSlice | Node
+Value = Service | EndpointSlice | Node | ServiceCIDR
 
 
 class Kind(StrEnum):
     SERVICE = "Service"
     ENDPOINT_SLICE = "EndpointSlice"
     NODE = "Node"
+    SERVICE_CIDR = "ServiceCIDR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +47,21 @@ class Decoded:
 
 
 _Making = Callable[[Any, ObjectName, str], tuple[Value | None, list[objects.Mistake]]]
-_DECODERS: Mapping[tuple[str, str], tuple[Kind, TypeAdapter[Any], _Making]] = {
-    ("v1", "Service"): (Kind.SERVICE, wire.SERVICE, objects.service),
-    ("discovery.k8s.io/v1", "EndpointSlice"): (Kind.ENDPOINT_SLICE, wire.ENDPOINT_SLICE, objects.endpoint_slice),
-    ("v1", "Node"): (Kind.NODE, wire.NODE, objects.node),
+API_VERSIONS: Mapping[Kind, str] = {
+    Kind.SERVICE: "v1",
+    Kind.ENDPOINT_SLICE: "discovery.k8s.io/v1",
+    Kind.NODE: "v1",
+    Kind.SERVICE_CIDR: "networking.k8s.io/v1",
 }
-_GROUPS = {(api_version.rpartition("/")[0], kind) for api_version, kind in _DECODERS} | {("", "List")}
+_DECODERS: Mapping[Kind, tuple[TypeAdapter[Any], _Making]] = {
+    Kind.SERVICE: (wire.SERVICE, objects.service),
+    Kind.ENDPOINT_SLICE: (wire.ENDPOINT_SLICE, objects.endpoint_slice),
+    Kind.NODE: (wire.NODE, objects.node),
+    Kind.SERVICE_CIDR: (wire.SERVICE_CIDR, objects.service_cidr),
+}
+_CLUSTER_WIDE = frozenset({Kind.NODE, Kind.SERVICE_CIDR})
+_KINDS: Mapping[tuple[str, str], Kind] = {(version, kind): kind for kind, version in API_VERSIONS.items()}
+_GROUPS = {(api_version.rpartition("/")[0], kind) for api_version, kind in _KINDS} | {("", "List")}
 
 _EXPECTED = {
     "string_type": "must be text",
@@ -91,9 +101,9 @@ def _decode_one(raw: Any, origin: str) -> Decoded | None:
     if not isinstance(api_version, str) or not api_version:
         described = _described(kind_name if kind_name.isalnum() else "", raw)
         return _refused(origin, described, "apiVersion", _absent_or_no_text(api_version))
-    decoder = _DECODERS.get((api_version, kind_name))
-    if decoder is not None:
-        return _decode_known(raw, origin, *decoder)
+    kind = _KINDS.get((api_version, kind_name))
+    if kind is not None:
+        return _decode_known(raw, kind, origin)
     if (api_version.rpartition("/")[0], kind_name) in _GROUPS:
         message = f"{shown(api_version)} has no kind {kind_name} that is served"
         return _refused(origin, _described(kind_name, raw), "apiVersion", message)
@@ -104,7 +114,15 @@ def _absent_or_no_text(value: object) -> str:
     return f"must be text, not {shown(value)}" if value else "is required"
 
 
-def _decode_known(raw: Mapping[str, Any], origin: str, kind: Kind, shape: TypeAdapter[Any], make: _Making) -> Decoded:
+def decode_as(kind: Kind, raw: Any) -> Decoded:
+    """Decode what the API server calls an object of this kind: in its lists, objects do not say so themselves."""
+    if not isinstance(raw, dict):
+        return _refused("", kind, "", f"is not an object: {shown(raw)}")
+    return _decode_known(raw, kind, "")
+
+
+def _decode_known(raw: Mapping[str, Any], kind: Kind, origin: str) -> Decoded:
+    shape, make = _DECODERS[kind]
     try:
         valid = shape.validate_python(raw)
     except ValidationError as error:
@@ -112,7 +130,7 @@ def _decode_known(raw: Mapping[str, Any], origin: str, kind: Kind, shape: TypeAd
         mistakes = [(path_of(one["loc"]), _message(one)) for one in error.errors(include_url=False)]
     else:
         metadata = valid["metadata"]
-        namespace = "" if kind is Kind.NODE else metadata.get("namespace") or DEFAULT_NAMESPACE
+        namespace = "" if kind in _CLUSTER_WIDE else metadata.get("namespace") or DEFAULT_NAMESPACE
         name = ObjectName(namespace, metadata["name"])
         value, mistakes = make(valid, name, origin)
         if not mistakes:
@@ -132,7 +150,7 @@ def _name_of(raw: Mapping[str, Any], kind: Kind | None) -> ObjectName | None:
     name, namespace = metadata.get("name"), metadata.get("namespace") or DEFAULT_NAMESPACE
     if not isinstance(name, str) or not re.match(wire.DNS_SUBDOMAIN, name) or name.endswith("\n"):
         return None
-    if kind is Kind.NODE:
+    if kind in _CLUSTER_WIDE:
         return ObjectName("", name)
     if not isinstance(namespace, str) or not re.match(wire.DNS_LABEL, namespace) or namespace.endswith("\n"):
         return None
@@ -141,7 +159,7 @@ def _name_of(raw: Mapping[str, Any], kind: Kind | None) -> ObjectName | None:
 
 def _described(kind: str, raw: Mapping[str, Any]) -> str:
     """An object for people: "Service default/web"; with a name that cannot be one, as it is written."""
-    name = _name_of(raw, Kind.NODE if kind == Kind.NODE else None)
+    name = _name_of(raw, Kind(kind) if kind in _CLUSTER_WIDE else None)
     if name is not None:
         return f"{kind} {name}".strip()
     metadata = raw.get("metadata")

@@ -11,9 +11,9 @@ import gc
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from kpf.documents import DocumentError
@@ -86,7 +86,17 @@ class ManifestSource:
         found += [problem for _, file in sorted(self._files.items()) for problem in file.problems]
         if not found:
             return snapshot
-        return Snapshot(snapshot.services, snapshot.slices, snapshot.node, (*found, *snapshot.problems))
+        return replace(snapshot, problems=(*found, *snapshot.problems))
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """None: what is wrong with the files is among the problems of a snapshot."""
+        return ()
+
+    async def follow(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever the next `read` may find something new. Never ends by itself."""
+        async for _ in self.changes():
+            changed()
 
     def changes(self) -> AsyncIterator[None]:
         """Yield once at the start, and then whenever the next `read` may find something new. Never ends by itself."""

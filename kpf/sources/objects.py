@@ -8,11 +8,12 @@ and pkg/apis/discovery/validation.
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from sys import intern
 
 from kpf.model.endpoint import Endpoint, EndpointPort, EndpointSlice
 from kpf.model.names import Family, IPAddress, ObjectName, Protocol
 from kpf.model.service import DEFAULT_AFFINITY_TIMEOUT_S, Service, ServicePort, ServiceType, TrafficPolicy
-from kpf.model.snapshot import Node
+from kpf.model.snapshot import Node, ServiceCIDR
 from kpf.sources import wire
 
 LABEL_FOREIGN_PROXY = "service.kubernetes.io/service-proxy-name"
@@ -20,6 +21,9 @@ LABEL_HEADLESS = "service.kubernetes.io/headless"
 LABEL_SERVICE_NAME = "kubernetes.io/service-name"
 TAINT_TO_BE_DELETED = "ToBeDeletedByClusterAutoscaler"
 HEADLESS = "None"
+OUR_ANNOTATIONS = "kpf.io/"
+# set by the EndpointSlice controller; when the change of a pod or Service happened that it stands for
+ANNOTATION_CHANGE_TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
 
 Mistake = tuple[str, str]
 
@@ -61,9 +65,15 @@ def service(raw: wire.Service, name: ObjectName, origin: str) -> tuple[Service |
         external_policy=TrafficPolicy(spec.get("externalTrafficPolicy") or TrafficPolicy.CLUSTER),
         health_check_node_port=spec.get("healthCheckNodePort") or 0,
         foreign_proxy=LABEL_FOREIGN_PROXY in (metadata.get("labels") or ()),
+        annotations=_our_annotations(metadata),
         created=created,
         origin=origin,
     ), []
+
+
+def _our_annotations(metadata: wire.ServiceMetadata) -> tuple[tuple[str, str], ...]:
+    annotations = metadata.get("annotations") or {}
+    return tuple(sorted((key, value or "") for key, value in annotations.items() if key.startswith(OUR_ANNOTATIONS)))
 
 
 def _service_port(port: wire.ServicePort) -> ServicePort:
@@ -190,6 +200,7 @@ def endpoint_slice(
         family=family,
         ports=tuple(map(_endpoint_port, ports)),
         endpoints=tuple(endpoints),
+        change_triggered=(raw["metadata"].get("annotations") or {}).get(ANNOTATION_CHANGE_TRIGGERED) or "",
         origin=origin,
     ), []
 
@@ -229,7 +240,8 @@ def _endpoint(raw: wire.Endpoint, address: IPAddress) -> Endpoint:
         conditions.get("ready") is not False,
         conditions.get("serving") is not False,
         conditions.get("terminating") is True,
-        raw.get("nodeName") or "",
+        # thousands of endpoints are on few nodes
+        intern(raw.get("nodeName") or ""),
         tuple(hint["name"] for hint in hints.get("forZones") or ()),
         tuple(hint["name"] for hint in hints.get("forNodes") or ()),
     )
@@ -255,3 +267,7 @@ def node(raw: wire.Node, name: ObjectName, _origin: str) -> tuple[Node | None, l
         pod_cidrs=tuple(spec.get("podCIDRs") or filter(None, [spec.get("podCIDR")])),
         being_deleted=tainted or bool(metadata.get("deletionTimestamp")),
     ), []
+
+
+def service_cidr(raw: wire.ServiceCIDR, name: ObjectName, _origin: str) -> tuple[ServiceCIDR | None, list[Mistake]]:
+    return ServiceCIDR(name.name, tuple((raw.get("spec") or {}).get("cidrs") or ())), []

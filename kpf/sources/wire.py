@@ -70,6 +70,7 @@ class ServiceMetadata(TypedDict, total=False):
     name: Required[Label]
     namespace: Annotated[str, Field(pattern=r"^$|" + DNS_LABEL)] | None
     labels: dict[str, str | None] | None
+    annotations: dict[str, str | None] | None
     creationTimestamp: str | None
 
 
@@ -134,6 +135,7 @@ class Metadata(TypedDict, total=False):
     name: Required[Subdomain]
     namespace: Annotated[str, Field(pattern=r"^$|" + DNS_LABEL)] | None
     labels: dict[str, str | None] | None
+    annotations: dict[str, str | None] | None
     deletionTimestamp: str | None
 
 
@@ -208,6 +210,18 @@ class Node(TypedDict, total=False):
     status: NodeStatus | None
 
 
+@with_config(_STRICT)
+class ServiceCIDRSpec(TypedDict, total=False):
+    cidrs: list[CIDR] | None
+
+
+@with_config(_STRICT)
+class ServiceCIDR(TypedDict, total=False):
+    metadata: Required[Metadata]
+    spec: ServiceCIDRSpec | None
+
+
 SERVICE = TypeAdapter(Service)
 ENDPOINT_SLICE = TypeAdapter(EndpointSlice)
 NODE = TypeAdapter(Node)
+SERVICE_CIDR = TypeAdapter(ServiceCIDR)

@@ -1,0 +1,190 @@
+"""Reads a kubeconfig, or a pod's service account, into the one cluster and user that count. Speaks to nobody.
+
+Every mistake is named by file and field; what the fields mean is left to the `kubernetes` package.
+"""
+
+import base64
+import binascii
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Required
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+
+# pydantic: typing.TypedDict will do from Python 3.12 on
+from typing_extensions import TypedDict
+
+from kpf.documents import DocumentError, parse_yaml
+from kpf.model.snapshot import Problem
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+HOST_VARIABLE, PORT_VARIABLE = "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"
+MAX_FILE_BYTES = 4 << 20
+
+_CLUSTER_FILES = ("certificate-authority",)
+_USER_FILES = ("client-certificate", "client-key", "tokenFile")
+
+Fields = dict[str, Any]
+
+
+class AccessError(Exception):
+    """There is no way to the API server; `problem` says why."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The fields of the current context's cluster and user, file names absolute, and a token instead of its file.
+
+    `origin`: the kubeconfig, "" for a service account; `files`: everything that the credentials depend on.
+    """
+
+    origin: str
+    cluster: Fields
+    user: Fields
+    files: tuple[str, ...]
+
+    def problem(self, field: str, message: str) -> AccessError:
+        return AccessError(Problem(self.origin, "", field, message))
+
+    @property
+    def is_static(self) -> bool:
+        """True if nobody else is asked for credentials."""
+        return "exec" not in self.user and "auth-provider" not in self.user
+
+
+@with_config(ConfigDict(strict=True))
+class _Named(TypedDict, total=False):
+    name: Required[str]
+    context: Fields | None
+    cluster: Fields | None
+    user: Fields | None
+
+
+@with_config(ConfigDict(strict=True))
+class _Kubeconfig(TypedDict, total=False):
+    current_context: Required[Annotated[str, Field(min_length=1, alias="current-context")]]
+    contexts: Required[list[_Named]]
+    clusters: Required[list[_Named]]
+    users: list[_Named] | None
+
+
+_SHAPE = TypeAdapter(_Kubeconfig)
+
+
+def in_cluster(server: str) -> Context:
+    """The service account of the pod that we are in; `server`: its address, "" for that of the environment."""
+    host, port = os.environ.get(HOST_VARIABLE), os.environ.get(PORT_VARIABLE, "443")
+    if not server and not host:
+        message = f"no source of Services: neither --manifests nor --kubeconfig, and {HOST_VARIABLE} is not set"
+        raise AccessError(Problem("", "", "", message))
+    cluster: Fields = {"server": server or f"https://{f'[{host}]' if ':' in str(host) else host}:{port}"}
+    if cluster["server"].startswith("http:"):
+        # as of `kubectl proxy`: it has credentials of its own
+        return Context("", cluster, {}, ())
+    token, authority = SERVICE_ACCOUNT / "token", SERVICE_ACCOUNT / "ca.crt"
+    cluster["certificate-authority"] = str(authority)
+    return _complete(Context("", cluster, {"tokenFile": str(token)}, ()), "service account", "service account")
+
+
+def read_kubeconfig(path: str, server: str) -> Context:
+    """The current context; `server`: its address, "" for the one of the file. Raises `AccessError`."""
+    document = _document(path)
+    fail = Context(path, {}, {}, ()).problem
+
+    def named(group: str, name: object, asked_by: str, part: str) -> Fields:
+        for one in document.get(group) or ():
+            if one["name"] == name:
+                return dict(one.get(part) or {})
+        raise fail(asked_by, f"{name!r:.80} is not among the {group}" if name else "is required")
+
+    current = document["current-context"]
+    context = named("contexts", current, "current-context", "context")
+    cluster_name, user_name = context.get("cluster"), context.get("user")
+    cluster = named("clusters", cluster_name, f"contexts[{current}].context.cluster", "cluster")
+    user = named("users", user_name, f"contexts[{current}].context.user", "user") if user_name else {}
+    if server:
+        cluster["server"] = server
+    given = cluster.get("server")
+    at_cluster = f"clusters[{cluster_name}].cluster"
+    if not isinstance(given, str) or not given.startswith(("https://", "http://")):
+        raise fail(f"{at_cluster}.server", f"must be a URL such as https://10.0.0.1:6443, not {given!r:.80}")
+    return _complete(Context(path, cluster, user, (path,)), at_cluster, f"users[{user_name}].user")
+
+
+def _document(path: str) -> Fields:
+    fail = Context(path, {}, {}, ()).problem
+    try:
+        with open(path, "rb") as file:
+            documents = [one for one in parse_yaml(file.read(MAX_FILE_BYTES).decode("utf-8-sig")) if one is not None]
+        found = documents[0] if len(documents) == 1 else None
+        _SHAPE.validate_python(found)
+    except OSError as error:
+        raise fail("", f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise fail("", "is not UTF-8") from None
+    except DocumentError as error:
+        raise AccessError(Problem(f"{path}:{error.line}", "", "", error.message)) from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        if not field:
+            raise fail("", "is no kubeconfig: it must be one mapping of kind Config") from None
+        is_missing = first["type"] in ("missing", "string_too_short")
+        raise fail(field, "is required" if is_missing else first["msg"]) from None
+    assert isinstance(found, dict)
+    return found
+
+
+def _complete(context: Context, at_cluster: str, at_user: str) -> Context:
+    """File names made absolute, and everything readable. Raises `AccessError`."""
+    files = [
+        *_files(context, context.cluster, _CLUSTER_FILES, at_cluster),
+        *_files(context, context.user, _USER_FILES, at_user),
+    ]
+    token = context.user.get("token")
+    if token is not None:
+        text = str(token).strip()
+        if not text or not text.isascii() or not text.isprintable():
+            raise context.problem(f"{at_user}.token", "must be one line of printable text")
+        context.user["token"] = text
+    return Context(context.origin, context.cluster, context.user, (*context.files, *files))
+
+
+def _files(context: Context, fields: Fields, names: tuple[str, ...], described: str) -> Iterator[str]:
+    """What is named, as absolute names. Data wins over a file, as in client-go."""
+    for name in names:
+        data, path, field = fields.get(f"{name}-data"), fields.get(name), f"{described}.{name}"
+        if data:
+            try:
+                base64.b64decode(str(data), validate=True)
+            except binascii.Error:
+                raise context.problem(f"{field}-data", "is not base64") from None
+        elif path:
+            absolute = os.path.join(os.path.dirname(os.path.abspath(context.origin)), str(path))
+            try:
+                with open(absolute, "rb") as file:
+                    content = file.read(MAX_FILE_BYTES)
+            except OSError as error:
+                raise context.problem(field, f"{absolute} cannot be read: {error.strerror}") from None
+            fields[name] = absolute
+            if name == "tokenFile":
+                # client-go: a token's file wins over a token
+                fields["token"] = content.decode("utf-8", "replace")
+            yield absolute
+
+
+def one_context(context: Context) -> Mapping[str, Any]:
+    """A kubeconfig of nothing else."""
+    user = {name: value for name, value in context.user.items() if name != "tokenFile"}
+    return {
+        "current-context": "kpf",
+        "contexts": [{"name": "kpf", "context": {"cluster": "kpf", "user": "kpf"}}],
+        "clusters": [{"name": "kpf", "cluster": context.cluster}],
+        "users": [{"name": "kpf", "user": user}],
+    }

@@ -1,0 +1,296 @@
+"""The conversation with an API server about one resource: bytes and time in, requests and events out. Pure.
+
+Rules: what is known stays in force until something newer is known for certain, so nothing is ever said to be gone
+because the server is; a list replaces what is known in one event. A watch goes on where the last one ended, and the
+server is asked for a list only at the start, when it has forgotten what came since (410), and when it has gone back in
+time (restored from a backup).
+
+How to use one: ask `next`; make the request and tell `begin`, then `feed` as bytes come, until it `hangs_up` or the
+answer ends or is silent for `silence_s`; then tell `end`, and begin anew. Behaviour of the server as of
+Kubernetes 1.36 (apiserver/pkg/endpoints/handlers/watch.go, apiserver/pkg/storage/cacher).
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+
+from kpf.model.names import ObjectName
+from kpf.sources.api.asking import Ask, Page, Request, request
+from kpf.sources.api.backoff import Backoff
+from kpf.sources.api.events import Drop, Event, Put, Remark, Replace
+from kpf.sources.api.lines import Lines
+from kpf.sources.api.refusal import Refusal, from_answer, from_status
+from kpf.sources.api.resources import Known, Resource, known
+
+PAGE_OBJECTS = 500
+MAX_PAGE_BYTES = 64 << 20
+# etcd takes no object above 1.5 MiB of protobuf
+MAX_LINE_BYTES = 16 << 20
+MAX_REFUSAL_BYTES = 64 << 10
+
+WATCH_S = 300.0
+# bookmarks come once a minute: apiserver/pkg/storage/cacher, bookmarkFrequency
+WATCH_SILENCE_S = 100.0
+ANSWER_SILENCE_S = 30.0
+# a watch that ends sooner was hardly one
+SHORTEST_WATCH_S = 1.0
+OPTIONAL_RETRY_S = 600.0
+# watches that break at the same place before what comes after it is given up for a list
+MAX_BREAKS = 3
+
+OK, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, GONE = 200, 401, 403, 404, 410
+# what a server answers that does not know a parameter, or may not use it
+NOT_UNDERSTOOD = frozenset({400, 405, 415, 422})
+INITIAL_EVENTS_END = "k8s.io/initial-events-end"
+
+
+class Reflector:
+    """`trouble`: why the server does not tell anything at the moment, "" if it does. `listed`: all was told once.
+
+    `unauthorized`: the credentials did not do, last time. `chance` gives numbers from 0 to 1.
+    """
+
+    def __init__(self, resource: Resource, *, chance: Callable[[], float] = random.random) -> None:
+        self.resource = resource
+        self.trouble, self.listed, self.unauthorized = "", False, False
+        self.hangs_up = False
+        self._chance, self._backoff = chance, Backoff(chance)
+        self._version, self._suspect = "", False
+        self._by_pages, self._page_objects, self._continue = False, PAGE_OBJECTS, ""
+        self._selects_fields = bool(resource.field_selector)
+        self._collected: dict[ObjectName, Known] | None = None
+        self._absent = False
+        self._due_s = float("-inf")
+        self._breaks = 0
+        self._ask, self._status, self._retry_after_s, self._began_s = Ask.WATCH, 0, 0.0, 0.0
+        self._heard, self._failed = False, False
+        self._lines, self._body, self._body_bytes = Lines(MAX_LINE_BYTES), list[bytes](), 0
+
+    @property
+    def answered(self) -> bool:
+        """Nothing is to be waited for: all was told once, or the server will not."""
+        return self.listed or self._absent
+
+    @property
+    def silence_s(self) -> float:
+        """How long the server may say nothing at this moment."""
+        watching = self._ask is Ask.WATCH or (self._ask is Ask.STREAMED_LIST and self._collected is None)
+        return WATCH_SILENCE_S if watching and self._status == OK else ANSWER_SILENCE_S
+
+    # what to ask
+
+    def next(self, now_s: float) -> Request | float:
+        """What to ask now, or the time at which to ask again."""
+        if now_s < self._due_s:
+            return self._due_s
+        if self._version:
+            self._ask = Ask.PROBE if self._suspect else Ask.WATCH
+        else:
+            self._ask = Ask.PAGE if self._by_pages else Ask.STREAMED_LIST
+        self.hangs_up, self.unauthorized = False, False
+        self._heard, self._failed, self._status, self._retry_after_s = False, False, 0, 0.0
+        self._began_s = now_s
+        self._lines, self._body, self._body_bytes = Lines(MAX_LINE_BYTES), [], 0
+        if self._ask is Ask.STREAMED_LIST or (self._ask is Ask.PAGE and not self._continue):
+            self._collected = {}
+        return request(
+            self.resource,
+            self._ask,
+            version=self._version,
+            fields=self._selects_fields,
+            watch_s=WATCH_S * (1 + self._chance()),
+            page=Page(self._page_objects, self._continue),
+        )
+
+    # what is answered
+
+    def begin(self, status: int, now_s: float, *, retry_after_s: float = 0.0) -> None:
+        """The head of an answer."""
+        self._status, self._began_s, self._retry_after_s = status, now_s, retry_after_s
+        if status == OK:
+            self.trouble = ""
+
+    def feed(self, data: bytes, now_s: float) -> list[Event]:
+        """A part of its body."""
+        if self._status == OK and self._ask in (Ask.WATCH, Ask.STREAMED_LIST):
+            return list(self._read_lines(data, now_s))
+        self._body.append(data)
+        self._body_bytes += len(data)
+        self.hangs_up = self._body_bytes > (MAX_PAGE_BYTES if self._status == OK else MAX_REFUSAL_BYTES)
+        return []
+
+    def end(self, now_s: float, error: str = "", *, silent: bool = False) -> list[Event]:
+        """The answer is over; `error`: why, if not as it should be; `silent`: it was given up for lack of any byte."""
+        if self._failed:
+            return []
+        if self._status not in (0, OK):
+            self._refused(from_answer(self._status, b"".join(self._body), self._retry_after_s), now_s)
+            return []
+        if self._ask in (Ask.WATCH, Ask.STREAMED_LIST):
+            self._stream_ended(now_s, error, silent)
+            return []
+        if self._body_bytes > MAX_PAGE_BYTES:
+            self._page_objects = max((self._page_objects or PAGE_OBJECTS) // 10, 1)
+            error = f"an answer of more than {MAX_PAGE_BYTES >> 20} MiB"
+        if error or not self._status:
+            self._fail(error or "no answer", now_s)
+            return []
+        return list(self._page(now_s) if self._ask is Ask.PAGE else self._probed(now_s))
+
+    def _fail(self, trouble: str, now_s: float, *, asked_s: float = 0.0) -> None:
+        self.trouble = trouble
+        self.hangs_up = self._failed = True
+        self._due_s = now_s + self._backoff.delay_s(asked_s)
+
+    def _list_again(self) -> None:
+        self._version, self._suspect, self._continue, self._collected = "", False, "", None
+
+    def _refused(self, refusal: Refusal, now_s: float) -> None:
+        listing = not self._version
+        if refusal.code == GONE:
+            # a list that outlives its history again and again must be had in one piece
+            self._page_objects = 0 if listing and self._continue else self._page_objects
+            self._list_again()
+        elif listing and refusal.code in NOT_UNDERSTOOD and not self._by_pages:
+            self._by_pages = True
+            return
+        elif listing and refusal.code in NOT_UNDERSTOOD and self._selects_fields and not self._continue:
+            self._selects_fields = False
+            return
+        elif refusal.code in (FORBIDDEN, NOT_FOUND) and self.resource.optional and not self.listed:
+            self._absent = True
+            self._fail(str(refusal) if refusal.code == FORBIDDEN else "", now_s)
+            self._due_s = now_s + OPTIONAL_RETRY_S
+            return
+        self.unauthorized = refusal.code == UNAUTHORIZED
+        self._fail(str(refusal), now_s, asked_s=refusal.retry_after_s)
+
+    # pages
+
+    def _page(self, now_s: float) -> Iterator[Event]:
+        page = _parsed(b"".join(self._body))
+        metadata = page.get("metadata") if page else None
+        items = page.get("items") if page else None
+        version = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
+        if not isinstance(metadata, dict) or not isinstance(items or [], list) or not isinstance(version, str):
+            self._fail("a list that is none", now_s)
+            return
+        collected = self._collected = {} if self._collected is None else self._collected
+        for raw in items or ():
+            one = known(self.resource.kind, raw)
+            if one.name is None:
+                yield self._passed_over(one)
+            else:
+                collected[one.name] = one
+        self._continue = str(metadata.get("continue") or "")
+        if not self._continue:
+            yield self._complete(version)
+
+    def _complete(self, version: str) -> Replace:
+        objects = tuple((self._collected or {}).values())
+        self._collected, self._version, self.listed, self._absent = None, version, True, False
+        self._page_objects = PAGE_OBJECTS
+        # the server may have learned to stream when it has to be asked for all the next time
+        self._by_pages = False
+        return Replace(objects)
+
+    def _probed(self, now_s: float) -> Iterator[Event]:
+        metadata = (_parsed(b"".join(self._body)) or {}).get("metadata")
+        theirs = str(metadata.get("resourceVersion")) if isinstance(metadata, dict) else ""
+        if not theirs.isdecimal():
+            self._fail("a list that is none", now_s)
+            return
+        self._suspect = False
+        self._backoff.reset()
+        if self._version.isdecimal() and int(theirs) < int(self._version):
+            yield Remark(f"the API server has gone back in time, from version {self._version} to {theirs}")
+            self._list_again()
+
+    # streams
+
+    def _read_lines(self, data: bytes, now_s: float) -> Iterator[Event]:
+        too_long = self._lines.too_long
+        lines = self._lines.feed(data)
+        if self._lines.too_long > too_long:
+            yield Remark(f"an object of more than {MAX_LINE_BYTES >> 20} MiB is passed over")
+        for line in lines:
+            yield from self._read_line(line, now_s)
+            if self.hangs_up:
+                return
+
+    def _read_line(self, line: bytes, now_s: float) -> Iterator[Event]:
+        event = _parsed(line) or {}
+        kind, raw = event.get("type"), event.get("object")
+        if kind == "ERROR":
+            self._broke(from_status(raw), now_s)
+            return
+        metadata = raw.get("metadata") if isinstance(raw, dict) else None
+        if not isinstance(kind, str) or not isinstance(metadata, dict):
+            self._broke(Refusal(0, "a line that is no event"), now_s)
+            return
+        self._heard, self._breaks = True, 0
+        self._backoff.reset()
+        version = metadata.get("resourceVersion")
+        if isinstance(version, str) and self._collected is None:
+            self._version = version
+        if kind == "BOOKMARK":
+            if self._collected is not None and _ends_the_list(metadata) and isinstance(version, str):
+                yield self._complete(version)
+        else:
+            yield from self._changed(kind, raw)
+
+    def _changed(self, kind: str, raw: Any) -> Iterator[Event]:
+        one = known(self.resource.kind, raw)
+        if one.name is None:
+            yield self._passed_over(one)
+        elif kind not in ("ADDED", "MODIFIED", "DELETED"):
+            yield Remark(f"an event of unknown type {kind!r:.40} is passed over")
+        elif self._collected is None:
+            yield Drop(one.name) if kind == "DELETED" else Put(one)
+        elif kind == "DELETED":
+            self._collected.pop(one.name, None)
+        else:
+            self._collected[one.name] = one
+
+    def _passed_over(self, one: Known) -> Remark:
+        return Remark(f"{'; '.join(map(str, one.decoded.problems))}: the object is passed over")
+
+    def _broke(self, refusal: Refusal, now_s: float) -> None:
+        """The stream cannot be believed, or the server says that it cannot go on."""
+        self._breaks += 1
+        if refusal.code == GONE or self._breaks >= MAX_BREAKS:
+            self._breaks = 0
+            self._list_again()
+        self._fail(str(refusal) if refusal.code else refusal.message, now_s, asked_s=refusal.retry_after_s)
+
+    def _stream_ended(self, now_s: float, error: str, silent: bool) -> None:
+        if self._collected is not None:
+            # a server that ignores what it does not know never tells where the list ends
+            self._by_pages = self._status == OK and (silent or not error)
+            self._collected = None
+            self._fail(error or "the list ended before it was complete", now_s)
+        elif silent and self._status == OK and not self._heard:
+            # as from a server that was restored from a backup, and waits for a version that is not to come
+            self._suspect = True
+        elif error or not self._status:
+            self._fail(error or "no answer", now_s)
+        elif not self._heard and now_s - self._began_s < SHORTEST_WATCH_S:
+            self._fail("the server ends watches at once", now_s)
+        else:
+            self._backoff.reset()
+            self._due_s = max(now_s, self._began_s + SHORTEST_WATCH_S)
+
+
+def _parsed(data: bytes) -> dict[str, Any] | None:
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _ends_the_list(metadata: dict[str, Any]) -> bool:
+    annotations = metadata.get("annotations")
+    return isinstance(annotations, dict) and annotations.get(INITIAL_EVENTS_END) == "true"

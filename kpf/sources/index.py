@@ -1,0 +1,100 @@
+"""The values in force, by kind and name, and the snapshots that are made of them. Pure.
+
+Rules: a value that does not change keeps its identity over snapshots, and so do the slices of a Service as a whole;
+each snapshot says which Services may differ from the one before it.
+"""
+
+from itertools import count
+from operator import attrgetter
+
+from kpf.model.endpoint import EndpointSlice
+from kpf.model.names import IPNetwork, ObjectName
+from kpf.model.service import Service
+from kpf.model.snapshot import Node, Problem, ServiceCIDR, Snapshot
+from kpf.sources.decode import Kind, Value
+
+Key = tuple[Kind, ObjectName]
+
+_serials = count(1)
+
+
+class Index:
+    """`node_name` is this node's: other Nodes are of no interest."""
+
+    def __init__(self, node_name: str = "") -> None:
+        self._node_key = (Kind.NODE, ObjectName("", node_name))
+        self._in_force: dict[Key, Value] = {}
+        self._services: dict[ObjectName, Service] = {}
+        self._slices: dict[ObjectName, dict[ObjectName, EndpointSlice]] = {}
+        self._slice_tuples: dict[ObjectName, tuple[EndpointSlice, ...]] = {}
+        self._cidrs: dict[ObjectName, ServiceCIDR] = {}
+        self._touched: set[ObjectName] = set()
+        self._ungathered: set[ObjectName] = set()
+        self._serial = 0
+
+    def get(self, key: Key) -> Value | None:
+        return self._in_force.get(key)
+
+    def put(self, key: Key, value: Value | None) -> bool:
+        """This is what counts from now on, None: nothing. False if that is no change."""
+        before = self._in_force.get(key)
+        if value == before:
+            return False
+        if value is None:
+            del self._in_force[key]
+        else:
+            self._in_force[key] = value
+        self._file(key, before, value)
+        return True
+
+    def _file(self, key: Key, before: Value | None, now: Value | None) -> None:
+        kind, name = key
+        if kind is Kind.SERVICE:
+            self._touched.add(name)
+            if isinstance(now, Service):
+                self._services[name] = now
+            else:
+                del self._services[name]
+        elif kind is Kind.SERVICE_CIDR:
+            if isinstance(now, ServiceCIDR):
+                self._cidrs[name] = now
+            else:
+                del self._cidrs[name]
+        if isinstance(before, EndpointSlice):
+            del self._slices[before.service][name]
+            self._ungathered.add(before.service)
+        if isinstance(now, EndpointSlice):
+            self._slices.setdefault(now.service, {})[name] = now
+            self._ungathered.add(now.service)
+
+    def snapshot(self, problems: tuple[Problem, ...]) -> Snapshot:
+        """Everything that is in force now."""
+        for service in self._ungathered:
+            self._gather(service)
+        self._touched |= self._ungathered
+        self._ungathered.clear()
+        node = self._in_force.get(self._node_key)
+        made = Snapshot(
+            services=dict(self._services),
+            slices=dict(self._slice_tuples),
+            node=node if isinstance(node, Node) else None,
+            service_cidrs=self._service_cidrs(),
+            problems=problems,
+            serial=next(_serials),
+            previous=self._serial,
+            touched=frozenset(self._touched),
+        )
+        self._serial = made.serial
+        self._touched.clear()
+        return made
+
+    def _gather(self, service: ObjectName) -> None:
+        slices = self._slices[service]
+        if slices:
+            self._slice_tuples[service] = tuple(sorted(slices.values(), key=attrgetter("name")))
+        else:
+            del self._slices[service]
+            self._slice_tuples.pop(service, None)
+
+    def _service_cidrs(self) -> tuple[IPNetwork, ...]:
+        return tuple(cidr for _, one in sorted(self._cidrs.items()) for cidr in one.cidrs)
