@@ -19,6 +19,7 @@ from kpf.master.lock import AlreadyRunningError, DaemonLock
 from kpf.master.reconcile import Reconciler
 from kpf.master.source import open_source
 from kpf.master.workers import Workers
+from kpf.model.snapshot import Problem
 from kpf.net.messages import Configure
 from kpf.nft.kernel import Kernel, TransactionFailedError
 from kpf.nft.monitor import Monitor
@@ -94,6 +95,7 @@ class Master:
             port_range=config.port_range.ports,
             capacity=(_raise_descriptor_limit() - OWN_DESCRIPTORS) // workers,
         )
+        self._reconciler.on_problems = self._source.report
         self._monitor = Monitor(self._kernel.port_id, self._on_touched)
         self._servers = Servers()
 
@@ -189,7 +191,9 @@ class Master:
     async def _serve_health(self) -> None:
         if self._config.healthz_bind_address:
             address, port = self._config.healthz_bind_address
-            await self._servers.serve_tcp(str(address), port, health_documents(self._health))
+            complaint = await self._servers.serve_tcp(str(address), port, health_documents(self._health))
+            if complaint:
+                self._source.report((Problem("", f"Node {self._node.name}", "healthzBindAddress", complaint),))
 
     def _health(self) -> Health:
         progress, now_s = self._reconciler.progress, time.monotonic()
@@ -213,6 +217,7 @@ class Master:
             "uptimeSeconds": round(time.monotonic() - self._started_s, 1),
             "generation": self._reconciler.progress.generation,
             "synced": self._reconciler.progress.synced,
+            "troubles": list(self._source.troubles),
             "workers": report.workers_report(self._workers, self._directory),
             "services": report.services_report(self._reconciler.desired, self._effects.slots(), self._directory),
         }

@@ -49,7 +49,7 @@ class Progress:
 class Reconciler:
     """`read` gives the newest snapshot, None if too little is known to begin with; `facts` the node as it is now.
 
-    `capacity`: frontends that can be served.
+    `capacity`: frontends that can be served. `on_problems` is called with those that are new.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class Reconciler:
         self._full_due_s = float("-inf")
         # the guard knows a listener until it is closed
         effects.on_closed = self.request
+        self.on_problems: Callable[[tuple[Problem, ...]], None] = lambda _: None
         self.first_sync = asyncio.Event()
         self.progress = Progress()
         self.desired = DesiredState()
@@ -185,8 +186,11 @@ class Reconciler:
     def _report(self, problems: tuple[Problem, ...]) -> None:
         """Say each problem once, and once more when it has come back."""
         now = frozenset(problems)
-        for problem in sorted(now - self._reported):
+        new = tuple(sorted(now - self._reported))
+        for problem in new:
             log.warning("%s", problem)
+        if new:
+            self.on_problems(new)
         solved = len(self._reported - now)
         if solved:
             log.info("%d problems are solved, %d are left", solved, len(now))

@@ -25,6 +25,9 @@ class Source(Protocol):
     async def follow(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever `read` may find something new. Never ends by itself."""
 
+    def report(self, problems: tuple[Problem, ...]) -> None:
+        """Tell the authors of objects what is newly wrong with them, if there is a way."""
+
 
 def open_source(config: Config) -> Source:
     """Made inside the event loop."""

@@ -38,8 +38,11 @@ class Servers:
         self._retries: set[asyncio.Task[None]] = set()
         self._unix_path: Path | None = None
 
-    async def serve_tcp(self, host: str, port: int, documents: Mapping[str, Document]) -> None:
-        """Serve, now or as soon as the address can be had: as kube-proxy does unless `bindAddressHardFail` is set."""
+    async def serve_tcp(self, host: str, port: int, documents: Mapping[str, Document]) -> str:
+        """Serve, now or as soon as the address can be had: as kube-proxy does unless `bindAddressHardFail` is set.
+
+        Why not now, "" if it does.
+        """
         runner = await self._runner(documents)
         self._tcp_runners.append(runner)
         try:
@@ -47,10 +50,13 @@ class Servers:
         except OSError as error:
             # asyncio's own text repeats the address
             reason = os.strerror(error.errno) if error.errno else error
-            log.error("cannot serve http on %s port %d yet: %s", host, port, reason)
+            complaint = f"cannot serve http on {host} port {port} yet: {reason}"
+            log.error("%s", complaint)
             task = asyncio.create_task(self._retry(runner, host, port))
             self._retries.add(task)
             task.add_done_callback(self._retries.discard)
+            return complaint
+        return ""
 
     async def serve_unix(self, path: Path, documents: Mapping[str, Document]) -> None:
         """Serve on a socket that only its owner may use; a stale one is replaced, no other file is. Raises OSError."""

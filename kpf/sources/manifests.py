@@ -93,6 +93,9 @@ class ManifestSource:
         """None: what is wrong with the files is among the problems of a snapshot."""
         return ()
 
+    def report(self, problems: tuple[Problem, ...]) -> None:
+        """Nothing to do: who writes files reads the log."""
+
     async def follow(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever the next `read` may find something new. Never ends by itself."""
         async for _ in self.changes():

@@ -9,13 +9,13 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from kpf.model.names import ObjectName
 from kpf.model.snapshot import Problem, Snapshot
 from kpf.sources.api.access import Access
 from kpf.sources.api.asking import Request
 from kpf.sources.api.client import Client, UnreachableError
 from kpf.sources.api.events import Event, Remark, Replace
 from kpf.sources.api.mirror import Mirror
+from kpf.sources.api.recorder import Recorder
 from kpf.sources.api.reflector import Reflector
 from kpf.sources.api.resources import resources
 from kpf.sources.decode import Kind
@@ -31,9 +31,10 @@ class ApiSource:
     """Make it inside the event loop; `follow` must run for `read` to find anything new."""
 
     def __init__(self, access: Access, *, node_name: str) -> None:
-        self.client = Client(access)
+        self._client = Client(access)
         self._node_name = node_name
         self._mirror = Mirror(node_name)
+        self._recorder = Recorder(self._client, self._mirror, node_name=node_name)
         self._reflectors = {one.kind: Reflector(one) for one in resources(node_name)}
         self._patient_until_s: float | None = None
         self._troubles: set[str] = set()
@@ -59,9 +60,9 @@ class ApiSource:
             loop.call_at(self._patient_until_s, self._changed)
         return loop.time() < self._patient_until_s
 
-    def version(self, kind: Kind, name: ObjectName) -> tuple[str, str]:
-        """uid and resourceVersion of an object, empty if it is not known."""
-        return self._mirror.version(kind, name)
+    def report(self, problems: tuple[Problem, ...]) -> None:
+        """Tell the authors of Services what is new among the problems with them: as Events, best effort."""
+        self._recorder.report(problems)
 
     @property
     def troubles(self) -> tuple[str, ...]:
@@ -75,8 +76,9 @@ class ApiSource:
             async with asyncio.TaskGroup() as group:
                 for reflector in self._reflectors.values():
                     group.create_task(self._reflect(reflector))
+                group.create_task(self._recorder.run())
         finally:
-            await self.client.close()
+            await self._client.close()
 
     async def _reflect(self, reflector: Reflector) -> None:
         loop = asyncio.get_running_loop()
@@ -96,7 +98,7 @@ class ApiSource:
         loop = asyncio.get_running_loop()
         error, silent = "", False
         try:
-            async with asyncio.timeout(reflector.silence_s) as limit, self.client.get(request) as answer:
+            async with asyncio.timeout(reflector.silence_s) as limit, self._client.get(request) as answer:
                 reflector.begin(answer.status, loop.time(), retry_after_s=answer.retry_after_s)
                 self._say_troubles()
                 limit.reschedule(loop.time() + reflector.silence_s)
@@ -108,12 +110,12 @@ class ApiSource:
         except UnreachableError as unreachable:
             error = str(unreachable)
             if unreachable.distrusted:
-                self.client.distrust()
+                self._client.distrust()
         except TimeoutError:
             error, silent = f"nothing came for {reflector.silence_s:.0f} s", True
         self._take_in(reflector, reflector.end(loop.time(), error, silent=silent))
         if reflector.unauthorized:
-            self.client.distrust()
+            self._client.distrust()
 
     def _take_in(self, reflector: Reflector, events: Iterable[Event]) -> None:
         kind, changed = reflector.resource.kind, False
@@ -129,7 +131,7 @@ class ApiSource:
         """Each once, until all are over."""
         troubles = set(self.troubles)
         for one in sorted(troubles - self._troubles):
-            log.warning("the API server %s does not tell what it has: %s", self.client.server, one)
+            log.warning("the API server %s does not tell what it has: %s", self._client.server, one)
         if self._troubles and not troubles:
-            log.info("the API server %s tells what it has again", self.client.server)
+            log.info("the API server %s tells what it has again", self._client.server)
         self._troubles = self._troubles | troubles if troubles else set()
