@@ -12,6 +12,8 @@ from typing import Literal
 import orjson
 
 logger = logging.getLogger("kpf")
+# what these have to say at their level "warning" is for the same reader
+LIBRARIES = ("asyncio", "aiohttp", "kubernetes")
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F, *range(0x80, 0xA0))} | {0x0A: "\\n", 0x09: "\\t"}
@@ -21,8 +23,11 @@ def set_up(level: str, form: Literal["text", "json"]) -> None:
     """Send the log to standard error. Again: replaces what was set before. `level`: debug, info, warning, error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JSONLines() if form == "json" else _TextLines())
-    logger.handlers[:] = [handler]
-    logger.propagate = False
+    for name in ("kpf", *LIBRARIES):
+        one = logging.getLogger(name)
+        one.handlers[:] = [handler]
+        one.propagate = False
+        one.setLevel(logging.WARNING)
     logger.setLevel(_LEVELS[level])
 
 
