@@ -17,6 +17,8 @@ _refused: str | None = None
 
 # modules that stay off the kernel's network tables run anywhere; every other one needs the namespace
 PURE_PREFIXES = (
+    "test_api_convergence",
+    "test_api_memory",
     "test_cache",
     "test_cli",
     "test_config",

@@ -1,6 +1,7 @@
 """What the kernel has of the table, read back: for tests, and for whoever doubts."""
 
 import struct
+from collections.abc import Mapping
 
 from kpf.model.rules import Verdict
 from kpf.netlink.attributes import attribute, attributes, message
@@ -28,6 +29,11 @@ async def read_elements(netlink: NetlinkSocket) -> dict[str, dict[bytes, Value]]
                     elements[bytes(attributes(element[1])[1])] = _value(element.get(2))
         found[one.name] = elements
     return found
+
+
+def element_keys(told: Mapping[int, memoryview]) -> list[bytes]:
+    """The keys in a message about elements, given its attributes."""
+    return [bytes(attributes(element[1])[1]) for element in _list(told.get(3, memoryview(b""))) if 1 in element]
 
 
 def _list(data: memoryview) -> list[dict[int, memoryview]]:

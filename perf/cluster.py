@@ -1,0 +1,158 @@
+"""`python -m perf.cluster`: what the master costs at the size of a large cluster, against the tests' API server.
+
+In a network namespace of its own: a real `kpf run` follows an API server over TLS, which is another process and whose
+CPU is told apart. Every change is a slice: nine in ten swap one endpoint for another, one in ten makes all endpoints of
+a Service unready, or ready again. The latter change the kernel's table, and they are what the lag is taken of: from the
+moment that the server writes the bytes to the moment that the kernel tells of the new element. Endpoints that are
+swapped in the same sync are in effect before that (workers take them from shared memory).
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from ipaddress import IPv4Address, ip_address
+from pathlib import Path
+
+import psutil
+
+from kpf.lab import interrupts, namespace
+from kpf.lab.changes import Change, TableChanges
+from kpf.lab.daemon import Daemon, DaemonFailedError
+from kpf.lab.machine import wait_until
+from kpf.lab.topology import Lab
+from perf.core import Figure, show
+from tests.apiserver import ApiServer, Sent
+from tests.apiserver.objects import many, node
+
+NODE = "perf-node"
+FIRST_CLUSTER_IP = IPv4Address("10.96.0.1")
+SETTLE_S = 2.0
+# an endpoint is ready again, or no more: the element comes that says so
+SET_OF_CHANGE = {True: "proxy", False: "verdict"}
+
+
+class Bench:
+    """`services` with so many endpoints each; then `rate` changes a second for `duration_s`."""
+
+    def __init__(self, services: int, endpoints: int, rate: float, duration_s: float) -> None:
+        self._services, self._endpoints, self._rate, self._duration_s = services, endpoints, rate, duration_s
+
+    def run(self, workers: int) -> list[Figure]:
+        """Raises `DaemonFailedError`, TimeoutError."""
+        with Lab() as lab, ApiServer() as server, tempfile.TemporaryDirectory(prefix="kpf-perf-") as directory:
+            server.put_all(many(self._services, self._endpoints))
+            server.put(node(NODE))
+            kubeconfig = server.kubeconfig(Path(directory) / "kubeconfig", token=server.token)
+            served_s = server.cpu_s()
+            args = ("--kubeconfig", str(kubeconfig), "--hostname-override", NODE)
+            with Daemon(lab.node, Path(directory), workers=workers, args=args) as daemon:
+                master = psutil.Process(daemon.pid)
+                figures = self._first_sync(daemon, master, server.cpu_s() - served_s)
+                return [*figures, *self._changes(server, master), *self._memory(daemon, master)]
+
+    def _first_sync(self, daemon: Daemon, master: psutil.Process, served_s: float) -> list[Figure]:
+        what = f"{self._services:,} Services x {self._endpoints} endpoints"
+        return [
+            Figure(f"{what}: start to READY=1", daemon.ready_s, "s"),
+            Figure(f"{what}: CPU of the master until then", cpu_s(master), "s", f"API server {served_s:.2f} s"),
+            *self._memory(daemon, master),
+        ]
+
+    def _memory(self, daemon: Daemon, master: psutil.Process) -> list[Figure]:
+        worker = psutil.Process(daemon.worker_pids()[0]).memory_full_info()
+        memory = master.memory_full_info()
+        return [
+            Figure("memory of the master", memory.rss / 2**20, "MB", f"resident; private {memory.uss / 2**20:.1f}"),
+            Figure("memory of a worker", worker.uss / 2**20, "MB", f"private; resident {worker.rss / 2**20:.1f}"),
+        ]
+
+    def _changes(self, server: ApiServer, master: psutil.Process) -> list[Figure]:
+        time.sleep(SETTLE_S)
+        before_s, served_s, began_s = cpu_s(master), server.cpu_s(), time.monotonic()
+        with TableChanges() as table:
+            server.drive(self._duration_s, self._rate)
+            wait_until(lambda: not server.is_driving(), timeout_s=2 * self._duration_s + 10, what="the end of the load")
+            time.sleep(SETTLE_S)
+        took_s = time.monotonic() - began_s
+        used_s, served_s = cpu_s(master) - before_s, server.cpu_s() - served_s
+        sent = server.sent()
+        lags_ms = sorted(lag * 1000 for lag in lags(sent, table.changes))
+        flips = sum(one.change == "flip" for one in sent)
+        what = f"{self._rate:g} slices a second for {self._duration_s:g} s"
+        detail = f"{len(lags_ms)} of {flips} flips in {len(sent)} changes; {table.transactions} transactions"
+        return [
+            Figure(f"{what}: lag to the kernel, p50", statistics.median(lags_ms), "ms", detail),
+            Figure(
+                f"{what}: lag to the kernel, p99", lags_ms[int(len(lags_ms) * 0.99)], "ms", f"most {lags_ms[-1]:.0f}"
+            ),
+            Figure(
+                f"{what}: CPU of the master",
+                100 * used_s / took_s,
+                "% of a CPU",
+                f"{1000 * used_s / max(len(sent), 1):.2f} ms a change; API server {100 * served_s / took_s:.1f} %",
+            ),
+        ]
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """Of the process alone."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def lags(sent: Sequence[Sent], changes: Sequence[Change]) -> list[float]:
+    """Seconds from each flip to the element that says so, in order. One that another overtook has none."""
+    heard: dict[tuple[str, bool], list[float]] = {}
+    for change in changes:
+        for is_ready, name in SET_OF_CHANGE.items():
+            if change.is_new and change.set_name.startswith(name):
+                heard.setdefault((service_at(change.key), is_ready), []).append(change.time_s)
+    found = []
+    for one in sent:
+        if one.change == "flip":
+            times = heard.get((one.name, bool(one.came)), [])
+            later = [time_s for time_s in times if time_s >= one.time_s]
+            if later:
+                found.append(later[0] - one.time_s)
+    return found
+
+
+def service_at(key: bytes) -> str:
+    """The slice of the Service whose ClusterIP begins this key, as `many` makes them."""
+    return f"default/service-{int(ip_address(key[:4])) - int(FIRST_CLUSTER_IP)}-1"
+
+
+def main() -> int:
+    """Measure, print, and write JSON if asked to; the exit status: 128 + n after signal n."""
+    parser = argparse.ArgumentParser(prog="python -m perf.cluster", description=__doc__.split("\n\n")[0])
+    defaults: Mapping[str, float] = {"services": 5000, "endpoints": 10, "rate": 100, "duration": 60, "workers": 2}
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name}", type=type(value), default=value, metavar="N", help=f"default: {value}")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    given = parser.parse_args()
+    try:
+        namespace.enter()
+    except OSError as error:
+        print(f"no network namespace of our own: {error.strerror}", file=sys.stderr)
+        return 1
+    interrupts.install()
+    try:
+        figures = Bench(given.services, given.endpoints, given.rate, given.duration).run(given.workers)
+    except (DaemonFailedError, TimeoutError) as error:
+        print(f"python -m perf.cluster: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interrupt:
+        return interrupts.exit_status(interrupt)
+    show(figures)
+    if given.json:
+        given.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
