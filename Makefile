@@ -17,8 +17,9 @@ test: .venv/tested
 soak: .venv/tested
 	$(BIN)/python -m pytest -m soak -s
 
-figures: .venv/installed
+figures: .venv/measured
 	$(BIN)/python -m perf.core
+	$(BIN)/python -m perf.cluster
 
 perf: .venv/measured
 	$(BIN)/python -m perf.peers

@@ -24,6 +24,7 @@ PURE_PREFIXES = (
     "test_config",
     "test_decode",
     "test_documents",
+    "test_examples",
     "test_manifests",
     "test_peers.py",
     "test_perf_figures",

@@ -55,7 +55,7 @@ def main(config: Config, reload: Callable[[], Config]) -> int:
     try:
         asyncio.run(_run(config, reload))
     except PermissionError as error:
-        needed = "" if error.filename else ", it needs CAP_NET_ADMIN in its network namespace"
+        needed = "" if error.filename else ", it needs the capabilities that systemd/kpf.service names"
         log.error("cannot go on%s: %s", needed, error)
         return 1
     except (AlreadyRunningError, ControlSocketError, OSError) as error:

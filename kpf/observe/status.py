@@ -62,6 +62,8 @@ def show(state: Mapping[str, Any], console: Console) -> None:
         f"generation {state['generation']}, {synced}",
         highlight=False,
     )
+    for trouble in state["troubles"]:
+        console.print(f"the source of Services does not tell what it has: {trouble}", highlight=False)
     console.print(_workers(state["workers"]))
     console.print(_services(state["services"]))
 
