@@ -36,10 +36,8 @@ log = logging.getLogger("kpf")
 NOBODY = 65534
 # what the master itself needs beside listening sockets: netlink, channels, pidfds, HTTP clients, files
 OWN_DESCRIPTORS = 256
-
-
-# collections of young objects are rare, for hardly any of them is garbage, and a full one looks at a million objects for
-# a third of a second in a large cluster
+# of the garbage collector: hardly any object is garbage, and in a large cluster a full collection looks at a million of
+# them for a third of a second
 COLLECT_AFTER = (20_000, 20, 20)
 
 
