@@ -75,6 +75,23 @@ def test_an_address_that_cannot_be_had_is_tried_again(
     assert said.count(address) == 1
 
 
+def test_a_document_may_take_its_time() -> None:
+    async def slow() -> tuple[int, object]:
+        await asyncio.sleep(0)
+        return 503, "not yet"
+
+    async def serve() -> int:
+        servers = Servers()
+        with socket.create_server(("127.0.0.1", 0)) as holder:
+            port: int = holder.getsockname()[1]
+        await servers.serve_tcp("127.0.0.1", port, {"/status": slow})
+        status = await asyncio.to_thread(_get, port)
+        await servers.close()
+        return status
+
+    assert asyncio.run(serve()) == 503
+
+
 def _get(port: int) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:

@@ -6,11 +6,16 @@ where they are written. A change costs the same among few services and among man
 
 import asyncio
 import functools
+import itertools
 import os
 import socket
+import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import ip_address
+from types import FrameType
 from typing import Any, cast
 
 import pytest
@@ -22,14 +27,20 @@ from kpf.master.reconcile import Reconciler
 from kpf.master.workers import Workers
 from kpf.model.endpoint import EndpointSlice
 from kpf.model.names import Family
+from kpf.model.rules import Rules
 from kpf.model.service import Service, ServicePort
 from kpf.model.snapshot import Snapshot
 from kpf.net.messages import Configure
 from kpf.netlink import addresses, conntrack
 from kpf.netlink.socket import frames
 from kpf.nft import encode
+from kpf.nft.batch import changes
 from kpf.nft.kernel import Kernel
-from kpf.plan.desired import NodeFacts
+from kpf.plan.desired import DesiredState, desired_state
+from kpf.plan.ground import ProxyPorts, ground_for
+from kpf.plan.intent import Planner
+from kpf.plan.node import NodeFacts
+from kpf.plan.transition import InForce, Step, UpdateFrontends, WriteRules, transition
 from kpf.shm.directory import Directory
 from kpf.shm.region import Region
 from tests import budget
@@ -100,6 +111,7 @@ FACTS = NodeFacts(
     proxy_addresses={Family.IPV4: ip_address("127.0.0.1")},
     local_addresses=frozenset({ip_address("127.0.0.1")}),
 )
+PORTS = ProxyPorts(range(20000, 29999), 1000, lambda _: True)
 
 # so that numbers in messages to workers have as many digits among few Services as among many
 SLOTS_IN_USE, SYNCS_BEFORE = 100, 5
@@ -260,3 +272,77 @@ def test_a_change(change: str, size: int) -> None:
 def test_a_change_of_all(change: str, size: int) -> None:
     column = CHANGES_OF_ALL.index(change) * len(SIZES) + SIZES.index(size)
     budget.check(f"{change}, of {size} Services", OF_ALL, column, costs(size)[change])
+
+
+# what an endpoint's coming and going costs in Python, which at 5,000 Services is felt first
+ENDPOINT_CHANGES: dict[str, tuple[int, ...]] = {
+    "another endpoint": (1, 2, 4),
+    "one more": (1, 2, 4, 5),
+    "none is left": (),
+    "the first one": (1,),
+}
+
+
+@functools.cache
+def instructions(size: int) -> dict[str, int]:
+    """What each change of one Service among so many takes to plan and to compare, in bytecode."""
+    objects = {number: web(number) for number in range(size)}
+    planner, state, now, found = Planner(), DesiredState(), InForce(), dict[str, int]()
+    serials = itertools.count(1)
+
+    def read() -> Snapshot:
+        made, serial = snapshot(*(one for pair in objects.values() for one in pair)), next(serials)
+        return replace(made, serial=serial, previous=serial - 1, touched=frozenset({objects[1][0].name}))
+
+    def plan(read: Snapshot) -> tuple[DesiredState, list[Step]]:
+        intent = planner.intent(read, FACTS)
+        ground = ground_for(
+            intent.united,
+            FACTS,
+            PORTS,
+            before=state.ground,
+            open_now=now.frontends,
+            still_open=frozenset(now.frontends),
+        )
+        desired = desired_state(intent, ground, state)
+        steps = list(transition(now, desired))
+        for step in steps:
+            if isinstance(step, WriteRules):
+                changes(step.old or Rules(), step.new)
+        return desired, steps
+
+    state, _ = plan(read())
+    now.frontends, now.rules = dict(state.frontends), state.rules
+    # the second time, when what is looked up once for all has been looked up
+    for change, pods in (*ENDPOINT_CHANGES.items(), *ENDPOINT_CHANGES.items()):
+        objects[1] = (objects[1][0], web(1, pods=pods)[1])
+        newest = read()
+        with counted_instructions() as count:
+            state, steps = plan(newest)
+        found[change] = count()
+        assert {type(step) for step in steps} <= {UpdateFrontends, WriteRules}
+        now.frontends, now.rules = dict(state.frontends), state.rules
+    return found
+
+
+@contextmanager
+def counted_instructions() -> Iterator[Callable[[], int]]:
+    count, before = 0, sys.gettrace()
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any]:
+        nonlocal count
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield lambda: count
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.parametrize("change", ENDPOINT_CHANGES)
+def test_a_change_of_endpoints_is_planned_without_a_look_at_other_services(change: str) -> None:
+    few, many = (instructions(size)[change] for size in SIZES)
+    assert few == many > 0

@@ -9,21 +9,20 @@ from kpf.model.endpoint import Endpoint, EndpointSlice
 from kpf.model.names import Family, Protocol
 from kpf.model.rules import NodePort, Portal, Verdict
 from kpf.model.service import Service, ServicePort, ServiceType, TrafficPolicy
-from kpf.plan.desired import DesiredState, Planner, desired_state, reserved_ports
+from kpf.plan.desired import DesiredState, desired_state
 from kpf.plan.frontends import EndpointSet
-from kpf.plan.ports import assign_ports
+from kpf.plan.ground import ProxyPorts, ground_for, lay_ground
+from kpf.plan.intent import Planner
 from tests.values import FACTS, TCP, at, endpoints, service, snapshot
 
 RANGE = range(20000, 30000)
+PORTS = ProxyPorts(RANGE, 1000, lambda _: True)
 
 
 def plan(*objects: Service | EndpointSlice, facts: object = FACTS) -> DesiredState:
     assert isinstance(facts, type(FACTS))
     intent = Planner().intent(snapshot(*objects), facts)
-    ports = assign_ports(
-        intent.frontends, {}, port_range=RANGE, reserved=reserved_ports(intent), limit=1000, is_free=lambda *_: True
-    )
-    return desired_state(intent, ports, facts)
+    return desired_state(intent, ground_for(intent.united, facts, PORTS))
 
 
 def portal(text: str) -> Portal:
@@ -203,7 +202,7 @@ def test_what_is_not_supported_yet_is_left_out_and_said() -> None:
 
 def test_a_frontend_without_a_port_is_left_out_and_its_portals_refuse() -> None:
     intent = Planner().intent(snapshot(service(), endpoints("10.0.0.1")), FACTS)
-    state = desired_state(intent, {}, FACTS)
+    state = desired_state(intent, lay_ground(intent.united, {}, FACTS))
     assert state.rules.portals == {portal("10.96.0.1:80"): Verdict.REFUSE}
     assert ["no proxy port" in problem.message for problem in state.problems] == [True]
 
@@ -213,10 +212,9 @@ def test_unchanged_services_are_not_planned_again() -> None:
     web, slices = service(), endpoints("10.0.0.1")
     first = planner.intent(snapshot(web, slices), FACTS)
     second = planner.intent(snapshot(web, slices, service("other", cluster_ips=("10.96.0.2",))), FACTS)
-    (key,) = first.frontends
-    assert second.frontends[key] is first.frontends[key]
+    assert second.plans[web.name] is first.plans[web.name]
     third = planner.intent(snapshot(web, endpoints("10.0.0.2")), FACTS)
-    assert third.frontends[key].endpoints == (at("10.0.0.2:8080"),)
+    assert [one.endpoints for one in third.plans[web.name].frontends.values()] == [(at("10.0.0.2:8080"),)]
 
 
 def test_a_cluster_ip_that_is_the_nodes_own_address_leaves_its_other_ports_alone() -> None:
@@ -227,8 +225,8 @@ def test_a_cluster_ip_that_is_the_nodes_own_address_leaves_its_other_ports_alone
 
 def test_why_a_frontend_was_left_out_is_said() -> None:
     intent = Planner().intent(snapshot(service(), endpoints("10.0.0.1")), FACTS)
-    (key,) = intent.frontends
-    state = desired_state(intent, {}, FACTS, left_out={key: "the moon is full"})
+    (key,) = intent.united.claims
+    state = desired_state(intent, lay_ground(intent.united, {}, FACTS, left_out={key: "the moon is full"}))
     assert [problem.message for problem in state.problems] == [f"{key} cannot be served: the moon is full"]
 
 
@@ -236,7 +234,8 @@ def test_what_is_still_open_is_guarded_and_not_dialled() -> None:
     (listener,) = plan(service(), endpoints("10.0.0.1")).frontends
     other = service("other", cluster_ips=("10.96.0.2",))
     intent = Planner().intent(snapshot(other, endpoints("192.168.1.10", of="other", port=listener.at.port)), FACTS)
-    (key,) = intent.frontends
-    state = desired_state(intent, {key: RANGE[0]}, FACTS, still_open=[listener])
+    (key,) = intent.united.claims
+    ground = lay_ground(intent.united, {key: RANGE[0]}, FACTS, still_open=frozenset({listener}))
+    state = desired_state(intent, ground)
     assert listener.at in state.rules.listening
     assert ["proxy port" in problem.message for problem in state.problems] == [True]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kpf.model.endpoint import Endpoint, EndpointPort, EndpointSlice
-from kpf.model.names import Family, ObjectName, Protocol
+from kpf.model.names import Family, IPAddress, ObjectName, Protocol
 from kpf.plan.policy import Usable, reserved_kind, usable_endpoints
 from tests.values import TCP, at, endpoints
 
@@ -21,6 +21,13 @@ STATES = {  # ready, serving, terminating
 INTO_THE_NODE = (
     "127.0.0.1 127.9.9.9 0.0.0.0 169.254.1.1 224.0.0.1 255.255.255.255 "
     ":: ::1 fe80::1 ff02::1 ::ffff:127.0.0.1 ::ffff:10.0.0.1"
+)
+
+# the last before, the first and the last of, and the first after what is reserved
+EDGES = (
+    "0.0.0.0 0.0.0.1 126.255.255.255 127.0.0.0 127.255.255.255 128.0.0.0 169.253.255.255 169.254.0.0 169.254.255.255 "
+    "169.255.0.0 223.255.255.255 224.0.0.0 239.255.255.255 240.0.0.0 255.255.255.254 255.255.255.255 "
+    ":: ::1 ::2 ::fffe:ffff:ffff ::ffff:0:0 ::ffff:ffff:ffff ::1:0:0:0 fe7f:ffff:: fe80:: febf:ffff:: fec0:: ff00::"
 )
 
 
@@ -127,3 +134,11 @@ def test_ready_endpoints_that_may_not_be_dialled_do_not_hide_those_that_still_se
         [endpoints("127.0.0.1", leaving)], "", protocol=TCP, family=Family.IPV4, node_name="node-1"
     )
     assert found.cluster == (at("10.0.0.1:8080"),)
+
+
+@given(st.ip_addresses() | st.sampled_from(EDGES.split()).map(ip_address))
+def test_reserved_is_what_the_address_says_of_itself(address: IPAddress) -> None:
+    mapped = address.version == 6 and address.ipv4_mapped is not None
+    alone = address.is_unspecified or str(address) == "255.255.255.255"
+    space = address.is_loopback or address.is_link_local or address.is_multicast
+    assert bool(reserved_kind(address)) == (mapped or alone or space)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from kpf.model.endpoint import EndpointSlice
 from kpf.model.rules import Rules
 from kpf.model.service import Service, ServicePort
-from kpf.plan.desired import DesiredState, Planner, desired_state, reserved_ports
-from kpf.plan.ports import assign_ports
+from kpf.plan.desired import DesiredState, desired_state
+from kpf.plan.ground import ProxyPorts, ground_for
+from kpf.plan.intent import Planner
 from kpf.plan.transition import (
     Announce,
     CloseFrontends,
@@ -38,8 +39,9 @@ class World:
             case OpenFrontends(frontends):
                 assert not self.now.frontends.keys() & {one.listener for one in frontends}
                 self.now.frontends.update({one.listener: one for one in frontends})
+                self.now.unheard.update(one.listener for one in frontends)
             case Announce(listeners):
-                self.now.announced.update(listeners)
+                self.now.unheard.difference_update(listeners)
             case UpdateFrontends(frontends):
                 assert self.now.frontends.keys() >= {one.listener for one in frontends}
                 self.now.frontends.update({one.listener: one for one in frontends})
@@ -51,7 +53,7 @@ class World:
             case CloseFrontends(listeners):
                 for listener in listeners:
                     del self.now.frontends[listener]
-                    self.now.announced.discard(listener)
+                    self.now.unheard.discard(listener)
         self.check()
 
     def check(self) -> None:
@@ -60,11 +62,11 @@ class World:
         for action in (*rules.portals.values(), *rules.node_ports.values()):
             if isinstance(action, int):
                 assert action in by_port, "redirected to a port that does not listen"
-                assert by_port[action] in self.now.announced, "redirected to a listener that nobody accepts on"
+                assert by_port[action] not in self.now.unheard, "redirected to a listener that nobody accepts on"
                 assert self.now.frontends[by_port[action]].endpoints, "redirected to nobody"
 
 
-PORTS = range(20000, 20040)
+PORTS = ProxyPorts(range(20000, 20040), 1000, lambda _: True)
 
 
 def desire(wanted: dict[str, tuple[int, bool, int]], world: World) -> DesiredState:
@@ -77,16 +79,7 @@ def desire(wanted: dict[str, tuple[int, bool, int]], world: World) -> DesiredSta
         objects += [service(name, ports=(port,), cluster_ips=(ip,), affinity_timeout_s=timeout)]
         objects += [endpoints(f"10.0.{number}.{n}", of=name, name=f"{name}{n}") for n in range(1, count + 1)]
     intent = Planner().intent(snapshot(*objects), FACTS)
-    assigned = {listener.frontend: listener.at.port for listener in world.now.frontends}
-    ports = assign_ports(
-        intent.frontends,
-        assigned,
-        port_range=PORTS,
-        reserved=reserved_ports(intent),
-        limit=1000,
-        is_free=lambda *_: True,
-    )
-    return desired_state(intent, ports, FACTS)
+    return desired_state(intent, ground_for(intent.united, FACTS, PORTS, open_now=world.now.frontends))
 
 
 states = st.dictionaries(

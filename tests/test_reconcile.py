@@ -23,7 +23,7 @@ from kpf.model.service import Service, ServicePort
 from kpf.net import sockets
 from kpf.nft.fake import FakeKernel
 from kpf.nft.kernel import Kernel
-from kpf.plan.desired import NodeFacts
+from kpf.plan.node import NodeFacts
 from kpf.shm import directory
 from kpf.shm.directory import Directory
 from kpf.shm.lock import LockBusyError

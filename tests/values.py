@@ -6,7 +6,7 @@ from kpf.model.endpoint import Endpoint, EndpointPort, EndpointSlice
 from kpf.model.names import Family, ObjectName, Protocol, SocketAddress, family_of
 from kpf.model.service import Service, ServicePort, ServiceType
 from kpf.model.snapshot import Snapshot
-from kpf.plan.desired import NodeFacts
+from kpf.plan.node import NodeFacts
 
 TCP = Protocol.TCP
 

@@ -17,8 +17,9 @@ from kpf.model.names import SocketAddress
 from kpf.model.rules import Rules
 from kpf.netlink.conntrack import forget_unreplied
 from kpf.nft.kernel import Kernel
-from kpf.plan.desired import Frontend, Listener
+from kpf.plan.desired import Frontend
 from kpf.plan.frontends import FrontendKey
+from kpf.plan.ground import Listener
 from kpf.plan.transition import (
     Announce,
     CloseFrontends,
@@ -62,6 +63,7 @@ class Effects:
         self.now = InForce()
         self.closing: set[Listener] = set()
         self.on_closed: Callable[[], None] = lambda: None
+        self._still_open: frozenset[Listener] | None = None
 
     async def perform(self, step: Step) -> None:
         """Raises `FrontendsFailedError`, `TransactionFailedError`, OSError if the node's address has gone."""
@@ -69,7 +71,7 @@ class Effects:
             case OpenFrontends(frontends):
                 await self._each(frontends, self._open)
             case Announce(listeners):
-                self.now.announced.update(listeners)
+                self.now.unheard.difference_update(listeners)
                 await self._workers.announce(self._listeners.announce(listeners))
             case UpdateFrontends(frontends):
                 await self._each(frontends, self._update)
@@ -109,6 +111,8 @@ class Effects:
             self._directory.retire(slot)
             raise
         self.now.frontends[frontend.listener] = frontend
+        self.now.unheard.add(frontend.listener)
+        self._still_open = None
 
     async def _set_members(self, slot: int, frontend: Frontend) -> None:
         members = [shared_address(endpoint) for endpoint in frontend.endpoints]
@@ -139,7 +143,7 @@ class Effects:
     def _start_closing(self, listeners: tuple[Listener, ...]) -> None:
         for listener in listeners:
             del self.now.frontends[listener]
-            self.now.announced.discard(listener)
+            self.now.unheard.discard(listener)
             self.closing.add(listener)
         task = asyncio.create_task(self._close(listeners))
         self._background.add(task)
@@ -150,6 +154,7 @@ class Effects:
         await self.quiet(slots)
         unanswered = await self._workers.withdraw(self._listeners.withdraw(listeners))
         for listener in listeners:
+            self._still_open = None
             self._listeners.close(listener)
             self.closing.discard(listener)
         self.on_closed()
@@ -181,6 +186,16 @@ class Effects:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+
+    def still_open(self) -> frozenset[Listener]:
+        """All listeners, also those that are being closed."""
+        if self._still_open is None:
+            self._still_open = frozenset(self.now.frontends).union(self.closing)
+        return self._still_open
+
+    def slot_of(self, listener: Listener) -> int | None:
+        """The place of an open frontend in shared memory, None if it is not open."""
+        return self._listeners[listener].frontend_slot if listener in self.now.frontends else None
 
     def slots(self) -> Mapping[Listener, int]:
         """The place of each open frontend in shared memory."""

@@ -9,7 +9,7 @@ from kpf.config import Config
 from kpf.model.names import Family, IPAddress, IPNetwork
 from kpf.model.snapshot import Snapshot
 from kpf.netlink.addresses import AddressWatch, NodeAddresses, primary_address
-from kpf.plan.desired import NodeFacts
+from kpf.plan.node import NodeFacts
 
 log = logging.getLogger("kpf")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from kpf.net import sockets
-from kpf.plan.desired import Listener
+from kpf.plan.ground import Listener
 
 BACKLOG = 4096
 

@@ -135,7 +135,7 @@ class Master:
     async def _serve_control(self) -> None:
         path = Path(self._config.control_socket)
         try:
-            await self._servers.serve_unix(path, {"/status": lambda: (200, self._status())})
+            await self._servers.serve_unix(path, {"/status": self._status})
         except OSError as error:
             raise ControlSocketError(f"controlSocket {path}: {error.strerror or error}") from error
 
@@ -217,8 +217,8 @@ class Master:
         node = self._reconciler.node
         return node is None or not node.being_deleted
 
-    def _status(self) -> dict[str, object]:
-        return {
+    async def _status(self) -> tuple[int, object]:
+        return 200, {
             "version": __version__,
             "node": self._node.name,
             "uptimeSeconds": round(time.monotonic() - self._started_s, 1),
@@ -226,7 +226,7 @@ class Master:
             "synced": self._reconciler.progress.synced,
             "troubles": list(self._source.troubles),
             "workers": report.workers_report(self._workers, self._directory),
-            "services": report.services_report(self._reconciler.desired, self._effects.slots(), self._directory),
+            "services": await report.services_report(self._reconciler.desired, self._effects.slot_of, self._directory),
         }
 
     async def _stop(self, *, now: bool) -> None:

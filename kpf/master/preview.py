@@ -8,8 +8,10 @@ from kpf.master.facts import NodeWatch
 from kpf.master.source import read_once
 from kpf.model.snapshot import Problem, Snapshot
 from kpf.nft.text import render
-from kpf.plan.desired import DesiredState, NodeFacts, Planner, desired_state, reserved_ports
-from kpf.plan.ports import assign_ports
+from kpf.plan.desired import DesiredState, desired_state
+from kpf.plan.ground import ProxyPorts, ground_for
+from kpf.plan.intent import Planner
+from kpf.plan.node import NodeFacts
 
 NO_LIMIT = 1 << 16
 
@@ -17,15 +19,8 @@ NO_LIMIT = 1 << 16
 def first_choice(snapshot: Snapshot, facts: NodeFacts, port_range: range) -> DesiredState:
     """The desired state if every proxy port were free."""
     intent = Planner().intent(snapshot, facts)
-    ports = assign_ports(
-        intent.frontends,
-        {},
-        port_range=port_range,
-        reserved=reserved_ports(intent),
-        limit=NO_LIMIT,
-        is_free=lambda *_: True,
-    )
-    return desired_state(intent, ports, facts)
+    ports = ProxyPorts(port_range, NO_LIMIT, lambda _: True)
+    return desired_state(intent, ground_for(intent.united, facts, ports))
 
 
 def problems(config: Config, snapshot: Snapshot) -> list[Problem]:
@@ -53,11 +48,8 @@ def main(config: Config) -> int:
 
 def plan_lines(state: DesiredState) -> Iterator[str]:
     """The plan, a line each: frontends with their portals and endpoints."""
-    portals: dict[object, list[str]] = {}
-    for portal, key in state.claims.items():
-        portals.setdefault(key, []).append(str(portal))
     for listener, frontend in sorted(state.frontends.items(), key=lambda item: item[0].frontend):
         affinity = f", ClientIP {frontend.affinity_timeout_s} s" if frontend.affinity_timeout_s else ""
         yield f"{listener.frontend}: proxy port {listener.at.port} on {listener.at.address}{affinity}"
-        yield f"  portals: {', '.join(portals.get(listener.frontend, []))}"
+        yield f"  portals: {', '.join(str(claim.portal) for claim in state.claims[listener.frontend])}"
         yield f"  endpoints: {', '.join(map(str, frontend.endpoints)) or 'none: refused'}"

@@ -9,16 +9,18 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kpf.master.effects import Effects, FrontendsFailedError
 from kpf.master.listeners import is_free
 from kpf.model.snapshot import Node, Problem, Snapshot
 from kpf.nft.kernel import TransactionFailedError
-from kpf.plan.desired import DesiredState, Intent, NodeFacts, Planner, desired_state, listener_of, reserved_ports
+from kpf.plan.desired import DesiredState, desired_state
 from kpf.plan.frontends import FrontendKey
-from kpf.plan.ports import assign_ports
+from kpf.plan.ground import ProxyPorts, ground_for
+from kpf.plan.intent import Intent, Planner
+from kpf.plan.node import NodeFacts
 from kpf.plan.transition import transition
 
 log = logging.getLogger("kpf")
@@ -62,11 +64,11 @@ class Reconciler:
         capacity: int,
     ) -> None:
         self._effects, self._read, self._facts = effects, read, facts
-        self._port_range, self._capacity = port_range, capacity
+        self._ports = ProxyPorts(port_range, capacity, is_free)
         self._planner = Planner()
         self._requested = asyncio.Event()
         self._newest_since_s: float | None = None
-        self._reported: frozenset[Problem] = frozenset()
+        self._reported: tuple[Problem, ...] = ()
         self._full = True
         self._full_due_s = float("-inf")
         # the guard knows a listener until it is closed
@@ -152,27 +154,22 @@ class Reconciler:
                 (time.monotonic() - started_s) * 1000,
                 ", in full" if full else "",
             )
-        return len(self.desired.frontends) == len(intent.frontends)
-
-    def _desire(self, intent: Intent, facts: NodeFacts, left_out: Mapping[FrontendKey, str]) -> DesiredState:
-        open_now = self._effects.now.frontends
-        wanted = [key for key in intent.frontends if key not in left_out]
-        ports = assign_ports(
-            wanted,
-            # a port is a frontend's own at the address where it listens: elsewhere a stranger may have it
-            {key: at.port for key, at in open_now if at.address == facts.listening_address(key.family)},
-            port_range=self._port_range,
-            reserved=reserved_ports(intent),
-            limit=self._capacity,
-            is_free=lambda key, port: is_free(listener_of(key, port, facts)),
-        )
-        return desired_state(intent, ports, facts, left_out=left_out, still_open=(*open_now, *self._effects.closing))
+        return len(self.desired.frontends) == len(intent.united.claims)
 
     async def _carry_out(self, intent: Intent, facts: NodeFacts) -> int:
         """How many steps it took."""
         steps, left_out = 0, dict[FrontendKey, str]()
         while True:
-            self.desired = self._desire(intent, facts, left_out)
+            ground = ground_for(
+                intent.united,
+                facts,
+                self._ports,
+                before=self.desired.ground,
+                open_now=self._effects.now.frontends,
+                still_open=self._effects.still_open(),
+                left_out=left_out,
+            )
+            self.desired = desired_state(intent, ground, self.desired)
             try:
                 for step in transition(self._effects.now, self.desired):
                     await self._effects.perform(step)
@@ -185,13 +182,16 @@ class Reconciler:
 
     def _report(self, problems: tuple[Problem, ...]) -> None:
         """Say each problem once, and once more when it has come back."""
-        now = frozenset(problems)
-        new = tuple(sorted(now - self._reported))
+        # mostly they are the very same
+        if problems == self._reported:
+            return
+        before, now = frozenset(self._reported), frozenset(problems)
+        new = tuple(sorted(now - before))
         for problem in new:
             log.warning("%s", problem)
         if new:
             self.on_problems(new)
-        solved = len(self._reported - now)
+        solved = len(before - now)
         if solved:
             log.info("%d problems are solved, %d are left", solved, len(now))
-        self._reported = now
+        self._reported = problems

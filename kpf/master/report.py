@@ -1,14 +1,21 @@
 """The state of the daemon as `kpf status --json` shows it."""
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from kpf.master.addresses import endpoint_of
+from kpf.master.addresses import shown
 from kpf.master.workers import Workers
 from kpf.model.names import ServicePortName, SocketAddress
 from kpf.model.rules import NodePort, Portal
-from kpf.plan.desired import DesiredState, Frontend, Listener
+from kpf.plan.desired import DesiredState, Frontend
 from kpf.plan.frontends import EndpointSet
+from kpf.plan.ground import Listener
 from kpf.shm.directory import Directory
+from kpf.shm.layout import Address
+from kpf.shm.observer import MemberView
+
+# endpoints that are reported before others get their turn on the loop
+AT_A_TIME = 500
 
 
 def workers_report(workers: Workers, directory: Directory) -> list[dict[str, object]]:
@@ -30,34 +37,58 @@ def workers_report(workers: Workers, directory: Directory) -> list[dict[str, obj
     return entries
 
 
-def services_report(
-    desired: DesiredState, open_slots: Mapping[Listener, int], directory: Directory
+async def services_report(
+    desired: DesiredState, slot_of: Callable[[Listener], int | None], directory: Directory
 ) -> list[dict[str, object]]:
-    """One entry a ServicePort, its frontends added up."""
+    """One entry a ServicePort, its frontends added up; made in turns with everything else on the loop.
+
+    `slot_of`: a listener's place in shared memory, None if it is not open (any more).
+    """
+    entries, due = [], 0
+    for entry, endpoints in _entries(desired, slot_of, directory):
+        entries.append(entry)
+        due += endpoints + 1
+        if due >= AT_A_TIME:
+            due = 0
+            await asyncio.sleep(0)
+    return entries
+
+
+def _entries(
+    desired: DesiredState, slot_of: Callable[[Listener], int | None], directory: Directory
+) -> Iterator[tuple[dict[str, object], int]]:
+    """With the number of endpoints of each."""
     listeners: dict[ServicePortName, list[Listener]] = {}
     for listener in desired.frontends:
-        if listener in open_slots:
-            listeners.setdefault(listener.frontend.port, []).append(listener)
+        listeners.setdefault(listener.frontend.port, []).append(listener)
     portals: dict[ServicePortName, list[Portal | NodePort]] = {}
-    for portal, key in desired.claims.items():
-        portals.setdefault(key.port, []).append(portal)
-    entries = []
+    for key, claims in desired.claims.items():
+        portals.setdefault(key.port, []).extend(claim.portal for claim in claims)
     for name, group in sorted(listeners.items()):
-        group.sort(key=_first_choice)
-        entries.append(
-            {
-                "namespace": name.namespace,
-                "name": name.service,
-                "port": name.port,
-                "protocol": str(name.protocol),
-                "forwarding": "proxied",
-                **_portals(portals.get(name, []), desired),
-                "proxyPort": group[0].at.port,
-                "sessionAffinity": _affinity(desired.frontends[listener] for listener in group),
-                **_connections([open_slots[listener] for listener in group], directory),
-            }
-        )
-    return entries
+        slots = {listener: slot for listener in group if (slot := slot_of(listener)) is not None}
+        if slots:
+            entry = _entry(name, portals.get(name, ()), slots, desired, directory)
+            yield entry, sum(len(desired.frontends[listener].endpoints) for listener in slots)
+
+
+def _entry(
+    name: ServicePortName,
+    portals: Iterable[Portal | NodePort],
+    slots: Mapping[Listener, int],
+    desired: DesiredState,
+    directory: Directory,
+) -> dict[str, object]:
+    return {
+        "namespace": name.namespace,
+        "name": name.service,
+        "port": name.port,
+        "protocol": str(name.protocol),
+        "forwarding": "proxied",
+        **_portals(portals, desired),
+        "proxyPort": min(slots, key=_first_choice).at.port,
+        "sessionAffinity": _affinity(desired.frontends[listener] for listener in slots),
+        **_connections(slots.values(), directory),
+    }
 
 
 def _first_choice(listener: Listener) -> tuple[int, bool]:
@@ -65,7 +96,7 @@ def _first_choice(listener: Listener) -> tuple[int, bool]:
     return listener.frontend.family, listener.frontend.endpoint_set is not EndpointSet.CLUSTER
 
 
-def _portals(claimed: list[Portal | NodePort], desired: DesiredState) -> dict[str, object]:
+def _portals(claimed: Iterable[Portal | NodePort], desired: DesiredState) -> dict[str, object]:
     portals = [portal for portal in claimed if isinstance(portal, Portal)]
     portals.sort(key=lambda portal: (portal.address.version, int(portal.address), portal.port))
     node_ports = {portal.port for portal in claimed if isinstance(portal, NodePort)}
@@ -80,25 +111,24 @@ def _affinity(frontends: Iterable[Frontend]) -> str:
     return "ClientIP" if any(frontend.affinity_timeout_s for frontend in frontends) else "None"
 
 
-def _connections(slots: list[int], directory: Directory) -> dict[str, object]:
+def _connections(slots: Iterable[int], directory: Directory) -> dict[str, object]:
     counts = [directory.frontend(slot) for slot in slots]
-    endpoints: dict[str, dict[str, object]] = {}
-    for member in (member for slot in slots for member in directory.members(slot)):
-        address = str(endpoint_of(member.address))
-        # an endpoint of two sets is one endpoint to the reader
-        known = endpoints.setdefault(address, _endpoint(address))
-        known["state"] = "shut out" if member.shut_out else known["state"]
-        for field, count in zip(COUNTED, (member.active, member.total, member.dial_failures), strict=True):
-            known[field] = int(str(known[field])) + count
+    # an endpoint of two sets is one endpoint to the reader
+    endpoints: dict[Address, list[MemberView]] = {}
+    for slot in slots:
+        for member in directory.members(slot):
+            endpoints.setdefault(member.address, []).append(member)
     return {
         "connectionsActive": sum(count.active for count in counts),
         "connectionsTotal": sum(count.total for count in counts),
-        "endpoints": list(endpoints.values()),
+        "endpoints": [_endpoint(address, members) for address, members in endpoints.items()],
     }
 
 
-COUNTED = ("connectionsActive", "connectionsTotal", "dialFailures")
-
-
-def _endpoint(address: str) -> dict[str, object]:
-    return {"address": address, "state": "healthy", **dict.fromkeys(COUNTED, 0)}
+def _endpoint(address: Address, members: Sequence[MemberView]) -> dict[str, object]:
+    counts = zip(*((one.active, one.total, one.dial_failures) for one in members), strict=True)
+    return {
+        "address": shown(address),
+        "state": "shut out" if any(one.shut_out for one in members) else "healthy",
+        **dict(zip(("connectionsActive", "connectionsTotal", "dialFailures"), map(sum, counts), strict=True)),
+    }

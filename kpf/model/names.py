@@ -19,7 +19,7 @@ class Family(IntEnum):
 
 
 def family_of(address: IPAddress | IPNetwork) -> Family:
-    return Family(address.version)
+    return Family.IPV6 if address.version == 6 else Family.IPV4
 
 
 class Protocol(StrEnum):
@@ -45,6 +45,10 @@ class ServicePortName(NamedTuple):
     service: str
     port: str
     protocol: Protocol
+
+    @property
+    def service_name(self) -> ObjectName:
+        return ObjectName(self.namespace, self.service)
 
     def __str__(self) -> str:
         port = f":{self.port}" if self.port else ""

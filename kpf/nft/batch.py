@@ -2,6 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import compress, count
+from operator import ne
 from typing import TypeVar
 
 from kpf.model.names import Family
@@ -77,8 +79,10 @@ def changes(old: Rules, new: Rules) -> tuple[Elements, Elements]:
     for side, left, right, into in ((0, old, new, gone), (1, new, old, come)):
         into.update(portal_element(*item) for item in portals[side])
         into.update(node_port_element(*item) for item in node_ports[side])
-        into.update(map(cluster_ip_element, left.cluster_ips - right.cluster_ips))
-        into.update(map(listening_element, left.listening - right.listening))
+        if left.cluster_ips is not right.cluster_ips:
+            into.update(map(cluster_ip_element, left.cluster_ips - right.cluster_ips))
+        if left.listening is not right.listening:
+            into.update(map(listening_element, left.listening - right.listening))
     return gone, come
 
 
@@ -88,6 +92,8 @@ def _unequal(old: Mapping[P, Action], new: Mapping[P, Action]) -> tuple[Items[P]
     One state is mostly like the one before, in its order too, and to hash an address takes 1 µs: so what is alike at
     both ends is left out first.
     """
+    if old is new:
+        return [], []
     keys, new_keys = list(old), list(new)
     actions, new_actions = list(old.values()), list(new.values())
     start = min(_alike(keys, new_keys), _alike(actions, new_actions))
@@ -105,8 +111,7 @@ def _unequal(old: Mapping[P, Action], new: Mapping[P, Action]) -> tuple[Items[P]
 
 def _alike(left: Sequence[object], right: Sequence[object]) -> int:
     """How many are equal before the first that are not."""
-    pairs = enumerate(zip(left, right, strict=False))
-    return next((number for number, (one, two) in pairs if one != two), min(len(left), len(right)))
+    return next(compress(count(), map(ne, left, right)), min(len(left), len(right)))
 
 
 def _by_set(

@@ -17,8 +17,11 @@ log = logging.getLogger("kpf")
 
 RETRY_S = 5.0
 
-Document = Callable[[], tuple[int, object]]
-"""Makes an answer: HTTP status, and what becomes its JSON body (text stays text)."""
+Answer = tuple[int, object]
+"""HTTP status, and what becomes the JSON body (text stays text)."""
+
+Document = Callable[[], Answer | Awaitable[Answer]]
+"""Makes an answer; a long one in turns with everything else on the loop."""
 
 
 def health_documents(health: Callable[[], Health]) -> Mapping[str, Document]:
@@ -125,7 +128,8 @@ def _answers(path: Path) -> bool:
 
 def _handler(document: Document) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(_: web.Request) -> web.StreamResponse:
-        status, body = document()
+        made = document()
+        status, body = await made if isinstance(made, Awaitable) else made
         if isinstance(body, str):
             return web.Response(status=status, text=body)
         return web.Response(status=status, body=orjson.dumps(body), content_type="application/json")

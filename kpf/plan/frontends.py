@@ -1,7 +1,7 @@
 """One Service on its own: its frontends, and the portals that lead to them."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -32,20 +32,39 @@ class FrontendKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FrontendPlan:
-    """`members` are the endpoints as a set. `affinity_timeout_s` is None without session affinity."""
+    """`members` are the endpoints as a set. `when_empty`: what becomes of connections while there are none.
+
+    `affinity_timeout_s` is None without session affinity.
+    """
 
     endpoints: Backends
     members: frozenset[SocketAddress]
+    when_empty: Verdict
     affinity_timeout_s: int | None
 
 
 class PortalPlan(NamedTuple):
-    """A portal, the field that asks for it, and what becomes of its connections while the frontend has no endpoint."""
+    """A portal, where it leads, and the field that asks for it."""
 
     portal: Portal | NodePort
     frontend: FrontendKey
-    when_empty: Verdict
     field: str
+
+
+class Claims(NamedTuple):
+    """What a Service asks for that another one might ask for too. Sorts by age, as claims are decided.
+
+    Endpoints come and go without changing it.
+    """
+
+    created: str
+    name: ObjectName
+    origin: str
+    portals: tuple[PortalPlan, ...]
+    cluster_ips: tuple[IPAddress, ...]
+
+    def problem(self, field: str, message: str) -> Problem:
+        return Problem(self.origin, f"Service {self.name}", field, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +73,12 @@ class ServicePlan:
 
     service: Service
     slices: tuple[EndpointSlice, ...]
+    claims: Claims
     frontends: Mapping[FrontendKey, FrontendPlan]
-    portals: tuple[PortalPlan, ...]
-    cluster_ips: tuple[IPAddress, ...]
     problems: tuple[Problem, ...]
 
-    def problem(self, field: str, message: str) -> Problem:
-        return Problem(self.service.origin, f"Service {self.service.name}", field, message)
+    def dials_any(self, addresses: frozenset[SocketAddress]) -> bool:
+        return not all(frontend.members.isdisjoint(addresses) for frontend in self.frontends.values())
 
     def endpoint_problem(self, refused: SocketAddress, reason: str) -> Problem:
         """A complaint about an endpoint, naming the slice that has it."""
@@ -101,28 +119,26 @@ def plan_service(
                 if isinstance(portal, Portal) and (kind := reserved_kind(portal.address)):
                     reserved.append((field, f"{portal.address} is {kind}: it is not served"))
                     continue
-                key, backends, when_empty = _target(name, family, policy, usable)
+                key = FrontendKey(name, family, _endpoint_set(policy))
                 if key not in frontends:
-                    frontends[key] = _frontend(backends, service)
-                portals.append(PortalPlan(portal, key, when_empty, field))
+                    frontends[key] = _frontend(usable, policy, service.affinity_timeout_s)
+                portals.append(PortalPlan(portal, key, field))
     cluster_ips = tuple(ip for ip in service.cluster_ips if family_of(ip) in own_families and not reserved_kind(ip))
-    plan = ServicePlan(service, slices, frontends, tuple(portals), cluster_ips, ())
-    problems = (plan.problem(field, message) for field, message in reserved)
-    return replace(plan, problems=(*problems, *_unsupported(plan), *_reserved_endpoints(plan)))
+    claims = Claims(service.created, service.name, service.origin, tuple(portals), cluster_ips)
+    problems = [claims.problem(*one) for one in (*reserved, *_unsupported(service))]
+    return ServicePlan(service, slices, claims, frontends, (*problems, *_reserved_endpoints(slices)))
 
 
-def _frontend(backends: Backends, service: Service) -> FrontendPlan:
-    return FrontendPlan(backends, frozenset(backends), service.affinity_timeout_s)
+def _endpoint_set(policy: TrafficPolicy) -> EndpointSet:
+    return EndpointSet.LOCAL if policy is TrafficPolicy.LOCAL else EndpointSet.CLUSTER
 
 
-def _target(
-    name: ServicePortName, family: Family, policy: TrafficPolicy, usable: Usable
-) -> tuple[FrontendKey, Backends, Verdict]:
-    if policy is TrafficPolicy.CLUSTER:
-        return FrontendKey(name, family, EndpointSet.CLUSTER), usable.cluster, Verdict.REFUSE
-    # none here but some elsewhere: the client may try another node, so it must not be told that the service is gone
-    when_empty = Verdict.DROP if usable.cluster else Verdict.REFUSE
-    return FrontendKey(name, family, EndpointSet.LOCAL), usable.local, when_empty
+def _frontend(usable: Usable, policy: TrafficPolicy, affinity_timeout_s: int | None) -> FrontendPlan:
+    backends, when_empty = usable.cluster, Verdict.REFUSE
+    if policy is TrafficPolicy.LOCAL:
+        # none here but some elsewhere: the client may try another node, so it must not be told that the service is gone
+        backends, when_empty = usable.local, Verdict.DROP if usable.cluster else Verdict.REFUSE
+    return FrontendPlan(backends, frozenset(backends), when_empty, affinity_timeout_s)
 
 
 def _portals(
@@ -145,26 +161,20 @@ def _of(family: Family, addresses: Iterable[IPAddress]) -> Iterator[IPAddress]:
     return (address for address in addresses if address.version == family)
 
 
-def _unsupported(plan: ServicePlan) -> Iterator[Problem]:
-    service = plan.service
+def _unsupported(service: Service) -> Iterator[tuple[str, str]]:
+    """(field, message)."""
     for index, port in enumerate(service.ports):
         if port.protocol is not Protocol.TCP:
-            message = f"{port.protocol} is not forwarded yet: port {port.port} is left out"
-            yield plan.problem(f"spec.ports[{index}].protocol", message)
+            yield f"spec.ports[{index}].protocol", f"{port.protocol} is not forwarded yet: port {port.port} is left out"
     # an unguarded address would be worse than none
     if service.load_balancer_source_ranges and service.load_balancer_ips:
         message = "source ranges are not supported yet: the load-balancer addresses are left out"
-        yield plan.problem("spec.loadBalancerSourceRanges", message)
+        yield "spec.loadBalancerSourceRanges", message
 
 
-def _reserved_endpoints(plan: ServicePlan) -> Iterator[Problem]:
-    for piece in plan.slices:
+def _reserved_endpoints(slices: Iterable[EndpointSlice]) -> Iterator[Problem]:
+    for piece in slices:
         for index, endpoint in enumerate(piece.endpoints):
             if kind := reserved_kind(endpoint.address):
                 field, message = f"endpoints[{index}].addresses[0]", f"{endpoint.address} is {kind}: it is not dialled"
                 yield Problem(piece.origin, f"EndpointSlice {piece.name}", field, message)
-
-
-def order_of_age(plan: ServicePlan) -> tuple[str, ObjectName]:
-    """Sort key: of two that claim one portal, the older one has it."""
-    return plan.service.created, plan.service.name

@@ -3,13 +3,44 @@
 Behaviour as in kube-proxy's `CategorizeEndpoints` and `endpointslicecache.go` (Kubernetes 1.36, pkg/proxy).
 """
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import ip_network
 from typing import NamedTuple
 
 from kpf.model.endpoint import Endpoint, EndpointSlice
 from kpf.model.names import Family, IPAddress, Protocol, SocketAddress
 
 Backends = tuple[SocketAddress, ...]
+
+# in the order of addresses
+_RESERVED_IPV4 = {
+    "0.0.0.0/32": "the unspecified address",
+    "127.0.0.0/8": "a loopback address",
+    "169.254.0.0/16": "a link-local address",
+    "224.0.0.0/4": "a multicast address",
+    "255.255.255.255/32": "the broadcast address",
+}
+_RESERVED_IPV6 = {
+    "::/128": "the unspecified address",
+    "::1/128": "a loopback address",
+    "::ffff:0:0/96": "an IPv4-mapped address",
+    "fe80::/10": "a link-local address",
+    "ff00::/8": "a multicast address",
+}
+
+
+class _Ranges:
+    """Ranges of addresses as numbers: `lasts[i]` is the last one of the range that begins with `firsts[i]`."""
+
+    def __init__(self, reserved: Mapping[str, str]) -> None:
+        networks = list(map(ip_network, reserved))
+        self.firsts = [int(network.network_address) for network in networks]
+        self.lasts = [int(network.broadcast_address) for network in networks]
+        self.kinds = list(reserved.values())
+
+
+_IPV4, _IPV6 = _Ranges(_RESERVED_IPV4), _Ranges(_RESERVED_IPV6)
 
 
 class Usable(NamedTuple):
@@ -28,10 +59,12 @@ def usable_endpoints(
     """
     known: dict[SocketAddress, Endpoint] = {}
     for address, endpoint in _endpoints_of(slices, port_name, protocol, family):
+        # to hash an address costs more than all else here: so once, unless it is a duplicate
+        held = known.setdefault(address, endpoint)
         # a terminating duplicate never hides another one; the rest: the last seen counts
-        if address not in known or not endpoint.terminating:
+        if held is not endpoint and not endpoint.terminating:
             known[address] = endpoint
-    ordered = sorted(known.items())
+    ordered = sorted(known.items(), key=_as_numbers)
     return Usable(
         cluster=_choose(ordered),
         local=_choose([item for item in ordered if item[1].node_name == node_name]),
@@ -51,6 +84,11 @@ def _endpoints_of(
                         yield SocketAddress(endpoint.address, port.port), endpoint
 
 
+def _as_numbers(item: tuple[SocketAddress, Endpoint]) -> tuple[int, int]:
+    (address, port), _ = item
+    return int(address), port
+
+
 def _choose(endpoints: list[tuple[SocketAddress, Endpoint]]) -> Backends:
     ready = tuple(address for address, endpoint in endpoints if endpoint.ready)
     if ready:
@@ -60,13 +98,6 @@ def _choose(endpoints: list[tuple[SocketAddress, Endpoint]]) -> Backends:
 
 def reserved_kind(address: IPAddress) -> str:
     """Why a Service may neither have nor dial this address: it would be a way into the node. Empty if it may."""
-    if address.version == 6 and address.ipv4_mapped is not None:
-        return "an IPv4-mapped address"
-    kinds = (
-        (address.is_unspecified, "the unspecified address"),
-        (address.is_loopback, "a loopback address"),
-        (address.is_link_local, "a link-local address"),
-        (address.is_multicast, "a multicast address"),
-        (address.version == 4 and int(address) == 0xFFFFFFFF, "the broadcast address"),
-    )
-    return next((name for holds, name in kinds if holds), "")
+    ranges, number = _IPV6 if address.version == 6 else _IPV4, int(address)
+    place = bisect_left(ranges.lasts, number)
+    return ranges.kinds[place] if place < len(ranges.kinds) and ranges.firsts[place] <= number else ""

@@ -32,12 +32,13 @@ def assign_ports(
     result: dict[FrontendKey, int] = {}
     newcomers = []
     for key in keys:
-        if key in assigned and assigned[key] not in reserved:
-            result[key] = assigned[key]
+        port = assigned.get(key)
+        if port is not None and port not in reserved:
+            result[key] = port
         else:
             newcomers.append(key)
-    taken = set(result.values()) | reserved
-    left = sum(port not in taken for port in port_range)
+    taken = {*result.values(), *reserved}
+    left = len(set(port_range) - taken)
     # families in which strangers have all that is left
     exhausted = set()
     for key in sorted(newcomers):

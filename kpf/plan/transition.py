@@ -7,9 +7,12 @@ Effects are elsewhere (`kpf.master.effects`).
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from kpf.model.rules import Portal, Rules
-from kpf.plan.desired import DesiredState, Frontend, Listener
+from kpf.plan.desired import DesiredState, Frontend
+from kpf.plan.differences import differences, missing
+from kpf.plan.ground import Listener
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +64,21 @@ Step = OpenFrontends | Announce | UpdateFrontends | WriteRules | ForgetEarly | C
 
 @dataclass(slots=True)
 class InForce:
-    """What is: open frontends, listeners that workers accept on, and the kernel's rules (None: unknown)."""
+    """What is: open frontends, those that workers do not accept on yet, and the kernel's rules (None: unknown)."""
 
     frontends: dict[Listener, Frontend] = field(default_factory=dict)
-    announced: set[Listener] = field(default_factory=set)
+    unheard: set[Listener] = field(default_factory=set)
     rules: Rules | None = None
 
 
 def transition(now: InForce, desired: DesiredState) -> Iterator[Step]:
     """Steps from what is, as it is at the call, to what must hold."""
-    frontends, rules = dict(now.frontends), now.rules
-    opened = tuple(new for listener, new in desired.frontends.items() if listener not in frontends)
-    unheard = tuple(listener for listener in desired.frontends if listener not in now.announced)
-    changed = tuple(
-        new for listener, new in desired.frontends.items() if listener in frontends and frontends[listener] != new
-    )
-    closed = tuple(listener for listener in frontends if listener not in desired.frontends)
+    rules = now.rules
+    listeners, closed = differences(desired.frontends, now.frontends, attrgetter("listener"))
+    suspects = [desired.frontends[listener] for listener in listeners]
+    opened = tuple(new for new in suspects if new.listener not in now.frontends)
+    changed = tuple(new for new in suspects if now.frontends.get(new.listener, new) != new)
+    unheard = (*(now.unheard - closed), *(new.listener for new in opened))
     emptied = tuple(frontend for frontend in changed if not frontend.endpoints)
     if opened:
         yield OpenFrontends(opened)
@@ -93,12 +95,12 @@ def transition(now: InForce, desired: DesiredState) -> Iterator[Step]:
         # only once their portals refuse: a connection may still be on its way to the listener
         yield UpdateFrontends(emptied)
     if closed:
-        yield CloseFrontends(closed)
+        yield CloseFrontends(tuple(closed))
 
 
 def _new_portals(old: Rules | None, new: Rules) -> ForgetEarly:
     known = old or Rules()
     return ForgetEarly(
-        portals=frozenset(new.portals.keys() - known.portals.keys()),
-        node_ports=frozenset(port.port for port in new.node_ports.keys() - known.node_ports.keys()),
+        portals=frozenset(missing(new.portals, known.portals)),
+        node_ports=frozenset(port.port for port in missing(new.node_ports, known.node_ports)),
     )

@@ -1,6 +1,8 @@
 """Reads counts and states for status and metrics: sums over workers of words that have a single writer each."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kpf.shm.layout import (
     ACTIVE,
@@ -12,12 +14,14 @@ from kpf.shm.layout import (
     F_HITS,
     F_RETRIES,
     F_TOTAL,
+    FRONTEND_COUNTERS,
     HEALTH,
     HEARTBEAT,
     IDENTITY,
     M_ACTIVE,
     M_FAILURES,
     M_TOTAL,
+    MEMBER_COUNTERS,
     MEMBER_REASONS,
     PAUSED,
     PAUSES,
@@ -30,8 +34,7 @@ from kpf.shm.layout import (
 from kpf.shm.region import Region
 
 
-@dataclass(frozen=True, slots=True)
-class FrontendView:
+class FrontendView(NamedTuple):
     """Counts of a frontend, summed over all workers. `pins`: entries of its table, expired ones that nobody has
     replaced included."""
 
@@ -46,8 +49,7 @@ class FrontendView:
     pin_evictions: int
 
 
-@dataclass(frozen=True, slots=True)
-class MemberView:
+class MemberView(NamedTuple):
     """A member and its counts, summed over all workers. `total`: dials that were answered."""
 
     address: Address
@@ -80,30 +82,38 @@ class Observer:
         self._words, self._layout = region.words, region.layout
 
     def frontend(self, slot: int) -> FrontendView:
-        counts = [self.frontend_sum(slot, index) for index in range(F_FAILED + len(Reason))]
+        # what has ended was counted before: the total is read after it
+        ended = self.frontend_sum(slot, F_ENDED)
+        counts = self._sums(self._layout.frontend_counter, slot, FRONTEND_COUNTERS)
         record = self._layout.frontend(slot)
         return FrontendView(
             total=counts[F_TOTAL],
-            active=self.frontend_active(slot),
+            active=counts[F_TOTAL] - ended,
             bytes_in=counts[F_BYTES_IN],
             bytes_out=counts[F_BYTES_OUT],
             retries=counts[F_RETRIES],
             affinity_hits=counts[F_HITS],
-            failed={reason: counts[F_FAILED + reason] for reason in Reason},
+            failed=dict(zip(Reason, counts[F_FAILED:], strict=False)),
             pins=self._words[record + PINS],
             pin_evictions=self._words[record + EVICTIONS],
         )
 
     def member(self, member: int, address: Address, *, now_ms: int) -> MemberView:
         at = self._layout.member(member)
+        counts = self._sums(self._layout.member_counter, member, MEMBER_COUNTERS)
         return MemberView(
             address=address,
             identity=self._words[at + IDENTITY],
             shut_out=self._words[at + HEALTH] >> UNTIL_SHIFT > now_ms,
-            total=self.member_sum(member, M_TOTAL),
-            active=self.member_sum(member, M_ACTIVE),
-            failures={reason: self.member_sum(member, M_FAILURES + reason) for reason in MEMBER_REASONS},
+            total=counts[M_TOTAL],
+            active=counts[M_ACTIVE],
+            failures=dict(zip(MEMBER_REASONS, counts[M_FAILURES:], strict=False)),
         )
+
+    def _sums(self, counter: Callable[[int, int], int], slot: int, number: int) -> list[int]:
+        """All counters of a frontend or member."""
+        starts = [counter(worker, slot) for worker in range(self._layout.workers)]
+        return list(map(sum, zip(*(self._words[start : start + number].tolist() for start in starts), strict=True)))
 
     def worker(self, worker: int) -> WorkerView:
         at, words = self._layout.worker(worker), self._words

@@ -1,0 +1,212 @@
+"""What all frontends have in common: where they listen, and what therefore may be neither dialled nor captured."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import NamedTuple
+
+from kpf.model.names import IPAddress, Protocol, SocketAddress
+from kpf.model.rules import NodePort, Portal
+from kpf.model.snapshot import Problem
+from kpf.plan.frontends import FrontendKey, PortalPlan
+from kpf.plan.intent import United
+from kpf.plan.node import NodeFacts
+from kpf.plan.ports import assign_ports
+
+
+class Listener(NamedTuple):
+    """Where a frontend's connections arrive. Its `address` may be the unspecified one."""
+
+    frontend: FrontendKey
+    at: SocketAddress
+
+    def __hash__(self) -> int:
+        # no two that are open at one address have one port; to hash the address takes longer than all else
+        return hash(self.at.port)
+
+
+# compared by identity: it is kept for as long as it holds
+@dataclass(frozen=True, slots=True, eq=False)
+class Ground:
+    """What becomes of a Service's frontends and portals depends on its own plan and on this, and on nothing else.
+
+    `listeners`: of the frontends that have a proxy port. `guarded`: these, and those that are still open.
+    `captured`: each frontend's portals, if any, without those where kpf itself listens.
+    `listening`: where kpf listens for all of them. `node_ports_at`: where node ports are reached.
+    `forbidden`: addresses whose dial would come back to kpf. `cluster_ips`: those whose other ports are refused.
+    """
+
+    united: United
+    facts: NodeFacts
+    listeners: Mapping[FrontendKey, Listener]
+    guarded: frozenset[Listener]
+    captured: Mapping[FrontendKey, tuple[PortalPlan, ...]]
+    listening: frozenset[SocketAddress]
+    node_ports_at: frozenset[SocketAddress]
+    forbidden: frozenset[SocketAddress]
+    cluster_ips: frozenset[IPAddress]
+    problems: tuple[Problem, ...]
+
+    def holds(self, united: United, facts: NodeFacts, still_open: frozenset[Listener]) -> bool:
+        """True if it would be laid the same again: all frontends have the ports that they have open."""
+        return (
+            self.united is united
+            and self.facts == facts
+            and len(self.listeners) == len(united.claims)
+            and self.guarded == still_open
+        )
+
+    def why_forbidden(self, at: SocketAddress) -> str:
+        if at in self.node_ports_at:
+            return "it is itself a node port"
+        return "it is itself a portal" if at in self.united.addresses else "it is a proxy port"
+
+    def ruled_otherwise(self, before: "Ground") -> frozenset[SocketAddress]:
+        """Addresses that may be dialled now and could not before, or the other way round, or for another reason."""
+        return (
+            (self.listening ^ before.listening)
+            | (self.united.addresses ^ before.united.addresses)
+            | (self.node_ports_at ^ before.node_ports_at)
+        )
+
+
+class ProxyPorts(NamedTuple):
+    """The ports that frontends may have, `limit` frontends at most. `is_free`: whether one can listen there."""
+
+    range: range
+    limit: int
+    is_free: Callable[[Listener], bool]
+
+
+def ground_for(
+    united: United,
+    facts: NodeFacts,
+    ports: ProxyPorts,
+    *,
+    before: Ground | None = None,
+    open_now: Iterable[Listener] = (),
+    still_open: frozenset[Listener] = frozenset(),
+    left_out: Mapping[FrontendKey, str] | None = None,
+) -> Ground:
+    """The ground on which all frontends keep their ports, and new ones get theirs: `before` itself if it holds.
+
+    `open_now`: where frontends listen. `still_open`: these, and those that nobody wants any more and that are not
+    closed yet. `left_out`: frontends that are not to be served, and why.
+    """
+    unwanted = left_out or {}
+    if before is not None and not unwanted and before.holds(united, facts, still_open):
+        return before
+    addresses = facts.listening_addresses()
+    assigned = assign_ports(
+        [key for key in united.claims if key not in unwanted],
+        # a port is a frontend's own at the address where it listens: elsewhere a stranger may have it
+        {key: at.port for key, at in open_now if at.address == addresses.get(key.family)},
+        port_range=ports.range,
+        reserved=frozenset(portal.port for portal in united.node_ports),
+        limit=ports.limit,
+        is_free=lambda key, port: ports.is_free(Listener(key, SocketAddress(addresses[key.family], port))),
+    )
+    return lay_ground(united, assigned, facts, before=before, left_out=unwanted, still_open=still_open)
+
+
+def lay_ground(
+    united: United,
+    assigned: Mapping[FrontendKey, int],
+    facts: NodeFacts,
+    *,
+    before: Ground | None = None,
+    left_out: Mapping[FrontendKey, str] | None = None,
+    still_open: frozenset[Listener] = frozenset(),
+) -> Ground:
+    """Find out what all have in common, for these proxy ports.
+
+    `before`: what it has of unchanged frontends is taken from there. `left_out`: frontends without a port, for another
+    reason than that none is left. `still_open`: listeners that are guarded, and dialled by nobody, whether or not they
+    are wanted any more.
+    """
+    listeners = _listeners(assigned, facts, before)
+    guarded = still_open.union(listeners.values())
+    listening = _listening(guarded, facts)
+    node_ports_at = frozenset(_node_ports_at(united, facts))
+    captured, complaints = _captured(united, listening, facts)
+    return Ground(
+        united=united,
+        facts=facts,
+        listeners=listeners,
+        guarded=guarded,
+        captured=captured,
+        listening=listening,
+        node_ports_at=node_ports_at,
+        # anybody who may write slices could ask for a dial that comes back for ever
+        forbidden=listening | united.addresses | node_ports_at,
+        # else a ClusterIP that is this node's own address would close all other ports of the node
+        cluster_ips=united.cluster_ips - facts.local_addresses,
+        problems=(*united.problems, *_unserved(united, listeners, left_out or {}), *complaints),
+    )
+
+
+def _listeners(
+    ports: Mapping[FrontendKey, int], facts: NodeFacts, before: Ground | None
+) -> Mapping[FrontendKey, Listener]:
+    """The very same objects as before where a frontend listens where it did."""
+    addresses = facts.listening_addresses()
+    known = before.listeners if before and before.facts.listening_addresses() == addresses else {}
+    found = {}
+    for key, port in ports.items():
+        listener = known.get(key)
+        if listener is None or listener.at.port != port:
+            listener = Listener(key, SocketAddress(addresses[key.family], port))
+        found[key] = listener
+    return found
+
+
+def _listening(guarded: frozenset[Listener], facts: NodeFacts) -> frozenset[SocketAddress]:
+    places = frozenset(map(attrgetter("at"), guarded))
+    # few objects; and listeners that are still open may be of other facts
+    addresses = {id(at.address): at.address for at in places}
+    if any(one.is_unspecified for one in addresses.values()):
+        return frozenset(facts.everywhere(places))
+    return places
+
+
+def _node_ports_at(united: United, facts: NodeFacts) -> Iterator[SocketAddress]:
+    for portal in united.node_ports:
+        for address in facts.local_addresses:
+            if address.version == portal.family:
+                yield SocketAddress(address, portal.port)
+
+
+def _unserved(
+    united: United, listeners: Mapping[FrontendKey, Listener], left_out: Mapping[FrontendKey, str]
+) -> Iterator[Problem]:
+    if len(listeners) == len(united.claims):
+        return
+    for key in united.claims:
+        if key not in listeners:
+            reason = left_out.get(key, "no proxy port is left")
+            yield united.owner(key).problem("", f"{key} cannot be served: {reason}")
+
+
+def _captured(
+    united: United, listening: frozenset[SocketAddress], facts: NodeFacts
+) -> tuple[Mapping[FrontendKey, tuple[PortalPlan, ...]], list[Problem]]:
+    """All portals but those that keep others away from what kpf itself serves there, and complaints about them."""
+    captured, problems = dict(united.claims), []
+    for portal in _occupied(united, listening, facts):
+        claim = united.claimants[portal][0]
+        left = tuple(one for one in captured.pop(claim.frontend) if one.portal != portal)
+        if left:
+            captured[claim.frontend] = left
+        problems.append(united.owner(claim.frontend).problem(claim.field, f"kpf itself listens on {portal}"))
+    return captured, problems
+
+
+def _occupied(united: United, listening: frozenset[SocketAddress], facts: NodeFacts) -> Iterator[Portal | NodePort]:
+    own = frozenset(facts.everywhere(facts.own_listeners))
+    for at in united.addresses & (listening | own):
+        for protocol in Protocol:
+            if (portal := Portal(at.address, protocol, at.port)) in united.claimants:
+                yield portal
+    # proxy ports give way to node ports by themselves
+    here = {(at.address.version, at.port) for at in own}
+    yield from (portal for portal in united.node_ports if (portal.family, portal.port) in here)

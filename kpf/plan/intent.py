@@ -1,0 +1,183 @@
+"""What the Services ask for, all together, before proxy ports are known: who has which portal."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import NamedTuple
+
+from kpf.model.names import Family, IPAddress, ObjectName, SocketAddress
+from kpf.model.rules import NodePort, Portal
+from kpf.model.snapshot import Problem, Snapshot
+from kpf.plan.differences import replaced
+from kpf.plan.frontends import Claims, FrontendKey, PortalPlan, ServicePlan, counts, plan_service
+from kpf.plan.node import NodeFacts
+
+
+# compared by identity: it is kept for as long as it holds
+@dataclass(frozen=True, slots=True, eq=False)
+class United:
+    """Who has what. Endpoints come and go without changing it.
+
+    `services`: what each asks for. `claimants`: of each portal, the oldest first: it has the portal. `claims`: the
+    portals that each frontend has, one at least. `addresses`: those of all portals but the node ports.
+    """
+
+    services: Mapping[ObjectName, Claims] = field(default_factory=dict)
+    claimants: Mapping[Portal | NodePort, tuple[PortalPlan, ...]] = field(default_factory=dict)
+    claims: Mapping[FrontendKey, tuple[PortalPlan, ...]] = field(default_factory=dict)
+    contested: frozenset[Portal | NodePort] = frozenset()
+    addresses: frozenset[SocketAddress] = frozenset()
+    node_ports: frozenset[NodePort] = frozenset()
+    cluster_ips: frozenset[IPAddress] = frozenset()
+    problems: tuple[Problem, ...] = ()
+
+    def owner(self, key: FrontendKey) -> Claims:
+        return self.services[key.port.service_name]
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """`plans`: of every Service that counts."""
+
+    plans: Mapping[ObjectName, ServicePlan] = field(default_factory=dict)
+    united: United = field(default_factory=United)
+
+
+def unite(before: United, changed: Mapping[ObjectName, Claims | None]) -> United:
+    """Give each portal to the oldest Service that claims it, and report the others.
+
+    `changed`: the Services that come, ask for something else than before, or go (None).
+    """
+    come = {name: claims for name, claims in changed.items() if claims is not None}
+    services = replaced(before.services, come, changed.keys())
+    asked: dict[Portal | NodePort, list[PortalPlan]] = {}
+    for name in changed.keys() & before.services.keys():
+        for claim in before.services[name].portals:
+            asked.setdefault(claim.portal, [])
+    for claims in come.values():
+        for claim in claims.portals:
+            asked.setdefault(claim.portal, []).append(claim)
+    claimants: dict[Portal | NodePort, tuple[PortalPlan, ...]] = {}
+    for portal, new in asked.items():
+        others = [one for one in before.claimants.get(portal, ()) if one.frontend.port.service_name not in changed]
+        found = [*others, *new]
+        if len(found) > 1:
+            found.sort(key=lambda claim: services[claim.frontend.port.service_name])
+        claimants[portal] = tuple(found)
+    return _united(before, services, claimants)
+
+
+def _united(
+    before: United,
+    services: Mapping[ObjectName, Claims],
+    changed: Mapping[Portal | NodePort, tuple[PortalPlan, ...]],
+) -> United:
+    """`changed`: portals with other claimants than before, none if they are nobody's any more."""
+    found = {portal: these for portal, these in changed.items() if these}
+    claimants = {**before.claimants, **found}
+    for portal in changed.keys() - found.keys():
+        del claimants[portal]
+    involved = {
+        claim.frontend for portal, these in changed.items() for claim in (*these, *before.claimants.get(portal, ()))
+    }
+    claims = {key: won for key in involved if (won := _won(key, services, claimants))}
+    contested = before.contested.difference(changed).union(portal for portal, these in found.items() if len(these) > 1)
+    return United(
+        services=services,
+        claimants=claimants,
+        claims=replaced(before.claims, claims, involved),
+        contested=contested,
+        addresses=before.addresses.difference(_addresses(changed)).union(_addresses(found)),
+        node_ports=before.node_ports.difference(changed).union(one for one in found if isinstance(one, NodePort)),
+        cluster_ips=frozenset(chain.from_iterable(one.cluster_ips for one in services.values())),
+        problems=tuple(_conflicts(services, [claimants[portal] for portal in contested])),
+    )
+
+
+def _won(
+    key: FrontendKey,
+    services: Mapping[ObjectName, Claims],
+    claimants: Mapping[Portal | NodePort, tuple[PortalPlan, ...]],
+) -> tuple[PortalPlan, ...]:
+    """The portals of a frontend that nobody older claims."""
+    owner = services.get(key.port.service_name)
+    claims = owner.portals if owner is not None else ()
+    return tuple(claim for claim in claims if claim.frontend == key and claimants[claim.portal][0] is claim)
+
+
+def _addresses(portals: Iterable[Portal | NodePort]) -> Iterable[SocketAddress]:
+    return (SocketAddress(one.address, one.port) for one in portals if isinstance(one, Portal))
+
+
+def _conflicts(services: Mapping[ObjectName, Claims], contested: Iterable[tuple[PortalPlan, ...]]) -> Iterable[Problem]:
+    for holder, *others in contested:
+        message = f"{holder.portal} is already claimed by Service {holder.frontend.port.service_name}"
+        for claim in others:
+            yield services[claim.frontend.port.service_name].problem(claim.field, message)
+
+
+class _Basis(NamedTuple):
+    """What a Service's plan depends on beside its own objects."""
+
+    node_name: str
+    families: tuple[Family, ...]
+    external_ips_allowed: bool
+
+
+class Planner:
+    """Makes intents, and plans again only those Services of which something has changed.
+
+    What has not changed is the same object in the next intent: a Service's plan, and `united` as long as no Service
+    comes, goes, or claims something else.
+    """
+
+    def __init__(self) -> None:
+        self._last = Intent()
+        self._basis: _Basis | None = None
+        self._serial = 0
+
+    def intent(self, snapshot: Snapshot, facts: NodeFacts) -> Intent:
+        basis = _Basis(facts.name, tuple(sorted(facts.proxy_addresses)), facts.external_ips_allowed)
+        old = self._last.plans
+        plans: dict[ObjectName, ServicePlan] = {}
+        claims: dict[ObjectName, Claims | None] = {}
+        for name in self._suspects(snapshot, basis):
+            before = old.get(name)
+            now = _plan(name, snapshot, basis, before if basis == self._basis else None)
+            if now is before:
+                continue
+            asks = now.claims if now is not None else None
+            if before is None or before.claims != asks:
+                claims[name] = asks
+            if now is not None:
+                plans[name] = now
+        gone = {name for name, asks in claims.items() if asks is None}
+        united = unite(self._last.united, claims) if claims else self._last.united
+        self._last, self._basis, self._serial = Intent(replaced(old, plans, gone), united), basis, snapshot.serial
+        return self._last
+
+    def _suspects(self, snapshot: Snapshot, basis: _Basis) -> Iterable[ObjectName]:
+        """Services whose plan may not be what it was."""
+        if basis == self._basis and self._serial:
+            if snapshot.serial == self._serial:
+                return ()
+            if snapshot.previous == self._serial:
+                return snapshot.touched
+        return {**self._last.plans, **snapshot.services}
+
+
+def _plan(name: ObjectName, snapshot: Snapshot, basis: _Basis, before: ServicePlan | None) -> ServicePlan | None:
+    """None if the Service does not count."""
+    service, slices = snapshot.services.get(name), snapshot.slices.get(name, ())
+    if service is None or not counts(service):
+        return None
+    # a tuple's == tries `is` first: unchanged objects cost no comparison of their content
+    if before is not None and (before.service, before.slices) == (service, slices):
+        return before
+    return plan_service(
+        service,
+        slices,
+        node_name=basis.node_name,
+        families=basis.families,
+        external_ips_allowed=basis.external_ips_allowed,
+    )

@@ -1,0 +1,42 @@
+"""This node as the plan needs to know it."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from kpf.model.names import Family, IPAddress, IPNetwork, SocketAddress
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What the plan needs to know of this node.
+
+    `proxy_addresses`: the one local address of each served family that portals are sent to.
+    `wildcard`: families whose proxy ports listen on every local address.
+    `local_addresses`: every address of this node.
+    `own_listeners`: where kpf serves something else than Services (health); may be the unspecified address.
+    """
+
+    name: str
+    proxy_addresses: Mapping[Family, IPAddress]
+    wildcard: frozenset[Family] = frozenset()
+    local_addresses: frozenset[IPAddress] = frozenset()
+    node_port_networks: tuple[IPNetwork, ...] = ()
+    external_ips_allowed: bool = True
+    own_listeners: tuple[SocketAddress, ...] = ()
+
+    def listening_addresses(self) -> Mapping[Family, IPAddress]:
+        """Where proxy ports of each served family listen: one address, or the unspecified one."""
+        return {
+            family: type(address)(0) if family in self.wildcard else address
+            for family, address in self.proxy_addresses.items()
+        }
+
+    def everywhere(self, places: Iterable[SocketAddress]) -> Iterator[SocketAddress]:
+        """Who listens on the unspecified address listens on every local one of the family."""
+        for at in places:
+            if not at.address.is_unspecified:
+                yield at
+                continue
+            for address in self.local_addresses:
+                if address.version == at.address.version:
+                    yield SocketAddress(address, at.port)

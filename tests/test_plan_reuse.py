@@ -1,0 +1,254 @@
+"""What a plan takes from the one before is what it would have found by itself, whatever has changed in between."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from operator import attrgetter
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kpf.model.endpoint import Endpoint, EndpointSlice
+from kpf.model.names import Family, ObjectName
+from kpf.model.service import Service, ServicePort, TrafficPolicy
+from kpf.model.snapshot import Snapshot
+from kpf.plan.desired import DesiredState, desired_state
+from kpf.plan.differences import differences, replaced
+from kpf.plan.ground import Ground, ProxyPorts, ground_for, lay_ground
+from kpf.plan.intent import Planner
+from kpf.plan.transition import InForce, OpenFrontends, UpdateFrontends, transition
+from tests.values import FACTS, TCP, at, endpoints, service, snapshot
+
+# few, so that they run out, and are asked for as node ports and endpoints
+PORTS = ProxyPorts(range(20000, 20005), 5, lambda _: True)
+
+NODES = (
+    FACTS,
+    replace(FACTS, proxy_addresses={Family.IPV4: ip_address("192.168.1.10")}),
+    replace(FACTS, proxy_addresses={Family.IPV4: ip_address("127.0.0.1")}, external_ips_allowed=False),
+    replace(FACTS, wildcard=frozenset(Family), name="node-2"),
+    replace(FACTS, own_listeners=(at("0.0.0.0:20001"), at("10.96.0.2:80"))),
+)
+CLUSTER_IPS = (("10.96.0.1",), ("10.96.0.2",), ("192.168.1.10",), ("10.96.0.1", "fd00:96::1"))
+# pods, a portal, the node itself, and what is never dialled; with ports that are portals, proxy ports and node ports
+ADDRESSES = ("10.0.0.1", "10.0.0.2", "10.96.0.1", "192.168.1.10", "127.0.0.1")
+NUMBERS = (80, 20000, 20001, 20002)
+
+
+class Wanted(NamedTuple):
+    """A Service and its slice."""
+
+    created: str
+    cluster_ips: tuple[str, ...]
+    external_ips: tuple[str, ...]
+    port: int
+    node_port: int
+    policy: TrafficPolicy
+    affinity_s: int | None
+    addresses: frozenset[str]
+    number: int
+
+
+wanted = st.builds(
+    Wanted,
+    st.sampled_from(["", "2026-01-01T00:00:00Z"]),
+    st.sampled_from(CLUSTER_IPS),
+    st.sampled_from([(), ("192.0.2.1",), ("192.168.1.10", "10.96.0.2")]),
+    st.sampled_from(NUMBERS),
+    st.sampled_from((0, *NUMBERS)),
+    st.sampled_from(TrafficPolicy),
+    st.sampled_from([None, 10]),
+    st.frozensets(st.sampled_from(ADDRESSES)),
+    st.sampled_from(NUMBERS),
+)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What comes after the last state: Services (None: it goes), the node, and how it is brought into force.
+
+    `is_told`: the snapshot says what has changed. `steps`: how many are taken. `left_out`: how many frontends fail.
+    """
+
+    services: Mapping[str, Wanted | None]
+    facts: int
+    is_told: bool
+    steps: int
+    left_out: int
+
+
+changes = st.builds(
+    Change,
+    st.dictionaries(st.sampled_from("abcd"), st.none() | wanted, max_size=3),
+    # mostly the same node as before
+    st.integers(0, 4 * len(NODES)).map(lambda number: number if number < len(NODES) else 0),
+    st.booleans(),
+    st.integers(0, 8).map(lambda count: count if count < 4 else 8),
+    st.integers(0, 8).map(lambda count: count if count < 3 else 0),
+)
+
+
+def objects(name: str, want: Wanted) -> tuple[Service, EndpointSlice]:
+    port = ServicePort("", TCP, want.port, node_port=want.node_port)
+    made = service(
+        name,
+        created=want.created,
+        cluster_ips=want.cluster_ips,
+        external_ips=want.external_ips,
+        ports=(port,),
+        internal_policy=want.policy,
+        affinity_timeout_s=want.affinity_s,
+    )
+    pods = [Endpoint(ip_address(one), node_name=f"node-{number}") for number, one in enumerate(ADDRESSES, 1)]
+    return made, endpoints(*(one for one in pods if str(one.address) in want.addresses), of=name, port=want.number)
+
+
+class History:
+    """A planner that goes from one state to the next, and what is open meanwhile."""
+
+    def __init__(self) -> None:
+        self.planner, self.state, self.now = Planner(), DesiredState(), InForce()
+        self.objects: dict[str, tuple[Service, EndpointSlice]] = {}
+        self.serial = 0
+
+    def read(self, change: Change) -> Snapshot:
+        for name, want in change.services.items():
+            self.objects.pop(name, None)
+            if want is not None:
+                self.objects[name] = objects(name, want)
+        made = snapshot(*(one for pair in self.objects.values() for one in pair))
+        if not change.is_told:
+            return made
+        self.serial += 1
+        touched = frozenset(ObjectName("default", name) for name in change.services)
+        return replace(made, serial=self.serial, previous=self.serial - 1, touched=touched)
+
+    def follow(self, change: Change) -> None:
+        snapshot, facts = self.read(change), NODES[change.facts]
+        intent = self.planner.intent(snapshot, facts)
+        left_out = dict.fromkeys(list(intent.united.claims)[: change.left_out], "told to fail")
+        still_open = frozenset(self.now.frontends)
+
+        def lay(before: Ground | None) -> Ground:
+            return ground_for(
+                intent.united,
+                facts,
+                PORTS,
+                before=before,
+                open_now=self.now.frontends,
+                still_open=still_open,
+                left_out=left_out,
+            )
+
+        ground = lay(self.state.ground)
+        assert_same(ground, lay(None))
+        self.state = desired_state(intent, ground, self.state)
+
+        alone = Planner().intent(snapshot, facts)
+        assigned = {key: listener.at.port for key, listener in ground.listeners.items()}
+        fresh = lay_ground(alone.united, assigned, facts, left_out=left_out, still_open=still_open)
+        assert_same(ground, fresh)
+        expected = desired_state(alone, fresh)
+        assert self.state.frontends == expected.frontends
+        assert self.state.rules == expected.rules
+        assert self.state.claims == expected.claims
+        assert sorted(self.state.problems) == sorted(expected.problems)
+        self.perform(change.steps)
+
+    def perform(self, steps: int) -> None:
+        for _, step in zip(range(steps), transition(self.now, self.state), strict=False):
+            if isinstance(step, OpenFrontends | UpdateFrontends):
+                self.now.frontends.update({one.listener: one for one in step.frontends})
+        if steps == 8:
+            self.now.frontends = dict(self.state.frontends)
+
+
+def assert_same(ground: Ground, other: Ground) -> None:
+    assert ground.listeners == other.listeners
+    assert ground.guarded == other.guarded
+    assert ground.captured == other.captured
+    assert ground.listening == other.listening
+    assert ground.forbidden == other.forbidden
+    assert {one: ground.why_forbidden(one) for one in ground.forbidden} == {
+        one: other.why_forbidden(one) for one in other.forbidden
+    }
+    assert ground.cluster_ips == other.cluster_ips
+    assert sorted(ground.problems) == sorted(other.problems)
+
+
+@settings(max_examples=300)
+@given(st.lists(changes, max_size=6))
+def test_a_plan_that_follows_another_is_the_plan_made_alone(history: list[Change]) -> None:
+    one = History()
+    for change in history:
+        one.follow(change)
+
+
+def test_only_what_has_changed_is_another_object() -> None:
+    planner = Planner()
+    web, shop = service(), service("shop", cluster_ips=("10.96.0.2",))
+    pods = endpoints("10.0.0.1")
+
+    def plan(*others: Service | EndpointSlice, before: DesiredState | None = None) -> DesiredState:
+        intent = planner.intent(snapshot(web, pods, *others), FACTS)
+        known, ground = (before.frontends, before.ground) if before else ({}, None)
+        ground = ground_for(intent.united, FACTS, PORTS, before=ground, open_now=known, still_open=frozenset(known))
+        return desired_state(intent, ground, before)
+
+    first = plan(shop, endpoints("10.0.0.2", of="shop"))
+    assert plan(shop, endpoints("10.0.0.2", of="shop"), before=first).rules == first.rules
+    second = plan(shop, endpoints("10.0.0.3", of="shop"), before=first)
+    assert second.ground is first.ground
+    assert second.rules.portals is first.rules.portals
+    (changed,), gone = differences(second.frontends, first.frontends, attrgetter("listener"))
+    assert not gone
+    assert second.frontends[changed].endpoints == (at("10.0.0.3:8080"),)
+    third = plan(shop, endpoints(of="shop"), before=second)
+    assert third.ground is first.ground
+    assert [str(portal) for portal in changed_actions(third, second)] == ["10.96.0.2:80/TCP"]
+    fourth = plan(before=third)
+    assert differences(fourth.frontends, third.frontends, attrgetter("listener")) == ([], {changed})
+
+
+def changed_actions(new: DesiredState, old: DesiredState) -> list[object]:
+    return [portal for portal, action in new.rules.portals.items() if old.rules.portals[portal] != action]
+
+
+class Value(NamedTuple):
+    key: int
+
+
+@given(st.lists(st.integers(0, 9), unique=True), st.lists(st.tuples(st.integers(0, 9), st.booleans())))
+def test_differences_are_found_in_any_order(keys: list[int], then: list[tuple[int, bool]]) -> None:
+    old = {key: Value(key) for key in keys}
+    new = {key: old[key] if stays and key in old else Value(key) for key, stays in then}
+    changed, gone = differences(new, old, attrgetter("key"))
+    assert changed == [key for key, value in new.items() if old.get(key) is not value]
+    assert gone == old.keys() - new.keys()
+
+
+def test_what_replaces_nothing_makes_nothing_new() -> None:
+    old = {"a": 1, "b": 2}
+    assert replaced(old, {"a": 1}, {"a", "c"}) is old
+    assert replaced(old, {"c": 3}, {"a", "c"}) == {"b": 2, "c": 3}
+    assert list(replaced(old, {"a": 3}, {"a"}).items()) == [("a", 3), ("b", 2)]
+
+
+@pytest.mark.parametrize(
+    ("thief", "why"),
+    [
+        (service("thief", cluster_ips=("10.0.0.9",), ports=(ServicePort("", TCP, 8080),)), "itself a portal"),
+        (service("thief", cluster_ips=("10.96.0.2",), ports=(ServicePort("", TCP, 80, 8080),)), "itself a node port"),
+    ],
+    ids=["portal", "node port"],
+)
+def test_an_endpoint_that_another_service_captures_is_refused_until_that_has_gone(thief: Service, why: str) -> None:
+    planner, state = Planner(), DesiredState()
+    mine = (service(), endpoints("10.0.0.9", "192.168.1.10"))
+    for others, refused in (((), 0), ((thief,), 1), ((), 0)):
+        intent = planner.intent(snapshot(*mine, *others), FACTS)
+        state = desired_state(intent, ground_for(intent.united, FACTS, PORTS, before=state.ground), state)
+        assert [why in problem.message for problem in state.problems] == [True] * refused
+        assert sum(len(one.endpoints) for one in state.frontends.values()) == 2 - refused
