@@ -17,6 +17,9 @@ _refused: str | None = None
 
 # modules that stay off the kernel's network tables run anywhere; every other one needs the namespace
 PURE_PREFIXES = (
+    "test_access",
+    "test_api_events",
+    "test_api_circle",
     "test_api_convergence",
     "test_api_memory",
     "test_cache",

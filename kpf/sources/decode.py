@@ -127,7 +127,7 @@ def _decode_known(raw: Mapping[str, Any], kind: Kind, origin: str) -> Decoded:
         valid = shape.validate_python(raw)
     except ValidationError as error:
         name = _name_of(raw, kind)
-        mistakes = [(path_of(one["loc"]), _message(one)) for one in error.errors(include_url=False)]
+        mistakes = [(path_of(one["loc"]), message_of(one)) for one in error.errors(include_url=False)]
     else:
         metadata = valid["metadata"]
         namespace = "" if kind in _CLUSTER_WIDE else metadata.get("namespace") or DEFAULT_NAMESPACE
@@ -180,7 +180,8 @@ def path_of(place: tuple[int | str, ...]) -> str:
     return path
 
 
-def _message(error: Any) -> str:
+def message_of(error: Any) -> str:
+    """What pydantic found wrong, in the words of this project. `error`: one of `ValidationError.errors()`."""
     kind, given, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "missing":
         return "is required"

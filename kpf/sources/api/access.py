@@ -14,6 +14,7 @@ from kubernetes.aio.config import load_kube_config_from_dict
 from kubernetes.aio.config.config_exception import ConfigException
 
 from kpf.sources.api.kubeconfig import AccessError, Context, in_cluster, one_context, read_kubeconfig
+from kpf.sources.api.plugin import plugin_of, with_credentials
 
 # a plugin that asks somebody who does not answer
 LOAD_LIMIT_S = 30.0
@@ -34,8 +35,8 @@ class Access:
     def check(self) -> None:
         """Raises `AccessError` for what can never work. Asks no server, and nobody for credentials."""
         context = self._context()
-        if context.is_static:
-            asyncio.run(_configured(context))
+        plugin_of(context)
+        asyncio.run(_configured(context.user_alone()))
 
     def stamp(self) -> Stamp:
         """Changes when a file changes that the credentials are read from."""
@@ -47,7 +48,12 @@ class Access:
 
     async def load(self) -> Configuration:
         """Raises `AccessError`, also for what may come right: a plugin that fails, a file that is being replaced."""
-        return await _configured(self._context())
+        context = self._context()
+        try:
+            async with asyncio.timeout(LOAD_LIMIT_S):
+                return await _configured(await with_credentials(context))
+        except TimeoutError:
+            raise context.problem("", f"gives no credentials within {LOAD_LIMIT_S:.0f} s") from None
 
     def _context(self) -> Context:
         return read_kubeconfig(self.kubeconfig, self.server) if self.kubeconfig else in_cluster(self.server)
@@ -58,10 +64,7 @@ async def _configured(context: Context) -> Configuration:
     # certificates of kubeadm and others lack what Python >= 3.13 demands, and Go does not
     configuration.disable_strict_ssl_verification = True
     try:
-        async with asyncio.timeout(LOAD_LIMIT_S):
-            await load_kube_config_from_dict(one_context(context), client_configuration=configuration)
-    except TimeoutError:
-        raise context.problem("", f"gives no credentials within {LOAD_LIMIT_S:.0f} s") from None
+        await load_kube_config_from_dict(one_context(context), client_configuration=configuration)
     except _UNUSABLE as error:
         raise context.problem("", str(error)) from error
     _check_tls(configuration, context)
@@ -77,7 +80,7 @@ def _check_tls(configuration: Configuration, context: Context) -> None:
         try:
             tls.load_cert_chain(configuration.cert_file, configuration.key_file)
         except (ssl.SSLError, OSError) as error:
-            reason = getattr(error, "reason", None) or error
+            reason = str(getattr(error, "reason", None) or error).replace("_", " ").lower()
             raise context.problem("client-certificate", f"cannot be used with client-key: {reason}") from None
 
 

@@ -6,6 +6,7 @@ keep the connection they came by. Credentials that cannot be read leave the last
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 import time
@@ -175,7 +176,8 @@ class Client:
             self._loaded_s = time.monotonic()
             try:
                 api = await self._connected()
-            except AccessError as error:
+            except (AccessError, OSError) as error:
+                # OSError: a file that was replaced just now
                 if session is None:
                     raise UnreachableError(str(error)) from error
                 self._complain(f"the credentials cannot be read anew, the last ones stay: {error}")
@@ -220,12 +222,18 @@ def _in_words() -> Iterator[None]:
         reason = str(getattr(inner, "reason", None) or inner).replace("_", " ").lower()
         raise UnreachableError(f"no TLS with it: {reason}", distrusted=True) from error
     except aiohttp.ClientConnectorError as error:
-        raise UnreachableError(f"cannot connect: {error.os_error.strerror or error.os_error}") from error
+        raise UnreachableError(f"cannot connect: {_reason(error.os_error)}") from error
     except TimeoutError as error:
         raise UnreachableError(f"cannot connect within {CONNECT_S:.0f} s") from error
     except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError) as error:
         raise UnreachableError("the connection was cut") from error
     except OSError as error:
-        raise UnreachableError(f"the connection broke: {error.strerror or error}") from error
+        raise UnreachableError(f"the connection broke: {_reason(error)}") from error
     except aiohttp.ClientError as error:
         raise UnreachableError(f"no HTTP as it should be: {short(str(error))}") from error
+
+
+def _reason(error: OSError) -> str:
+    # asyncio's own text names the address, that of getaddrinfo, whose codes are negative, is fine
+    code = error.errno or 0
+    return os.strerror(code) if code > 0 else error.strerror or str(error)

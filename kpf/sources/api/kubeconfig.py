@@ -4,12 +4,12 @@ Every mistake is named by file and field; what the fields mean is left to the `k
 """
 
 import base64
-import binascii
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Required
+from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 from kpf.documents import DocumentError, parse_yaml
 from kpf.model.snapshot import Problem
+from kpf.sources.decode import message_of
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 HOST_VARIABLE, PORT_VARIABLE = "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"
@@ -25,6 +26,7 @@ MAX_FILE_BYTES = 4 << 20
 
 _CLUSTER_FILES = ("certificate-authority",)
 _USER_FILES = ("client-certificate", "client-key", "tokenFile")
+_ASKED = ("exec", "auth-provider")
 
 Fields = dict[str, Any]
 
@@ -52,10 +54,9 @@ class Context:
     def problem(self, field: str, message: str) -> AccessError:
         return AccessError(Problem(self.origin, "", field, message))
 
-    @property
-    def is_static(self) -> bool:
-        """True if nobody else is asked for credentials."""
-        return "exec" not in self.user and "auth-provider" not in self.user
+    def user_alone(self) -> "Context":
+        """Without those who are to be asked for credentials."""
+        return replace(self, user={name: one for name, one in self.user.items() if name not in _ASKED})
 
 
 @with_config(ConfigDict(strict=True))
@@ -112,9 +113,30 @@ def read_kubeconfig(path: str, server: str) -> Context:
         cluster["server"] = server
     given = cluster.get("server")
     at_cluster = f"clusters[{cluster_name}].cluster"
-    if not isinstance(given, str) or not given.startswith(("https://", "http://")):
+    if not _is_url(given):
         raise fail(f"{at_cluster}.server", f"must be a URL such as https://10.0.0.1:6443, not {given!r:.80}")
+    if not isinstance(cluster.get("insecure-skip-tls-verify", False), bool):
+        raise fail(f"{at_cluster}.insecure-skip-tls-verify", "must be true or false")
+    if urlsplit(str(given)).scheme == "http":
+        # as client-go (tools/clientcmd/client_config.go): no credentials in clear
+        user = {}
     return _complete(Context(path, cluster, user, (path,)), at_cluster, f"users[{user_name}].user")
+
+
+def mistake(context: Context, error: ValidationError, *, within: str = "") -> AccessError:
+    """What is wrong first with a value that has the wrong shape. `within`: the field that has it."""
+    first = error.errors(include_url=False)[0]
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    message = "is required" if first["type"] == "string_too_short" else message_of(first)
+    return context.problem(f"{within}{''.join(parts)}".removeprefix("."), message)
+
+
+def _is_url(given: object) -> bool:
+    try:
+        parts = urlsplit(given if isinstance(given, str) else "")
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _document(path: str) -> Fields:
@@ -131,12 +153,9 @@ def _document(path: str) -> Fields:
     except DocumentError as error:
         raise AccessError(Problem(f"{path}:{error.line}", "", "", error.message)) from None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        if not field:
+        if not isinstance(found, dict):
             raise fail("", "is no kubeconfig: it must be one mapping of kind Config") from None
-        is_missing = first["type"] in ("missing", "string_too_short")
-        raise fail(field, "is required" if is_missing else first["msg"]) from None
+        raise mistake(Context(path, {}, {}, ()), error) from None
     assert isinstance(found, dict)
     return found
 
@@ -147,13 +166,19 @@ def _complete(context: Context, at_cluster: str, at_user: str) -> Context:
         *_files(context, context.cluster, _CLUSTER_FILES, at_cluster),
         *_files(context, context.user, _USER_FILES, at_user),
     ]
-    token = context.user.get("token")
-    if token is not None:
-        text = str(token).strip()
-        if not text or not text.isascii() or not text.isprintable():
-            raise context.problem(f"{at_user}.token", "must be one line of printable text")
-        context.user["token"] = text
-    return Context(context.origin, context.cluster, context.user, (*context.files, *files))
+    # an empty one is none, an empty file is a mistake
+    if context.user.get("token") or context.user.get("tokenFile"):
+        field = "tokenFile" if context.user.get("tokenFile") else "token"
+        context.user["token"] = checked_token(context, f"{at_user}.{field}", context.user["token"])
+    return replace(context, files=(*context.files, *files))
+
+
+def checked_token(context: Context, field: str, token: object) -> str:
+    """As it can be sent. Raises `AccessError`."""
+    text = str(token).strip()
+    if not text or not text.isascii() or not text.isprintable():
+        raise context.problem(field, "must be one line of printable text")
+    return text
 
 
 def _files(context: Context, fields: Fields, names: tuple[str, ...], described: str) -> Iterator[str]:
@@ -162,8 +187,9 @@ def _files(context: Context, fields: Fields, names: tuple[str, ...], described: 
         data, path, field = fields.get(f"{name}-data"), fields.get(name), f"{described}.{name}"
         if data:
             try:
-                base64.b64decode(str(data), validate=True)
-            except binascii.Error:
+                # lines are no mistake: Go's decoder passes over their ends
+                base64.b64decode("".join(str(data).splitlines()), validate=True)
+            except ValueError:
                 raise context.problem(f"{field}-data", "is not base64") from None
         elif path:
             absolute = os.path.join(os.path.dirname(os.path.abspath(context.origin)), str(path))

@@ -192,6 +192,7 @@ class Reflector:
         objects = tuple((self._collected or {}).values())
         self._collected, self._version, self.listed, self._absent = None, version, True, False
         self._page_objects = PAGE_OBJECTS
+        self._backoff.reset()
         # the server may have learned to stream when it has to be asked for all the next time
         self._by_pages = False
         return Replace(objects)
@@ -231,7 +232,9 @@ class Reflector:
             self._broke(Refusal(0, "a line that is no event"), now_s)
             return
         self._heard, self._breaks = True, 0
-        self._backoff.reset()
+        if self._collected is None:
+            # a part of a list is nothing gained yet
+            self._backoff.reset()
         version = metadata.get("resourceVersion")
         if isinstance(version, str) and self._collected is None:
             self._version = version

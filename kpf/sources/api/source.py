@@ -12,6 +12,7 @@ from dataclasses import replace
 from kpf.model.snapshot import Problem, Snapshot
 from kpf.sources.api.access import Access
 from kpf.sources.api.asking import Request
+from kpf.sources.api.circle import FROM_THE_ENVIRONMENT, circular
 from kpf.sources.api.client import Client, UnreachableError
 from kpf.sources.api.events import Event, Remark, Replace
 from kpf.sources.api.mirror import Mirror
@@ -38,6 +39,8 @@ class ApiSource:
         self._reflectors = {one.kind: Reflector(one) for one in resources(node_name)}
         self._patient_until_s: float | None = None
         self._troubles: set[str] = set()
+        self._said: set[str] = set()
+        self._is_guess = not access.kubeconfig and not access.server
         self._changed: Callable[[], None] = lambda: None
 
     def read(self) -> Snapshot | None:
@@ -47,6 +50,7 @@ class ApiSource:
         if not all(one.answered for one in self._reflectors.values()) and self._is_patient():
             return None
         snapshot = self._mirror.snapshot()
+        self._warn_once(circular(self._client.server, snapshot))
         if snapshot.node is None and self._reflectors[Kind.NODE].listed:
             message = "is not known to the API server: is --hostname-override needed?"
             problem = Problem("", f"Node {self._node_name}", "", message)
@@ -59,6 +63,11 @@ class ApiSource:
             self._patient_until_s = loop.time() + PATIENCE_S
             loop.call_at(self._patient_until_s, self._changed)
         return loop.time() < self._patient_until_s
+
+    def _warn_once(self, warning: str) -> None:
+        if warning and warning not in self._said:
+            self._said.add(warning)
+            log.warning("%s", warning)
 
     def report(self, problems: tuple[Problem, ...]) -> None:
         """Tell the authors of Services what is new among the problems with them: as Events, best effort."""
@@ -128,10 +137,14 @@ class ApiSource:
             self._changed()
 
     def _say_troubles(self) -> None:
-        """Each once, until all are over."""
+        """Each once, until all are over but those that kpf lives with."""
         troubles = set(self.troubles)
         for one in sorted(troubles - self._troubles):
             log.warning("the API server %s does not tell what it has: %s", self._client.server, one)
-        if self._troubles and not troubles:
+        if troubles and self._is_guess and not all(self._reflectors[kind].listed for kind in NEEDED):
+            self._warn_once(FROM_THE_ENVIRONMENT)
+        lasting = {one.trouble for one in self._reflectors.values() if one.answered and not one.listed}
+        if self._troubles - lasting and not troubles - lasting:
             log.info("the API server %s tells what it has again", self._client.server)
-        self._troubles = self._troubles | troubles if troubles else set()
+            self._troubles = set()
+        self._troubles |= troubles
