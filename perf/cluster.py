@@ -8,24 +8,21 @@ swapped in the same sync are in effect before that (workers take them from share
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 import psutil
 
-from kpf.lab import interrupts, namespace
 from kpf.lab.changes import Change, TableChanges
-from kpf.lab.daemon import Daemon, DaemonFailedError
+from kpf.lab.daemon import Daemon
 from kpf.lab.machine import wait_until
 from kpf.lab.topology import Lab
-from perf.core import Figure, show
+from perf.core import Figure, tell
 from tests.apiserver import ApiServer, Sent
 from tests.apiserver.objects import many, node
 
@@ -128,30 +125,14 @@ def service_at(key: bytes) -> str:
 
 
 def main() -> int:
-    """Measure, print, and write JSON if asked to; the exit status: 128 + n after signal n."""
     parser = argparse.ArgumentParser(prog="python -m perf.cluster", description=__doc__.split("\n\n")[0])
     defaults: Mapping[str, float] = {"services": 5000, "endpoints": 10, "rate": 100, "duration": 60, "workers": 2}
     for name, value in defaults.items():
         parser.add_argument(f"--{name}", type=type(value), default=value, metavar="N", help=f"default: {value}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     given = parser.parse_args()
-    try:
-        namespace.enter()
-    except OSError as error:
-        print(f"no network namespace of our own: {error.strerror}", file=sys.stderr)
-        return 1
-    interrupts.install()
-    try:
-        figures = Bench(given.services, given.endpoints, given.rate, given.duration).run(given.workers)
-    except (DaemonFailedError, TimeoutError) as error:
-        print(f"python -m perf.cluster: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as interrupt:
-        return interrupts.exit_status(interrupt)
-    show(figures)
-    if given.json:
-        given.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2), encoding="utf-8")
-    return 0
+    bench = Bench(given.services, given.endpoints, given.rate, given.duration)
+    return tell("perf.cluster", lambda: bench.run(given.workers), given.json)
 
 
 if __name__ == "__main__":

@@ -150,11 +150,9 @@ def show(figures: list[Figure]) -> None:
     console.print(table)
 
 
-def main() -> int:
-    """Measure, print, and write JSON if asked to; the exit status: 128 + n after signal n."""
-    parser = argparse.ArgumentParser(prog="python -m perf.core", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    arguments = parser.parse_args()
+def tell(name: str, measure: Callable[[], list[Figure]], output: Path | None) -> int:
+    """Measure in a network namespace of our own and print; `output`: a file for JSON. The exit status: 128 + n after
+    signal n. `measure` may raise `DaemonFailedError` and TimeoutError."""
     try:
         namespace.enter()
     except OSError as error:
@@ -162,18 +160,28 @@ def main() -> int:
         return 1
     interrupts.install()
     try:
-        with Lab() as lab, Backends(lab.pods) as backends:
-            bench = Bench(lab, backends)
-            figures = [*bench.sync_of_files(), *bench.sync_of_a_list()]
+        figures = measure()
     except (DaemonFailedError, TimeoutError) as error:
-        print(f"python -m perf.core: {error}", file=sys.stderr)
+        print(f"python -m {name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
         return interrupts.exit_status(interrupt)
     show(figures)
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2), encoding="utf-8")
+    if output:
+        output.write_text(json.dumps([asdict(figure) for figure in figures], indent=2), encoding="utf-8")
     return 0
+
+
+def measure_core() -> list[Figure]:
+    with Lab() as lab, Backends(lab.pods) as backends:
+        bench = Bench(lab, backends)
+        return [*bench.sync_of_files(), *bench.sync_of_a_list()]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m perf.core", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    return tell("perf.core", measure_core, parser.parse_args().json)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ DEAD_S = 60.0
 EVENTS = 100_000
 EVENTS_PER_S = 2_500
 ROUNDS = 8
-# what the allocator holds goes up and down by so much; 100 bytes an event would be 5
-GROWTH_MB = 5.0
+# what the allocator holds may go up and down a little; 100 bytes an event would be 5
+GROWTH_MB = 2.0
 
 
 @pytest.fixture
