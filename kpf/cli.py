@@ -193,13 +193,18 @@ def _check(given: _Given) -> int:
         return _refuse(found)
     if manifests:
         found += _manifest_problems(manifests, config)
-    elif config and config.client_connection.kubeconfig:
+    elif config and _names_a_server(config):
         found += _source_mistakes(config, manifests)
     for problem in found:
         print(problem)
     if not found:
-        print("no problems")
+        asked = "" if manifests or not config or not _names_a_server(config) else " (the API server was not asked)"
+        print(f"no problems{asked}")
     return USAGE if found else OK
+
+
+def _names_a_server(config: "Config") -> bool:
+    return bool(config.client_connection.kubeconfig or config.master or os.environ.get("KUBERNETES_SERVICE_HOST"))
 
 
 def _manifest_problems(manifests: str, config: "Config | None") -> "list[Problem]":

@@ -3,14 +3,25 @@
 import asyncio
 import base64
 import os
-from collections.abc import Callable
+import signal
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 
 import orjson
 import pytest
 import trustme
 import yaml
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from kubernetes.aio.client import Configuration
 
 from kpf import cli
@@ -84,8 +95,30 @@ def complaint(path: Path | str = "") -> str:
     return str(checked.value)
 
 
+Found = TypeVar("Found")
+
+
+def looked_at(one: Access, look: Callable[[Configuration], Found]) -> Found:
+    """What `look` finds while the files of the configuration are there."""
+
+    async def found() -> Found:
+        async with one.loaded() as configuration:
+            return look(configuration)
+
+    return asyncio.run(found())
+
+
 def load(one: Access) -> Configuration:
-    return asyncio.run(one.load())
+    return looked_at(one, lambda configuration: configuration)
+
+
+def contents(one: Access) -> list[str]:
+    """Of the authority, the certificate and the key."""
+    return looked_at(one, lambda found: [_text(path) for path in (found.ssl_ca_cert, found.cert_file, found.key_file)])
+
+
+def _text(path: str | None) -> str:
+    return Path(path).read_text() if path else ""
 
 
 def authorization(one: Access) -> str:
@@ -154,12 +187,82 @@ def test_a_context_that_leads_nowhere(path: Path, change: Change, message: str) 
 # ---- the cluster
 
 
-@pytest.mark.parametrize("server", [None, "", "10.0.0.1:6443", "https://", "https://10.0.0.1:99999", "ftp://a", 6443])
-def test_an_address_that_is_none(path: Path, server: object) -> None:
+LONG_LABEL = 64 * "a"
+
+
+@pytest.mark.parametrize(
+    ("server", "reason"),
+    [
+        (None, ", not null"),
+        ("", ", not ''"),
+        ("10.0.0.1:6443", ", not '10.0.0.1:6443'"),
+        ("https://", ", not 'https://'"),
+        ("https://10.0.0.1:99999", ", not 'https://10.0.0.1:99999'"),
+        ("https://10.0.0.1\n", ", not 'https://10.0.0.1\\n'"),
+        ("ftp://a", ", not 'ftp://a': 'ftp' is not supported"),
+        (6443, ", not 6443"),
+        ("https://user:pw@10.0.0.1", ", without a user and a password"),
+        ("https://user:pw@", ""),
+        ("user:pw@10.0.0.1:6443", ""),
+    ],
+)
+def test_an_address_that_is_none(path: Path, server: object, reason: str) -> None:
     changed = document()
     changed["clusters"][1]["cluster"]["server"] = server
-    message = f"must be a URL such as https://10.0.0.1:6443, not {server!r}"
+    message = f"must be a URL such as https://10.0.0.1:6443{reason}"
     assert complaint(write(path, changed)) == f"{path}: {CLUSTER}.server: {message}"
+
+
+@pytest.mark.parametrize("host", ["a..b", f"{LONG_LABEL}.b", "xn--a"])
+def test_a_host_that_no_name_can_be(path: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    addresses = {"server": f"https://{host}:6443", "proxy-url": f"http://{host}", "tls-server-name": host}
+    for field, given in addresses.items():
+        changed = document()
+        changed["clusters"][1]["cluster"][field] = given
+        message = f"must be the name of a host, not {host!r}"
+        if field != "tls-server-name":
+            message = f"its host {message}"
+        assert complaint(write(path, changed)) == f"{path}: {CLUSTER}.{field}: {message}"
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
+    assert complaint() == f"service account.server: its host must be the name of a host, not {host!r}"
+
+
+@pytest.mark.parametrize(
+    ("proxy", "reason"),
+    [
+        (3128, ", not 3128"),
+        ("socks5://10.0.0.2:1080", ", not 'socks5://10.0.0.2:1080': 'socks5' is not supported"),
+        ("socks5://user:pw@10.0.0.2:1080", ": 'socks5' is not supported"),
+        ("10.0.0.2", ", not '10.0.0.2'"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used(path: Path, proxy: object, reason: str) -> None:
+    changed = document()
+    changed["clusters"][1]["cluster"]["proxy-url"] = proxy
+    message = f"must be a URL such as http://10.0.0.2:3128{reason}"
+    assert complaint(write(path, changed)) == f"{path}: {CLUSTER}.proxy-url: {message}"
+
+
+def test_a_proxy_and_a_name_in_the_certificate(path: Path) -> None:
+    changed = document()
+    cluster = changed["clusters"][1]["cluster"]
+    cluster |= {"proxy-url": "http://user:pw@proxy.example:3128", "tls-server-name": "m\u00fcnchen.example"}
+    found = load(Access(str(write(path, changed))))
+    assert (found.proxy, found.tls_server_name) == (cluster["proxy-url"], cluster["tls-server-name"])
+    cluster["tls-server-name"] = 7
+    message = "must be the name of a host, not 7"
+    assert complaint(write(path, changed)) == f"{path}: {CLUSTER}.tls-server-name: {message}"
+    cluster |= {"proxy-url": "", "tls-server-name": None}
+    Access(str(write(path, changed))).check()
+
+
+def test_a_name_that_no_file_can_have(path: Path, directory: Path) -> None:
+    message = "cannot be read: no file can have that name"
+    for field in ("client-certificate", "tokenFile"):
+        shown = repr(f"{directory}/a\0b")
+        assert complaint(write(path, document(**{field: "a\0b"}))) == f"{path}: {USER}.{field}: {shown} {message}"
+    assert complaint("a\0b") == f"a\0b: {message}"
+    assert Access("a\0b").stamp() == (f"a\0b: {message}",)
 
 
 def test_an_authority_that_cannot_be_used(path: Path, directory: Path) -> None:
@@ -183,7 +286,7 @@ def test_data_may_be_broken_into_lines_and_wins_over_a_file(path: Path, director
     data = base64.encodebytes((directory / "ca.crt").read_bytes()).decode()
     assert data.count("\n") > 2
     changed["clusters"][1]["cluster"] |= {"certificate-authority-data": data, "certificate-authority": "no-such.crt"}
-    assert Path(load(Access(str(write(path, changed)))).ssl_ca_cert).read_bytes() == (directory / "ca.crt").read_bytes()
+    assert contents(Access(str(write(path, changed)))) == [(directory / "ca.crt").read_text(), "", ""]
 
 
 def test_only_a_boolean_turns_off_the_check_of_certificates(path: Path) -> None:
@@ -196,6 +299,82 @@ def test_only_a_boolean_turns_off_the_check_of_certificates(path: Path) -> None:
 
 
 # ---- the user
+
+
+def test_data_is_in_no_file_and_gone_with_the_configuration(
+    path: Path, directory: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("none")))
+    names = {"client-certificate-data": "client.crt", "client-key-data": "client.key"}
+    data = {field: base64.b64encode((directory / name).read_bytes()).decode() for field, name in names.items()}
+    changed = document(**data)
+    authority = (directory / "ca.crt").read_text()
+    changed["clusters"][1]["cluster"]["certificate-authority-data"] = base64.b64encode(authority.encode()).decode()
+    one = Access(str(write(path, changed)))
+    before = os.listdir("/proc/self/fd")
+    one.check()
+    assert contents(one) == [authority, *((directory / name).read_text() for name in names.values())]
+    assert os.listdir("/proc/self/fd") == before
+    assert not os.listdir(tempfile.gettempdir())
+
+
+def test_empty_data_is_none(path: Path, directory: Path) -> None:
+    changed = document()
+    changed["clusters"][1]["cluster"]["certificate-authority-data"] = ""
+    assert load(Access(str(write(path, changed)))).ssl_ca_cert == str(directory / "ca.crt")
+
+
+@pytest.mark.parametrize("pass_phrase", [b"secret", b"x"])
+def test_a_key_that_is_encrypted(path: Path, directory: Path, pass_phrase: bytes) -> None:
+    key = load_pem_private_key((directory / "client.key").read_bytes(), None)
+    encrypted = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(pass_phrase))
+    (directory / "client.key").write_bytes(encrypted)
+    write(path, document(**{"client-certificate": "client.crt", "client-key": "client.key"}))
+    message = "client-key: is encrypted: there is nobody to ask for its pass phrase"
+    assert complaint(path) == f"{path}: {message}"
+
+
+def test_data_of_a_token_s_file_is_nothing_special(path: Path, directory: Path) -> None:
+    (directory / "token").write_text("good")
+    one = Access(str(write(path, document(**{"tokenFile": "token", "tokenFile-data": "YQ=="}))))
+    one.check()
+    assert authorization(one) == "Bearer good"
+
+
+@pytest.fixture
+def url_of_who_hangs_up() -> Iterator[str]:
+    def hang_up() -> None:
+        with suppress(OSError):
+            # until it is shut down
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(1 << 16)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = Thread(target=hang_up)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+# the package's own, of aiohttp
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("expiry", "message"), [(1, "Server disconnected"), (1e99, "out of range")])
+def test_a_token_that_cannot_be_renewed(path: Path, url_of_who_hangs_up: str, expiry: float, message: str) -> None:
+    claims = base64.urlsafe_b64encode(orjson.dumps({"exp": expiry})).decode().rstrip("=")
+    config = {
+        "id-token": f"e30.{claims}.e30",
+        "refresh-token": "again",
+        "client-id": "kpf",
+        "client-secret": "secret",
+        "idp-issuer-url": url_of_who_hangs_up,
+    }
+    one = Access(str(write(path, document(**{"auth-provider": {"name": "oidc", "config": config}}))))
+    one.check()
+    with pytest.raises(AccessError, match=message):
+        load(one)
 
 
 def test_a_client_certificate_that_cannot_be_used(path: Path, directory: Path, ca: trustme.CA) -> None:
@@ -366,9 +545,8 @@ def test_a_plugin_is_told_what_is_wanted(path: Path) -> None:
 def test_a_plugin_gives_a_certificate(path: Path, directory: Path) -> None:
     certificate, key = ((directory / name).read_text() for name in ("client.crt", "client.key"))
     given = orjson.dumps({"clientCertificateData": certificate, "clientKeyData": key}).decode()
-    configuration = load(plugin(path, answer(given.replace("\\", "\\\\"))))
-    assert Path(configuration.cert_file).read_text() == certificate
-    assert Path(configuration.key_file).read_text() == key
+    one = plugin(path, answer(given.replace("\\", "\\\\")))
+    assert contents(one) == [(directory / "ca.crt").read_text(), certificate, key]
 
 
 @pytest.mark.parametrize(
@@ -403,6 +581,59 @@ def test_a_plugin_that_is_not_there(path: Path) -> None:
 def test_a_plugin_that_is_none(path: Path) -> None:
     asked = {"apiVersion": "client.authentication.k8s.io/v1"}
     assert complaint(write(path, document(exec=asked))) == f"{path}: exec.command: is required"
+
+
+def test_no_plugin(path: Path) -> None:
+    one = Access(str(write(path, document(exec=None, token="secret"))))
+    one.check()
+    assert authorization(one) == "Bearer secret"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"command": "a\0b"}, "command: must be text without NUL, not 'a\\x00b'"),
+        ({"args": ["a", "b\0"]}, "args[1]: must be text without NUL, not 'b\\x00'"),
+        (
+            {"env": [{"name": "A=B", "value": ""}]},
+            "env[0].name: must be the name of a variable, without '=' and NUL, not 'A=B'",
+        ),
+        ({"env": [{"name": "A", "value": "secret\0"}]}, "env[0].value: must be text without NUL"),
+        ({"env": [{"name": "A", "value": 5}]}, "env[0].value: must be text without NUL"),
+        ({"env": [{"name": "A"}]}, "env[0].value: is required"),
+    ],
+)
+def test_a_plugin_that_cannot_be_started(path: Path, fields: Document, message: str) -> None:
+    asked = {"apiVersion": "client.authentication.k8s.io/v1", "command": "plugin", **fields}
+    assert complaint(write(path, document(exec=asked))) == f"{path}: exec.{message}"
+
+
+@pytest.mark.parametrize(("to", "limit"), [("1", "1024 KiB to its stdout"), ("2", "64 KiB to its stderr")])
+def test_a_plugin_that_writes_without_end(path: Path, to: str, limit: str) -> None:
+    pids = path.parent / "pids"
+    one = plugin(path, f"sleep 1000 & echo $$ $! > {pids}; exec cat /dev/zero >&{to}")
+    with pytest.raises(AccessError) as caught:
+        load(one)
+    assert str(caught.value) == f"{path}: exec: {path.parent}/plugin writes more than {limit}"
+    wait_until(lambda: not any(map(_alive, map(int, pids.read_text().split()))))
+
+
+def test_a_plugin_may_write_up_to_the_limit(path: Path) -> None:
+    filling = "head -c 65536 /dev/zero >&2; head -c 1000000 /dev/zero | tr '\\0' ' '\n"
+    assert authorization(plugin(path, filling + answer('{"token": "fresh"}'))) == "Bearer fresh"
+
+
+def test_a_plugin_s_child_that_has_left_its_session_does_not_hold_us(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "LOAD_LIMIT_S", 1.0)
+    pid = path.parent / "pid"
+    one = plugin(path, f"setsid sh -c 'echo $$ > {pid}; exec sleep 30' & sleep 1000")
+    with pytest.raises(AccessError, match="gives no credentials within"):
+        load(one)
+    left = int(pid.read_text())
+    assert _alive(left)
+    os.kill(left, signal.SIGKILL)
 
 
 def test_a_plugin_that_hangs_is_ended_with_all_it_has_started(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,9 +168,9 @@ def test_it_can_write_where_it_must_and_nowhere_else(config: Config) -> None:
         for mount in CONTAINER["volumeMounts"]
         if not mount.get("readOnly")
     }
-    assert writable == {str(PurePath(config.control_socket).parent): {"emptyDir"}, "/tmp": {"emptyDir"}}
+    assert writable == {str(PurePath(config.control_socket).parent): {"emptyDir"}}
     assert volumes["config"]["configMap"] == {"name": DOCUMENTS["ConfigMap"]["metadata"]["name"]}
-    assert len(volumes) == len(CONTAINER["volumeMounts"]) == 3
+    assert len(volumes) == len(CONTAINER["volumeMounts"]) == 2
 
 
 def containerfile() -> list[list[str]]:

@@ -149,6 +149,14 @@ def test_undefined_ports_of_cluster_ips_are_refused_and_other_addresses_left_alo
     assert outcomes(node, foreign, timeout_s=0.6) == all_of(foreign, SILENCE)
 
 
+def test_udp_to_cluster_ips_is_nobody_s_business_yet() -> None:
+    write(rules())
+    for address in CLUSTER_IPS:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            # a refusal would be EPERM here
+            assert sock.sendto(b"?", (address, 53)) == 1
+
+
 @pytest.mark.usefixtures("backends")
 def test_a_family_without_a_proxy_address_is_not_redirected(outside: Host) -> None:
     both = rules()

@@ -239,3 +239,13 @@ def test_what_is_still_open_is_guarded_and_not_dialled() -> None:
     state = desired_state(intent, ground)
     assert listener.at in state.rules.listening
     assert ["proxy port" in problem.message for problem in state.problems] == [True]
+
+
+@pytest.mark.parametrize(("address", "kind"), [("127.0.0.1", "EndpointSlice"), ("10.96.0.1", "Service")])
+def test_a_thousand_endpoints_that_are_refused_are_few_problems(address: str, kind: str) -> None:
+    addresses = [str(ip_address(address) + number) for number in range(30)]
+    claimed = [service(one.replace(".", "-"), cluster_ips=[one]) for one in addresses if kind == "Service"]
+    state = plan(service(cluster_ips=["10.97.0.1"]), *claimed, endpoints(*addresses, port=80))
+    assert len(state.problems) == 11
+    ends = ("20 more are not dialled", "20 more endpoints are refused")
+    assert sum(str(one).endswith(ends) for one in state.problems) == 1

@@ -39,7 +39,8 @@ def status(code: int, message: str = "", **details: Any) -> Object:
 
 
 def page(version: int, *items: Object, more: str = "") -> bytes:
-    return orjson.dumps({"metadata": {"resourceVersion": str(version), "continue": more}, "items": items})
+    metadata = {"resourceVersion": str(version), "continue": more}
+    return orjson.dumps({"kind": "ServiceList", "apiVersion": "v1", "metadata": metadata, "items": items})
 
 
 class Talk:
@@ -145,7 +146,7 @@ def test_a_server_that_does_not_stream_lists_is_asked_for_pages(talk: Talk) -> N
     assert talk.asks(Ask.PAGE) == {
         "labelSelector": "!service.kubernetes.io/service-proxy-name",
         "fieldSelector": "spec.clusterIP!=None",
-        "limit": "500",
+        "limit": "100",
     }
     talk.answer(200, page(10, service("web", 7), more="next"))
     talk.ends()
@@ -216,7 +217,7 @@ def test_pages_that_are_too_large_become_smaller(talk: Talk, monkeypatch: pytest
     assert talk.reflector.hangs_up
     talk.ends()
     talk.waits(0.8)
-    assert talk.asks(Ask.PAGE)["limit"] == "50"
+    assert talk.asks(Ask.PAGE)["limit"] == "10"
 
 
 def test_a_watch_goes_on_where_the_last_one_ended(watching: Talk) -> None:
@@ -325,7 +326,7 @@ def test_silence_makes_it_look_whether_the_server_has_gone_back_in_time(watching
     assert watching.reflector.silence_s == 100.0
     watching.ends(100.0, "nothing came", silent=True)
     assert watching.asks(Ask.PROBE)["limit"] == "1"
-    assert watching.reflector.silence_s == 30.0
+    assert watching.reflector.silence_s == 65.0
     watching.answer(200, page(10, service("web", 7), more="next"))
     watching.ends()
     # it was just quiet
@@ -344,9 +345,9 @@ def test_silence_makes_it_look_whether_the_server_has_gone_back_in_time(watching
 def test_a_server_that_accepts_and_never_answers_is_given_up(watching: Talk) -> None:
     watching.ends(60.0)
     watching.asks(Ask.WATCH)
-    assert watching.reflector.silence_s == 30.0
-    watching.ends(30.0, "nothing came for 30 s", silent=True)
-    assert watching.reflector.trouble == "nothing came for 30 s"
+    assert watching.reflector.silence_s == 65.0
+    watching.ends(65.0, "nothing came for 65 s", silent=True)
+    assert watching.reflector.trouble == "nothing came for 65 s"
     watching.waits(0.8)
     watching.asks(Ask.WATCH)
 
@@ -354,8 +355,8 @@ def test_a_server_that_accepts_and_never_answers_is_given_up(watching: Talk) -> 
 def test_a_list_that_never_ends_is_asked_for_in_pages(talk: Talk) -> None:
     talk.asks(Ask.STREAMED_LIST)
     talk.answer(200, line("ADDED", service("web", 7)))
-    assert talk.reflector.silence_s == 30.0
-    talk.ends(30.0, "nothing came for 30 s", silent=True)
+    assert talk.reflector.silence_s == 65.0
+    talk.ends(65.0, "nothing came for 65 s", silent=True)
     talk.waits(0.8)
     talk.asks(Ask.PAGE)
     assert not talk.told()
@@ -435,14 +436,114 @@ def test_credentials_that_do_not_do_are_told(watching: Talk) -> None:
 @pytest.mark.parametrize("code", [403, 404])
 def test_what_kpf_can_do_without_is_not_waited_for(resource: Resource, code: int) -> None:
     talk = Talk(resource)
+    # a server that has just started knows no roles for some seconds
+    for wait_s in (0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 600.0, 600.0):
+        talk.asks(Ask.STREAMED_LIST)
+        talk.answer(code, orjson.dumps(status(code, "no")))
+        talk.ends()
+        assert talk.reflector.answered
+        assert not talk.reflector.listed
+        assert talk.reflector.trouble == ("403 no" if code == 403 else "")
+        talk.waits(wait_s)
     talk.asks(Ask.STREAMED_LIST)
-    talk.answer(code, orjson.dumps(status(code, "no")))
+    talk.answer(200, line("BOOKMARK", bookmark(10, end=True)))
+    assert talk.reflector.listed
+
+
+@pytest.mark.parametrize("code", [400, 422])
+def test_a_watch_that_another_server_does_not_understand_becomes_a_list(watching: Talk, code: int) -> None:
+    watching.ends(60.0)
+    watching.asks(Ask.WATCH)
+    watching.answer(code, orjson.dumps(status(code, "field label not supported: spec.clusterIP")))
+    watching.ends()
+    watching.waits(0.8)
+    watching.asks(Ask.STREAMED_LIST)
+    watching.answer(code, b"")
+    watching.ends()
+    watching.asks(Ask.PAGE)
+    assert not watching.told()
+
+
+def test_a_page_that_another_server_does_not_understand_is_the_first_again(talk: Talk) -> None:
+    talk.asks(Ask.STREAMED_LIST)
+    talk.answer(422, b"{}")
     talk.ends()
-    assert talk.reflector.answered
-    assert not talk.reflector.listed
-    assert talk.reflector.trouble == ("403 no" if code == 403 else "")
-    talk.waits(600.0)
+    talk.asks(Ask.PAGE)
+    talk.answer(200, page(10, service("gone", 7), more="next"))
+    talk.ends()
+    talk.asks(Ask.PAGE)
+    talk.answer(400, orjson.dumps(status(400, "continue key is not valid")))
+    talk.ends()
+    talk.waits(0.8)
+    assert "continue" not in talk.asks(Ask.PAGE)
+    talk.answer(200, page(20, service("web", 17)))
+    talk.ends()
+    assert talk.names() == ["=web"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"kind": "Service", "metadata": {"resourceVersion": "5"}},
+        {"kind": "ServiceList", "metadata": {"resourceVersion": "5"}},
+        {"kind": "ServiceList", "metadata": {"resourceVersion": ""}, "items": []},
+        {"kind": "ServiceList", "metadata": {}, "items": []},
+        {"kind": "ServiceList", "metadata": {"resourceVersion": "5"}, "items": {}},
+        {"metadata": {"resourceVersion": "5"}, "items": []},
+        "sign in",
+    ],
+)
+def test_what_is_no_list_is_not_taken_for_an_empty_one(talk: Talk, body: object) -> None:
     talk.asks(Ask.STREAMED_LIST)
+    talk.answer(422, b"{}")
+    talk.ends()
+    talk.asks(Ask.PAGE)
+    talk.answer(200, orjson.dumps(body))
+    talk.ends()
+    assert not talk.told()
+    assert talk.reflector.trouble == "a list that is none"
+    talk.waits(0.8)
+    talk.asks(Ask.PAGE)
+    talk.answer(200, orjson.dumps({"kind": "ServiceList", "metadata": {"resourceVersion": "5"}, "items": None}))
+    talk.ends()
+    assert talk.names() == ["="]
+
+
+def test_an_event_without_a_version_does_not_lose_the_place(watching: Talk) -> None:
+    raw = service("web", 11)
+    raw["metadata"]["resourceVersion"] = ""
+    watching.hears(line("MODIFIED", raw))
+    watching.ends(60.0)
+    assert watching.asks(Ask.WATCH)["resourceVersion"] == "10"
+
+
+@pytest.mark.parametrize("how", ["cut", "error"])
+def test_a_streamed_list_that_breaks_off_thrice_is_tried_in_pages(talk: Talk, how: str) -> None:
+    for _ in range(3):
+        talk.asks(Ask.STREAMED_LIST)
+        talk.answer(200, line("ADDED", service("web", 7)))
+        if how == "error":
+            talk.hears(line("ERROR", status(500, "etcd is not there")))
+        talk.ends(1.0, "the connection was cut" if how == "cut" else "")
+        talk.now_s += 30.0
+    talk.asks(Ask.PAGE)
+    assert not talk.told()
+
+
+def test_silence_after_some_events_is_no_trouble(watching: Talk) -> None:
+    watching.hears(line("MODIFIED", service("web", 11)))
+    watching.ends(160.0, "nothing came for 100 s", silent=True)
+    assert not watching.reflector.trouble
+    assert watching.asks(Ask.WATCH)["resourceVersion"] == "11"
+
+
+def test_the_selector_of_this_node_is_never_left_out() -> None:
+    talk = Talk(NODE)
+    for ask in (Ask.STREAMED_LIST, Ask.PAGE, Ask.PAGE):
+        assert "fieldSelector" in talk.asks(ask)
+        talk.answer(400, b"<html>")
+        talk.ends()
+        talk.now_s += 30.0
 
 
 def test_what_kpf_needs_is_waited_for(talk: Talk) -> None:

@@ -292,7 +292,7 @@ def test_of_what_is_there_at_accept_little_is_read_before_the_dial_answers() -> 
             made.workers[0].process.send_signal(signal.SIGCONT)
             eventually(lambda: kept_in_the_kernel(at) == 60_000 - EARLY_SIZE)
             hole.open_up()
-            with hole.accept(within_s=3) as server:
+            with hole.accept(within_s=8) as server:
                 server.settimeout(5)
                 assert receive_exactly(server, 60_000) == b"e" * 60_000
                 server.sendall(b"ok")

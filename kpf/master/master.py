@@ -175,6 +175,7 @@ class Master:
             await self._reload_now()
 
     async def _reload_now(self) -> None:
+        await self._source.reread()
         try:
             new = self._reload()
         except ConfigError as error:

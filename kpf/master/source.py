@@ -25,6 +25,9 @@ class Source(Protocol):
     async def follow(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever `read` may find something new. Never ends by itself."""
 
+    async def reread(self) -> None:
+        """Read the files anew that it depends on, and say if that fails."""
+
     def report(self, problems: tuple[Problem, ...]) -> None:
         """Tell the authors of objects what is newly wrong with them, if there is a way."""
 
@@ -66,7 +69,11 @@ async def _read_once(config: Config) -> Snapshot:
     try:
         async with asyncio.timeout(READ_ONCE_S):
             while (snapshot := source.read()) is None:
-                await changed.wait()
+                waiting = asyncio.create_task(changed.wait())
+                await asyncio.wait([waiting, following], return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
+                if following.done():
+                    following.result()
                 changed.clear()
     except TimeoutError:
         reason = "; ".join(source.troubles) or "its answer is not complete"

@@ -13,16 +13,18 @@ class Problem(NamedTuple):
     """One thing that is wrong with the input. Any part may be empty.
 
     `origin`: a file's name (with a line where it does not parse), `object`: "Service default/web",
-    `field`: "spec.ports[0].port", `message`: what is wrong with it, naming the value.
+    `field`: "spec.ports[0].port", `message`: what is wrong with it, naming the value. `is_limit`: nothing is wrong with
+    the object, but this version of kpf cannot serve all of it.
     """
 
     origin: str
     object: str
     field: str
     message: str
+    is_limit: bool = False
 
     def __str__(self) -> str:
-        return ": ".join(part for part in self if part)
+        return ": ".join(part for part in self[:4] if part)
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,8 @@ def _undefined_ports() -> Iterator[tuple[Statement, ...]]:
         # A SYN sent again, the first of which came before its portal: it must not be refused in the moment until its
         # entry is deleted (kpf.netlink.conntrack); the next one will find the portal.
         yield *in_use, st.tcp(), st.sent_before(), st.drop()
-        yield *in_use, st.goto(REFUSE)
+        # Of other protocols nothing is kpf's yet, and with IPVS a ClusterIP is an address of this node.
+        yield *in_use, st.tcp(), st.goto(REFUSE)
 
 
 def _guard() -> Iterator[tuple[Statement, ...]]:

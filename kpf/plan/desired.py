@@ -79,14 +79,9 @@ class _Decisions:
         ground = self._ground
         if wanted.members.isdisjoint(ground.forbidden):
             return wanted.endpoints, ()
-        return (
-            tuple(one for one in wanted.endpoints if one not in ground.forbidden),
-            tuple(
-                plan.endpoint_problem(one, ground.why_forbidden(one))
-                for one in wanted.endpoints
-                if one in ground.forbidden
-            ),
-        )
+        refused = [(one, ground.why_forbidden(one)) for one in wanted.endpoints if one in ground.forbidden]
+        dialled = tuple(one for one in wanted.endpoints if one not in ground.forbidden)
+        return dialled, tuple(plan.refused_endpoints(refused))
 
 
 def desired_state(intent: Intent, ground: Ground, before: DesiredState | None = None) -> DesiredState:

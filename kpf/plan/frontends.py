@@ -1,6 +1,6 @@
 """One Service on its own: its frontends, and the portals that lead to them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -11,6 +11,9 @@ from kpf.model.rules import NodePort, Portal, Verdict
 from kpf.model.service import Service, ServicePort, ServiceType, TrafficPolicy
 from kpf.model.snapshot import Problem
 from kpf.plan.policy import Backends, Usable, reserved_kind, usable_endpoints
+
+# that are told of one slice, or of one frontend: who writes it may have written a thousand
+MAX_PROBLEMS = 10
 
 
 class EndpointSet(StrEnum):
@@ -80,7 +83,15 @@ class ServicePlan:
     def dials_any(self, addresses: frozenset[SocketAddress]) -> bool:
         return not all(frontend.members.isdisjoint(addresses) for frontend in self.frontends.values())
 
-    def endpoint_problem(self, refused: SocketAddress, reason: str) -> Problem:
+    def refused_endpoints(self, refused: Sequence[tuple[SocketAddress, str]]) -> Iterator[Problem]:
+        """Complaints about endpoints, with why they are refused."""
+        for address, reason in refused[:MAX_PROBLEMS]:
+            yield self._endpoint_problem(address, reason)
+        if len(refused) > MAX_PROBLEMS:
+            message = f"{len(refused) - MAX_PROBLEMS} more endpoints are refused"
+            yield Problem(self.service.origin, f"Service {self.service.name}", "", message)
+
+    def _endpoint_problem(self, refused: SocketAddress, reason: str) -> Problem:
         """A complaint about an endpoint, naming the slice that has it."""
         for piece in self.slices:
             for index, endpoint in enumerate(piece.endpoints):
@@ -125,7 +136,8 @@ def plan_service(
                 portals.append(PortalPlan(portal, key, field))
     cluster_ips = tuple(ip for ip in service.cluster_ips if family_of(ip) in own_families and not reserved_kind(ip))
     claims = Claims(service.created, service.name, service.origin, tuple(portals), cluster_ips)
-    problems = [claims.problem(*one) for one in (*reserved, *_unsupported(service))]
+    problems = [claims.problem(*one) for one in reserved]
+    problems += [claims.problem(*one)._replace(is_limit=True) for one in _unsupported(service)]
     return ServicePlan(service, slices, claims, frontends, (*problems, *_reserved_endpoints(slices)))
 
 
@@ -174,7 +186,15 @@ def _unsupported(service: Service) -> Iterator[tuple[str, str]]:
 
 def _reserved_endpoints(slices: Iterable[EndpointSlice]) -> Iterator[Problem]:
     for piece in slices:
-        for index, endpoint in enumerate(piece.endpoints):
-            if kind := reserved_kind(endpoint.address):
-                field, message = f"endpoints[{index}].addresses[0]", f"{endpoint.address} is {kind}: it is not dialled"
-                yield Problem(piece.origin, f"EndpointSlice {piece.name}", field, message)
+        found = [
+            (index, endpoint.address, kind)
+            for index, endpoint in enumerate(piece.endpoints)
+            if (kind := reserved_kind(endpoint.address))
+        ]
+        described = f"EndpointSlice {piece.name}"
+        for index, address, kind in found[:MAX_PROBLEMS]:
+            field, message = f"endpoints[{index}].addresses[0]", f"{address} is {kind}: it is not dialled"
+            yield Problem(piece.origin, described, field, message)
+        if len(found) > MAX_PROBLEMS:
+            message = f"{len(found) - MAX_PROBLEMS} more are not dialled"
+            yield Problem(piece.origin, described, "endpoints", message)

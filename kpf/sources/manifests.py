@@ -93,6 +93,9 @@ class ManifestSource:
         """None: what is wrong with the files is among the problems of a snapshot."""
         return ()
 
+    async def reread(self) -> None:
+        """Nothing to do: each `read` looks whether files have changed."""
+
     def report(self, problems: tuple[Problem, ...]) -> None:
         """Nothing to do: who writes files reads the log."""
 

@@ -22,6 +22,8 @@ LABEL_SERVICE_NAME = "kubernetes.io/service-name"
 TAINT_TO_BE_DELETED = "ToBeDeletedByClusterAutoscaler"
 HEADLESS = "None"
 OUR_ANNOTATIONS = "kpf.io/"
+# the API server takes 256 KiB an object, of any tenant
+MAX_ANNOTATIONS, MAX_ANNOTATION = 16, 256
 # set by the EndpointSlice controller; when the change of a pod or Service happened that it stands for
 ANNOTATION_CHANGE_TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
 
@@ -73,7 +75,8 @@ def service(raw: wire.Service, name: ObjectName, origin: str) -> tuple[Service |
 
 def _our_annotations(metadata: wire.ServiceMetadata) -> tuple[tuple[str, str], ...]:
     annotations = metadata.get("annotations") or {}
-    return tuple(sorted((key, value or "") for key, value in annotations.items() if key.startswith(OUR_ANNOTATIONS)))
+    ours = sorted((key, value or "") for key, value in annotations.items() if key.startswith(OUR_ANNOTATIONS))
+    return tuple((key, value[:MAX_ANNOTATION]) for key, value in ours[:MAX_ANNOTATIONS])
 
 
 def _service_port(port: wire.ServicePort) -> ServicePort:
@@ -200,9 +203,15 @@ def endpoint_slice(
         family=family,
         ports=tuple(map(_endpoint_port, ports)),
         endpoints=tuple(endpoints),
-        change_triggered=(raw["metadata"].get("annotations") or {}).get(ANNOTATION_CHANGE_TRIGGERED) or "",
+        change_triggered=((raw["metadata"].get("annotations") or {}).get(ANNOTATION_CHANGE_TRIGGERED) or "")[
+            :MAX_ANNOTATION
+        ],
         origin=origin,
     ), []
+
+
+def _change_triggered(metadata: wire.Metadata) -> str:
+    return ((metadata.get("annotations") or {}).get(ANNOTATION_CHANGE_TRIGGERED) or "")[:MAX_ANNOTATION]
 
 
 def _endpoint_port(port: wire.EndpointPort) -> EndpointPort:

@@ -13,6 +13,8 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio.client import ApiClient
@@ -45,10 +47,21 @@ class UnreachableError(Exception):
 
 
 class _Rest(RESTClientObject):  # type: ignore[misc]  # the package has no types
-    """With sockets that notice when their peer is gone."""
+    """With sockets that notice when their peer is gone, and of the environment only its proxies: no ~/.netrc."""
+
+    def __init__(self, configuration: Any) -> None:
+        configuration.client_session_kwargs = {"trust_env": False}
+        super().__init__(configuration)
+        self.proxy: str | None = configuration.proxy or _proxy_of_the_environment(configuration.host)
 
     def _create_connector(self) -> aiohttp.TCPConnector:
         return aiohttp.TCPConnector(limit=self.maxsize, ssl=self.ssl_context, socket_factory=_make_socket)
+
+
+def _proxy_of_the_environment(url: str) -> str | None:
+    """As HTTPS_PROXY and NO_PROXY say, in either case."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
 def _make_socket(info: Any) -> socket.socket:
@@ -114,7 +127,7 @@ class Client:
         self._session: _Session | None = None
         self._distrusted, self._loaded_s = False, float("-inf")
         self._loading = asyncio.Lock()
-        self._complaint = ""
+        self._complaint, self._failed_stamp, self._failed_s = "", Stamp(), float("-inf")
 
     @property
     def server(self) -> str:
@@ -124,6 +137,10 @@ class Client:
     def distrust(self) -> None:
         """The credentials did not do: read them anew before the next request."""
         self._distrusted = True
+
+    async def refresh(self) -> None:
+        """Read the credentials anew if they have changed. Raises `UnreachableError` if there are none at all."""
+        await self._current()
 
     @asynccontextmanager
     async def get(self, request: Request) -> AsyncIterator[Answer]:
@@ -168,39 +185,41 @@ class Client:
 
     async def _current(self) -> _Session:
         async with self._loading:
-            stamp = self._access.stamp()
-            session = self._session
-            impatient = self._distrusted and time.monotonic() >= self._loaded_s + RELOAD_S
-            if session is not None and session.stamp == stamp and not impatient:
+            stamp, now_s, session = self._access.stamp(), time.monotonic(), self._session
+            failed_just_now = stamp == self._failed_stamp and now_s < self._failed_s + RELOAD_S
+            is_due = self._distrusted and now_s >= self._loaded_s + RELOAD_S
+            if session is not None and (failed_just_now or (session.stamp == stamp and not is_due)):
                 return session
-            self._loaded_s = time.monotonic()
+            if failed_just_now:
+                raise UnreachableError(self._complaint)
             try:
                 api = await self._connected()
             except (AccessError, OSError) as error:
                 # OSError: a file that was replaced just now
-                if session is None:
-                    raise UnreachableError(str(error)) from error
-                self._complain(f"the credentials cannot be read anew, the last ones stay: {error}")
-                return session
-            self._complain("")
-            self._distrusted = False
+                self._failed_stamp, self._failed_s = stamp, now_s
+                return self._last(session, str(error))
+            self._loaded_s, self._distrusted, self._complaint = now_s, False, ""
             self._session = _Session(api, stamp)
             if session is not None:
-                log.info("credentials are read anew")
+                log.log(logging.DEBUG if session.stamp == stamp else logging.INFO, "credentials are read anew")
                 await session.retire()
             return self._session
 
+    def _last(self, session: _Session | None, complaint: str) -> _Session:
+        """The credentials of before, if there are any, for there are no others."""
+        told, self._complaint = self._complaint, complaint
+        if session is None:
+            raise UnreachableError(complaint)
+        if complaint != told:
+            log.warning("the credentials cannot be read anew, the last ones stay: %s", complaint)
+        return session
+
     async def _connected(self) -> Any:
-        configuration = await self._access.load()
-        api = ApiClient(configuration)
-        api.rest_client = _Rest(configuration)
+        async with self._access.loaded() as configuration:
+            api = ApiClient(configuration)
+            api.rest_client = _Rest(configuration)
         api.user_agent = f"kpf/{__version__}"
         return api
-
-    def _complain(self, complaint: str) -> None:
-        if complaint and complaint != self._complaint:
-            log.warning("%s", complaint)
-        self._complaint = complaint
 
     async def close(self) -> None:
         """Cut what is open."""
@@ -224,13 +243,19 @@ def _in_words() -> Iterator[None]:
     except aiohttp.ClientConnectorError as error:
         raise UnreachableError(f"cannot connect: {_reason(error.os_error)}") from error
     except TimeoutError as error:
-        raise UnreachableError(f"cannot connect within {CONNECT_S:.0f} s") from error
+        raise UnreachableError("no connection, or no answer, in time") from error
     except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError) as error:
         raise UnreachableError("the connection was cut") from error
+    except aiohttp.ClientResponseError as error:
+        # its text would have the URL, which is never the same
+        raise UnreachableError(f"no answer as it should be: {error.status} {short(error.message)}") from error
     except OSError as error:
         raise UnreachableError(f"the connection broke: {_reason(error)}") from error
     except aiohttp.ClientError as error:
         raise UnreachableError(f"no HTTP as it should be: {short(str(error))}") from error
+    except ValueError as error:
+        # UnicodeError too: names that no address can be asked for, in a redirect or a proxy's URL
+        raise UnreachableError(f"cannot be asked: {short(str(error))}") from error
 
 
 def _reason(error: OSError) -> str:

@@ -4,6 +4,7 @@ Every mistake is named by file and field; what the fields mean is left to the `k
 """
 
 import base64
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,14 +19,17 @@ from typing_extensions import TypedDict
 
 from kpf.documents import DocumentError, parse_yaml
 from kpf.model.snapshot import Problem
+from kpf.sources.api.address import host_mistake, url_mistake
 from kpf.sources.decode import message_of
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 HOST_VARIABLE, PORT_VARIABLE = "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"
 MAX_FILE_BYTES = 4 << 20
 
-_CLUSTER_FILES = ("certificate-authority",)
-_USER_FILES = ("client-certificate", "client-key", "tokenFile")
+# files whose content can be given as `...-data` as well
+CLUSTER_FILES = ("certificate-authority",)
+USER_FILES = ("client-certificate", "client-key")
+_TOKEN_FILE = "tokenFile"
 _ASKED = ("exec", "auth-provider")
 
 Fields = dict[str, Any]
@@ -85,12 +89,13 @@ def in_cluster(server: str) -> Context:
         message = f"no source of Services: neither --manifests nor --kubeconfig, and {HOST_VARIABLE} is not set"
         raise AccessError(Problem("", "", "", message))
     cluster: Fields = {"server": server or f"https://{f'[{host}]' if ':' in str(host) else host}:{port}"}
-    if cluster["server"].startswith("http:"):
+    _check_addresses(Context("", cluster, {}, ()), "service account")
+    if urlsplit(cluster["server"]).scheme == "http":
         # as of `kubectl proxy`: it has credentials of its own
         return Context("", cluster, {}, ())
     token, authority = SERVICE_ACCOUNT / "token", SERVICE_ACCOUNT / "ca.crt"
     cluster["certificate-authority"] = str(authority)
-    return _complete(Context("", cluster, {"tokenFile": str(token)}, ()), "service account", "service account")
+    return _complete(Context("", cluster, {_TOKEN_FILE: str(token)}, ()), "service account", "service account")
 
 
 def read_kubeconfig(path: str, server: str) -> Context:
@@ -101,7 +106,8 @@ def read_kubeconfig(path: str, server: str) -> Context:
     def named(group: str, name: object, asked_by: str, part: str) -> Fields:
         for one in document.get(group) or ():
             if one["name"] == name:
-                return dict(one.get(part) or {})
+                # as in Go: null is none
+                return {field: value for field, value in (one.get(part) or {}).items() if value is not None}
         raise fail(asked_by, f"{name!r:.80} is not among the {group}" if name else "is required")
 
     current = document["current-context"]
@@ -111,13 +117,11 @@ def read_kubeconfig(path: str, server: str) -> Context:
     user = named("users", user_name, f"contexts[{current}].context.user", "user") if user_name else {}
     if server:
         cluster["server"] = server
-    given = cluster.get("server")
     at_cluster = f"clusters[{cluster_name}].cluster"
-    if not _is_url(given):
-        raise fail(f"{at_cluster}.server", f"must be a URL such as https://10.0.0.1:6443, not {given!r:.80}")
+    _check_addresses(Context(path, cluster, {}, ()), at_cluster)
     if not isinstance(cluster.get("insecure-skip-tls-verify", False), bool):
         raise fail(f"{at_cluster}.insecure-skip-tls-verify", "must be true or false")
-    if urlsplit(str(given)).scheme == "http":
+    if urlsplit(cluster["server"]).scheme == "http":
         # as client-go (tools/clientcmd/client_config.go): no credentials in clear
         user = {}
     return _complete(Context(path, cluster, user, (path,)), at_cluster, f"users[{user_name}].user")
@@ -127,23 +131,34 @@ def mistake(context: Context, error: ValidationError, *, within: str = "") -> Ac
     """What is wrong first with a value that has the wrong shape. `within`: the field that has it."""
     first = error.errors(include_url=False)[0]
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-    message = "is required" if first["type"] == "string_too_short" else message_of(first)
+    if first["type"] == "string_too_short":
+        message = "is required"
+    elif first["loc"][-1:] == ("value",) and first["type"] != "missing":
+        # of a variable: it may be a secret
+        message = "must be text without NUL"
+    else:
+        message = message_of(first)
     return context.problem(f"{within}{''.join(parts)}".removeprefix("."), message)
 
 
-def _is_url(given: object) -> bool:
-    try:
-        parts = urlsplit(given if isinstance(given, str) else "")
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
+def _check_addresses(context: Context, at_cluster: str) -> None:
+    """Of the server, its proxy, and the name in its certificate. Raises `AccessError`."""
+    cluster = context.cluster
+    mistakes = {"server": url_mistake(cluster.get("server"), example="https://10.0.0.1:6443")}
+    # as in client-go: an empty one is none
+    if proxy := cluster.get("proxy-url", ""):
+        mistakes["proxy-url"] = url_mistake(proxy, example="http://10.0.0.2:3128", login=True)
+    if name := cluster.get("tls-server-name", ""):
+        mistakes["tls-server-name"] = host_mistake(name)
+    for field, mistake_of_it in mistakes.items():
+        if mistake_of_it:
+            raise context.problem(f"{at_cluster}.{field}", mistake_of_it)
 
 
 def _document(path: str) -> Fields:
     fail = Context(path, {}, {}, ()).problem
     try:
-        with open(path, "rb") as file:
-            documents = [one for one in parse_yaml(file.read(MAX_FILE_BYTES).decode("utf-8-sig")) if one is not None]
+        documents = [one for one in parse_yaml(_content(path).decode("utf-8-sig")) if one is not None]
         found = documents[0] if len(documents) == 1 else None
         _SHAPE.validate_python(found)
     except OSError as error:
@@ -160,15 +175,25 @@ def _document(path: str) -> Fields:
     return found
 
 
+def _content(path: str) -> bytes:
+    """Raises OSError."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_FILE_BYTES)
+    except ValueError:
+        # with NUL, or a letter that the system's encoding has not
+        raise OSError(errno.EINVAL, "no file can have that name") from None
+
+
 def _complete(context: Context, at_cluster: str, at_user: str) -> Context:
     """File names made absolute, and everything readable. Raises `AccessError`."""
     files = [
-        *_files(context, context.cluster, _CLUSTER_FILES, at_cluster),
-        *_files(context, context.user, _USER_FILES, at_user),
+        *_files(context, context.cluster, CLUSTER_FILES, at_cluster),
+        *_files(context, context.user, (*USER_FILES, _TOKEN_FILE), at_user),
     ]
     # an empty one is none, an empty file is a mistake
-    if context.user.get("token") or context.user.get("tokenFile"):
-        field = "tokenFile" if context.user.get("tokenFile") else "token"
+    if context.user.get("token") or context.user.get(_TOKEN_FILE):
+        field = _TOKEN_FILE if context.user.get(_TOKEN_FILE) else "token"
         context.user["token"] = checked_token(context, f"{at_user}.{field}", context.user["token"])
     return replace(context, files=(*context.files, *files))
 
@@ -181,25 +206,31 @@ def checked_token(context: Context, field: str, token: object) -> str:
     return text
 
 
+def decoded(data: object) -> bytes:
+    """From base64. Raises ValueError."""
+    # lines are no mistake: Go's decoder passes over their ends
+    return base64.b64decode("".join(str(data).splitlines()), validate=True)
+
+
 def _files(context: Context, fields: Fields, names: tuple[str, ...], described: str) -> Iterator[str]:
     """What is named, as absolute names. Data wins over a file, as in client-go."""
     for name in names:
-        data, path, field = fields.get(f"{name}-data"), fields.get(name), f"{described}.{name}"
+        data = fields.get(f"{name}-data") if name != _TOKEN_FILE else None
+        path, field = fields.get(name), f"{described}.{name}"
         if data:
             try:
-                # lines are no mistake: Go's decoder passes over their ends
-                base64.b64decode("".join(str(data).splitlines()), validate=True)
+                decoded(data)
             except ValueError:
                 raise context.problem(f"{field}-data", "is not base64") from None
         elif path:
             absolute = os.path.join(os.path.dirname(os.path.abspath(context.origin)), str(path))
             try:
-                with open(absolute, "rb") as file:
-                    content = file.read(MAX_FILE_BYTES)
+                content = _content(absolute)
             except OSError as error:
-                raise context.problem(field, f"{absolute} cannot be read: {error.strerror}") from None
+                shown = absolute if absolute.isprintable() else repr(absolute)
+                raise context.problem(field, f"{shown} cannot be read: {error.strerror}") from None
             fields[name] = absolute
-            if name == "tokenFile":
+            if name == _TOKEN_FILE:
                 # client-go: a token's file wins over a token
                 fields["token"] = content.decode("utf-8", "replace")
             yield absolute
@@ -207,7 +238,7 @@ def _files(context: Context, fields: Fields, names: tuple[str, ...], described: 
 
 def one_context(context: Context) -> Mapping[str, Any]:
     """A kubeconfig of nothing else."""
-    user = {name: value for name, value in context.user.items() if name != "tokenFile"}
+    user = {name: value for name, value in context.user.items() if name != _TOKEN_FILE}
     return {
         "current-context": "kpf",
         "contexts": [{"name": "kpf", "context": {"cluster": "kpf", "user": "kpf"}}],

@@ -35,7 +35,8 @@ class Notice(NamedTuple):
 def notice_of(problem: Problem) -> Notice | None:
     """None for what no object of these kinds is to blame for."""
     kind, _, name = problem.object.partition(" ")
-    if kind not in (Kind.SERVICE, Kind.NODE) or not name or " " in name:
+    # beside kube-proxy it is served all the same
+    if problem.is_limit or kind not in (Kind.SERVICE, Kind.NODE) or not name or " " in name:
         return None
     namespace, _, plain = name.rpartition("/")
     note = f"{problem.field}: {problem.message}" if problem.field else problem.message

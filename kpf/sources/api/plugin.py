@@ -11,10 +11,10 @@ import signal
 from asyncio.subprocess import DEVNULL, PIPE
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Required
+from typing import Annotated, Any, Required
 
 import orjson
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, with_config
 
 # pydantic: typing.TypedDict will do from Python 3.12 on
 from typing_extensions import TypedDict
@@ -22,10 +22,29 @@ from typing_extensions import TypedDict
 from kpf.sources.api.kubeconfig import Context, checked_token, mistake
 from kpf.sources.api.refusal import short
 
+STDOUT, STDERR = 1, 2
+LIMITS_KIB = {STDOUT: 1024, STDERR: 64}
 
+
+def _argument(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must be text without NUL")
+    return text
+
+
+def _variable_name(text: str) -> str:
+    if "=" in text or "\0" in text:
+        raise ValueError("must be the name of a variable, without '=' and NUL")
+    return text
+
+
+_Argument = Annotated[str, AfterValidator(_argument)]
+
+
+@with_config(ConfigDict(strict=True))
 class _Variable(TypedDict):
-    name: str
-    value: str
+    name: Annotated[str, AfterValidator(_variable_name)]
+    value: _Argument
 
 
 @with_config(ConfigDict(strict=True))
@@ -33,8 +52,8 @@ class Plugin(TypedDict, total=False):
     """The field `exec` of a user."""
 
     apiVersion: Required[str]
-    command: Required[str]
-    args: list[str] | None
+    command: Required[_Argument]
+    args: list[_Argument] | None
     env: list[_Variable] | None
 
 
@@ -72,11 +91,33 @@ async def _output(context: Context, plugin: Plugin) -> bytes:
     command = plugin["command"]
     if os.sep in command:
         command = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(context.origin)), command))
+    transport, listener = await _start(context, plugin, command)
+    try:
+        await listener.ended
+    finally:
+        # with all that it has started
+        with suppress(ProcessLookupError):
+            os.killpg(transport.get_pid(), signal.SIGKILL)
+        transport.close()
+        await listener.exited
+    for descriptor, limit_kib in LIMITS_KIB.items():
+        if len(listener.written[descriptor]) > limit_kib << 10:
+            name = "stdout" if descriptor == STDOUT else "stderr"
+            raise context.problem("exec", f"{command} writes more than {limit_kib} KiB to its {name}")
+    if status := transport.get_returncode():
+        message = f"{command} failed with status {status}"
+        reason = short(listener.written[STDERR].decode("utf-8", "replace"))
+        raise context.problem("exec", f"{message}: {reason}" if reason else message)
+    return bytes(listener.written[STDOUT])
+
+
+async def _start(context: Context, plugin: Plugin, command: str) -> tuple[asyncio.SubprocessTransport, "_Listener"]:
     request = {"apiVersion": plugin["apiVersion"], "kind": "ExecCredential", "spec": {"interactive": False}}
     environment = {one["name"]: one["value"] for one in plugin.get("env") or ()}
     environment |= {"KUBERNETES_EXEC_INFO": orjson.dumps(request).decode()}
     try:
-        process = await asyncio.create_subprocess_exec(
+        return await asyncio.get_running_loop().subprocess_exec(
+            _Listener,
             command,
             *(plugin.get("args") or ()),
             env={**os.environ, **environment},
@@ -87,18 +128,35 @@ async def _output(context: Context, plugin: Plugin) -> bytes:
         )
     except OSError as error:
         raise context.problem("exec.command", f"{command} cannot be run: {error.strerror}") from None
-    try:
-        output, complaints = await process.communicate()
-    finally:
-        # with all that it has started
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-    if process.returncode:
-        message = f"{command} failed with status {process.returncode}"
-        reason = short(complaints.decode("utf-8", "replace"))
-        raise context.problem("exec", f"{message}: {reason}" if reason else message)
-    return output
+
+
+class _Listener(asyncio.SubprocessProtocol):
+    """`ended`: the program with all that writes to its pipes, or our patience with what it writes.
+
+    Not asyncio's own streams: their process is awaited with all that has its pipes, and a child in a session of its
+    own may keep them for ever.
+    """
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.written = {descriptor: bytearray() for descriptor in LIMITS_KIB}
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self.exited: asyncio.Future[None] = loop.create_future()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self.written[fd] += data
+        if len(self.written[fd]) > LIMITS_KIB[fd] << 10:
+            self._end()
+
+    def process_exited(self) -> None:
+        self.exited.set_result(None)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
 
 
 def _credentials(context: Context, given: Any) -> dict[str, str]:

@@ -16,10 +16,10 @@ log = logging.getLogger("kpf")
 
 # Events a second, at most
 PACE_S = 0.2
-# answers after which the next Event would fare no better
-NO_USE = frozenset({401, 403, 404, 429, 500, 502, 503, 504})
-# a server that does not let us, or that is busy: what waits meanwhile is forgotten bit by bit
-PAUSE_S = 300.0
+# answers after which the next Event would fare no better; a namespace that is being deleted answers 403 or 404
+NO_USE = frozenset({401, 429, 500, 502, 503, 504})
+# a server that is busy, or gone: what waits meanwhile is forgotten bit by bit
+PAUSE_S = 60.0
 
 
 class Recorder:

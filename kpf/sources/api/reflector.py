@@ -2,8 +2,8 @@
 
 Rules: what is known stays in force until something newer is known for certain, so nothing is ever said to be gone
 because the server is; a list replaces what is known in one event. A watch goes on where the last one ended, and the
-server is asked for a list only at the start, when it has forgotten what came since (410), and when it has gone back in
-time (restored from a backup).
+server is asked for a list only at the start, when it has forgotten what came since (410) or does not understand where
+we are, when it has gone back in time (restored from a backup), and when streams break at one place again and again.
 
 How to use one: ask `next`; make the request and tell `begin`, then `feed` as bytes come, until it `hangs_up` or the
 answer ends or is silent for `silence_s`; then tell `end`, and begin anew. Behaviour of the server as of
@@ -12,11 +12,9 @@ Kubernetes 1.36 (apiserver/pkg/endpoints/handlers/watch.go, apiserver/pkg/storag
 
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
-
-import orjson
 
 from kpf.model.names import ObjectName
+from kpf.sources.api.answers import WatchEvent, event_of, page_of
 from kpf.sources.api.asking import Ask, Page, Request, request
 from kpf.sources.api.backoff import Backoff
 from kpf.sources.api.events import Drop, Event, Put, Remark, Replace
@@ -24,7 +22,8 @@ from kpf.sources.api.lines import Lines
 from kpf.sources.api.refusal import Refusal, from_answer, from_status
 from kpf.sources.api.resources import Known, Resource, known
 
-PAGE_OBJECTS = 500
+# fewer than the 500 that are usual: what is decoded at one go holds up all else
+PAGE_OBJECTS = 100
 MAX_PAGE_BYTES = 64 << 20
 # etcd takes no object above 1.5 MiB of protobuf
 MAX_LINE_BYTES = 16 << 20
@@ -33,17 +32,19 @@ MAX_REFUSAL_BYTES = 64 << 10
 WATCH_S = 300.0
 # bookmarks come once a minute: apiserver/pkg/storage/cacher, bookmarkFrequency
 WATCH_SILENCE_S = 100.0
-ANSWER_SILENCE_S = 30.0
+# the server's own limit is 60 s: kube-apiserver --request-timeout
+ANSWER_SILENCE_S = 65.0
 # a watch that ends sooner was hardly one
 SHORTEST_WATCH_S = 1.0
 OPTIONAL_RETRY_S = 600.0
-# watches that break at the same place before what comes after it is given up for a list
+# a server that has just started forbids everything for some seconds: about a minute of them
+REFUSALS_BEFORE_THAT = 6
+# streams in a row that break off before anything is gained: then it is tried by a list, or by one in pages
 MAX_BREAKS = 3
 
-OK, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, GONE = 200, 401, 403, 404, 410
+OK, BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, GONE = 200, 400, 401, 403, 404, 410
 # what a server answers that does not know a parameter, or may not use it
 NOT_UNDERSTOOD = frozenset({400, 405, 415, 422})
-INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 
 
 class Reflector:
@@ -61,7 +62,7 @@ class Reflector:
         self._by_pages, self._page_objects, self._continue = False, PAGE_OBJECTS, ""
         self._selects_fields = bool(resource.field_selector)
         self._collected: dict[ObjectName, Known] | None = None
-        self._absent = False
+        self._absent, self._refusals = False, 0
         self._due_s = float("-inf")
         self._breaks = 0
         self._ask, self._status, self._retry_after_s, self._began_s = Ask.WATCH, 0, 0.0, 0.0
@@ -146,23 +147,28 @@ class Reflector:
 
     def _list_again(self) -> None:
         self._version, self._suspect, self._continue, self._collected = "", False, "", None
+        self._selects_fields = bool(self.resource.field_selector)
 
     def _refused(self, refusal: Refusal, now_s: float) -> None:
-        listing = not self._version
+        listing, not_understood = not self._version, refusal.code in NOT_UNDERSTOOD
         if refusal.code == GONE:
             # a list that outlives its history again and again must be had in one piece
             self._page_objects = 0 if listing and self._continue else self._page_objects
             self._list_again()
-        elif listing and refusal.code in NOT_UNDERSTOOD and not self._by_pages:
+        elif not_understood and (self._continue or not listing):
+            # what this server said, or another one before it, means nothing to it
+            self._list_again()
+        elif not_understood and not self._by_pages:
             self._by_pages = True
             return
-        elif listing and refusal.code in NOT_UNDERSTOOD and self._selects_fields and not self._continue:
+        elif refusal.code == BAD_REQUEST and self._selects_fields and self.resource.can_select_itself:
             self._selects_fields = False
             return
         elif refusal.code in (FORBIDDEN, NOT_FOUND) and self.resource.optional and not self.listed:
-            self._absent = True
+            self._absent, self._refusals = True, self._refusals + 1
             self._fail(str(refusal) if refusal.code == FORBIDDEN else "", now_s)
-            self._due_s = now_s + OPTIONAL_RETRY_S
+            if self._refusals > REFUSALS_BEFORE_THAT:
+                self._due_s = now_s + OPTIONAL_RETRY_S
             return
         self.unauthorized = refusal.code == UNAUTHORIZED
         self._fail(str(refusal), now_s, asked_s=refusal.retry_after_s)
@@ -170,43 +176,40 @@ class Reflector:
     # pages
 
     def _page(self, now_s: float) -> Iterator[Event]:
-        page = _parsed(b"".join(self._body))
-        metadata = page.get("metadata") if page else None
-        items = page.get("items") if page else None
-        version = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
-        if not isinstance(metadata, dict) or not isinstance(items or [], list) or not isinstance(version, str):
+        page = page_of(b"".join(self._body))
+        if page is None:
             self._fail("a list that is none", now_s)
             return
         collected = self._collected = {} if self._collected is None else self._collected
-        for raw in items or ():
+        for raw in page.items:
             one = known(self.resource.kind, raw)
             if one.name is None:
                 yield self._passed_over(one)
             else:
                 collected[one.name] = one
-        self._continue = str(metadata.get("continue") or "")
+        self._continue = page.token
         if not self._continue:
-            yield self._complete(version)
+            yield self._complete(page.version)
 
     def _complete(self, version: str) -> Replace:
         objects = tuple((self._collected or {}).values())
         self._collected, self._version, self.listed, self._absent = None, version, True, False
-        self._page_objects = PAGE_OBJECTS
+        self._page_objects, self._breaks, self._refusals = PAGE_OBJECTS, 0, 0
         self._backoff.reset()
         # the server may have learned to stream when it has to be asked for all the next time
         self._by_pages = False
         return Replace(objects)
 
     def _probed(self, now_s: float) -> Iterator[Event]:
-        metadata = (_parsed(b"".join(self._body)) or {}).get("metadata")
-        theirs = str(metadata.get("resourceVersion")) if isinstance(metadata, dict) else ""
-        if not theirs.isdecimal():
+        page = page_of(b"".join(self._body))
+        if page is None:
             self._fail("a list that is none", now_s)
             return
         self._suspect = False
         self._backoff.reset()
-        if self._version.isdecimal() and int(theirs) < int(self._version):
-            yield Remark(f"the API server has gone back in time, from version {self._version} to {theirs}")
+        ours, theirs = self._version, page.version
+        if ours.isdecimal() and theirs.isdecimal() and int(theirs) < int(ours):
+            yield Remark(f"the API server has gone back in time, from version {ours} to {theirs}")
             self._list_again()
 
     # streams
@@ -222,37 +225,32 @@ class Reflector:
                 return
 
     def _read_line(self, line: bytes, now_s: float) -> Iterator[Event]:
-        event = _parsed(line) or {}
-        kind, raw = event.get("type"), event.get("object")
-        if kind == "ERROR":
-            self._broke(from_status(raw), now_s)
-            return
-        metadata = raw.get("metadata") if isinstance(raw, dict) else None
-        if not isinstance(kind, str) or not isinstance(metadata, dict):
+        event = event_of(line)
+        if event is None:
             self._broke(Refusal(0, "a line that is no event"), now_s)
             return
-        self._heard, self._breaks = True, 0
+        if event.kind == "ERROR":
+            self._broke(from_status(event.raw), now_s)
+            return
+        self._heard = True
         if self._collected is None:
-            # a part of a list is nothing gained yet
+            # a part of a list would be nothing gained yet
+            self._breaks, self._version = 0, event.version or self._version
             self._backoff.reset()
-        version = metadata.get("resourceVersion")
-        if isinstance(version, str) and self._collected is None:
-            self._version = version
-        if kind == "BOOKMARK":
-            if self._collected is not None and _ends_the_list(metadata) and isinstance(version, str):
-                yield self._complete(version)
-        else:
-            yield from self._changed(kind, raw)
+        if event.kind != "BOOKMARK":
+            yield from self._changed(event)
+        elif self._collected is not None and event.ends_list and event.version:
+            yield self._complete(event.version)
 
-    def _changed(self, kind: str, raw: Any) -> Iterator[Event]:
-        one = known(self.resource.kind, raw)
+    def _changed(self, event: WatchEvent) -> Iterator[Event]:
+        one, is_gone = known(self.resource.kind, event.raw), event.kind == "DELETED"
         if one.name is None:
             yield self._passed_over(one)
-        elif kind not in ("ADDED", "MODIFIED", "DELETED"):
-            yield Remark(f"an event of unknown type {kind!r:.40} is passed over")
+        elif event.kind not in ("ADDED", "MODIFIED", "DELETED"):
+            yield Remark(f"an event of unknown type {event.kind!r:.40} is passed over")
         elif self._collected is None:
-            yield Drop(one.name) if kind == "DELETED" else Put(one)
-        elif kind == "DELETED":
+            yield Drop(one.name) if is_gone else Put(one)
+        elif is_gone:
             self._collected.pop(one.name, None)
         else:
             self._collected[one.name] = one
@@ -262,21 +260,28 @@ class Reflector:
 
     def _broke(self, refusal: Refusal, now_s: float) -> None:
         """The stream cannot be believed, or the server says that it cannot go on."""
-        self._breaks += 1
-        if refusal.code == GONE or self._breaks >= MAX_BREAKS:
-            self._breaks = 0
+        if refusal.code == GONE or self._breaks_again():
             self._list_again()
         self._fail(str(refusal) if refusal.code else refusal.message, now_s, asked_s=refusal.retry_after_s)
+
+    def _breaks_again(self) -> bool:
+        """Once too often: then a list that was to be streamed is asked for in pages."""
+        self._breaks += 1
+        if self._breaks < MAX_BREAKS:
+            return False
+        self._breaks, self._by_pages = 0, self._collected is not None
+        return True
 
     def _stream_ended(self, now_s: float, error: str, silent: bool) -> None:
         if self._collected is not None:
             # a server that ignores what it does not know never tells where the list ends
-            self._by_pages = self._status == OK and (silent or not error)
+            if not self._breaks_again() and self._status == OK:
+                self._by_pages = silent or not error
             self._collected = None
             self._fail(error or "the list ended before it was complete", now_s)
-        elif silent and self._status == OK and not self._heard:
+        elif silent and self._status == OK:
             # as from a server that was restored from a backup, and waits for a version that is not to come
-            self._suspect = True
+            self._suspect = not self._heard
         elif error or not self._status:
             self._fail(error or "no answer", now_s)
         elif not self._heard and now_s - self._began_s < SHORTEST_WATCH_S:
@@ -284,16 +289,3 @@ class Reflector:
         else:
             self._backoff.reset()
             self._due_s = max(now_s, self._began_s + SHORTEST_WATCH_S)
-
-
-def _parsed(data: bytes) -> dict[str, Any] | None:
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _ends_the_list(metadata: dict[str, Any]) -> bool:
-    annotations = metadata.get("annotations")
-    return isinstance(annotations, dict) and annotations.get(INITIAL_EVENTS_END) == "true"

@@ -18,13 +18,14 @@ from kpf.sources.objects import HEADLESS, LABEL_FOREIGN_PROXY, LABEL_HEADLESS, L
 class Resource:
     """`optional`: a server may lack it, or not let us see it, and kpf goes on without.
 
-    `selector` may be refused by an old server (`field_selector`), and is left out then.
+    `can_select_itself`: kpf can do without the field selector, which servers before 1.31 do not know.
     """
 
     kind: Kind
     path: str
     label_selector: str = ""
     field_selector: str = ""
+    can_select_itself: bool = False
     optional: bool = False
 
 
@@ -36,6 +37,7 @@ def resources(node_name: str) -> tuple[Resource, ...]:
             "/api/v1/services",
             label_selector=f"!{LABEL_FOREIGN_PROXY}",
             field_selector=f"spec.clusterIP!={HEADLESS}",
+            can_select_itself=True,
         ),
         Resource(
             Kind.ENDPOINT_SLICE,

@@ -64,10 +64,20 @@ class ApiSource:
             loop.call_at(self._patient_until_s, self._changed)
         return loop.time() < self._patient_until_s
 
+    def _who(self) -> str:
+        return f"the API server {self._client.server}".strip()
+
     def _warn_once(self, warning: str) -> None:
         if warning and warning not in self._said:
             self._said.add(warning)
             log.warning("%s", warning)
+
+    async def reread(self) -> None:
+        """Read the credentials anew if they have changed, and say if that fails."""
+        try:
+            await self._client.refresh()
+        except UnreachableError as error:
+            log.warning("there are no credentials: %s", error)
 
     def report(self, problems: tuple[Problem, ...]) -> None:
         """Tell the authors of Services what is new among the problems with them: as Events, best effort."""
@@ -140,11 +150,11 @@ class ApiSource:
         """Each once, until all are over but those that kpf lives with."""
         troubles = set(self.troubles)
         for one in sorted(troubles - self._troubles):
-            log.warning("the API server %s does not tell what it has: %s", self._client.server, one)
+            log.warning("%s does not tell what it has: %s", self._who(), one)
         if troubles and self._is_guess and not all(self._reflectors[kind].listed for kind in NEEDED):
             self._warn_once(FROM_THE_ENVIRONMENT)
         lasting = {one.trouble for one in self._reflectors.values() if one.answered and not one.listed}
         if self._troubles - lasting and not troubles - lasting:
-            log.info("the API server %s tells what it has again", self._client.server)
+            log.info("%s tells what it has again", self._who())
             self._troubles = set()
         self._troubles |= troubles
