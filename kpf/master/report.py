@@ -97,9 +97,10 @@ def _first_choice(listener: Listener) -> tuple[int, bool]:
 
 
 def _portals(claimed: Iterable[Portal | NodePort], desired: DesiredState) -> dict[str, object]:
-    portals = [portal for portal in claimed if isinstance(portal, Portal)]
+    # without those that are left out, for kpf itself listens there
+    portals = [portal for portal in claimed if isinstance(portal, Portal) and portal in desired.rules.portals]
     portals.sort(key=lambda portal: (portal.address.version, int(portal.address), portal.port))
-    node_ports = {portal.port for portal in claimed if isinstance(portal, NodePort)}
+    node_ports = {portal.port for portal in claimed if portal in desired.rules.node_ports}
     return {
         "clusterIPs": [str(portal.address) for portal in portals if portal.address in desired.rules.cluster_ips],
         "portals": [str(SocketAddress(portal.address, portal.port)) for portal in portals],
