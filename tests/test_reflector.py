@@ -77,6 +77,12 @@ class Talk:
         self.now_s += after_s
         self.events += self.reflector.end(self.now_s, error, silent=silent)
 
+    def cannot_stream(self) -> None:
+        """The server knows no streamed lists."""
+        self.asks(Ask.STREAMED_LIST)
+        self.answer(422, b"{}")
+        self.ends()
+
     def told(self) -> list[Event]:
         """What has been told since the last time."""
         events, self.events = self.events, []
@@ -172,9 +178,7 @@ def test_a_field_selector_that_the_server_does_not_know_is_left_out(talk: Talk) 
 
 
 def test_a_page_that_fails_is_asked_for_again(talk: Talk) -> None:
-    talk.asks(Ask.STREAMED_LIST)
-    talk.answer(422, b"{}")
-    talk.ends()
+    talk.cannot_stream()
     talk.asks(Ask.PAGE)
     talk.answer(200, page(10, service("web", 7), more="next"))
     talk.ends()
@@ -189,9 +193,7 @@ def test_a_page_that_fails_is_asked_for_again(talk: Talk) -> None:
 
 
 def test_pages_that_expire_are_had_in_one_piece(talk: Talk) -> None:
-    talk.asks(Ask.STREAMED_LIST)
-    talk.answer(422, b"{}")
-    talk.ends()
+    talk.cannot_stream()
     talk.asks(Ask.PAGE)
     talk.answer(200, page(10, service("gone", 7), more="next"))
     talk.ends()
@@ -209,9 +211,7 @@ def test_pages_that_expire_are_had_in_one_piece(talk: Talk) -> None:
 
 def test_pages_that_are_too_large_become_smaller(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "MAX_PAGE_BYTES", 100)
-    talk.asks(Ask.STREAMED_LIST)
-    talk.answer(422, b"{}")
-    talk.ends()
+    talk.cannot_stream()
     talk.asks(Ask.PAGE)
     talk.answer(200, b" " * 101)
     assert talk.reflector.hangs_up
@@ -465,9 +465,7 @@ def test_a_watch_that_another_server_does_not_understand_becomes_a_list(watching
 
 
 def test_a_page_that_another_server_does_not_understand_is_the_first_again(talk: Talk) -> None:
-    talk.asks(Ask.STREAMED_LIST)
-    talk.answer(422, b"{}")
-    talk.ends()
+    talk.cannot_stream()
     talk.asks(Ask.PAGE)
     talk.answer(200, page(10, service("gone", 7), more="next"))
     talk.ends()
@@ -494,9 +492,7 @@ def test_a_page_that_another_server_does_not_understand_is_the_first_again(talk:
     ],
 )
 def test_what_is_no_list_is_not_taken_for_an_empty_one(talk: Talk, body: object) -> None:
-    talk.asks(Ask.STREAMED_LIST)
-    talk.answer(422, b"{}")
-    talk.ends()
+    talk.cannot_stream()
     talk.asks(Ask.PAGE)
     talk.answer(200, orjson.dumps(body))
     talk.ends()
