@@ -20,6 +20,7 @@ from kpf.model.endpoint import EndpointSlice
 from kpf.model.names import Family
 from kpf.model.rules import Portal, Verdict
 from kpf.model.service import Service, ServicePort
+from kpf.model.snapshot import Snapshot
 from kpf.net import sockets
 from kpf.nft.fake import FakeKernel
 from kpf.nft.kernel import Kernel
@@ -56,17 +57,22 @@ class Node:
 
     def __init__(self, *, port_range: range = PORTS) -> None:
         self.objects: list[Service | EndpointSlice] = []
+        self.reads, self.knows_enough = 0, True
         self.facts = FACTS
         self.kernel, self.workers = FakeKernel(), NoWorkers()
         self.directory, self.listeners = Directory(Region.create(1)), Listeners(1)
         self.effects = Effects(self.directory, self.listeners, cast(Workers, self.workers), cast(Kernel, self.kernel))
         self.reconciler = Reconciler(
             self.effects,
-            read=lambda: snapshot(*self.objects),
+            read=self.read,
             facts=lambda _: self.facts,
             port_range=port_range,
             capacity=100,
         )
+
+    def read(self) -> Snapshot | None:
+        self.reads += 1
+        return snapshot(*self.objects) if self.knows_enough else None
 
     def serve(self, name: str, number: int, count: int = 1, **fields: object) -> None:
         self.forget(name)
@@ -283,6 +289,24 @@ def test_after_a_failure_everything_is_written_anew(failure: str, caplog: pytest
         assert all(one.endpoints for one in node.effects.now.frontends.values())
         node.objects = [one for one in node.objects if not (isinstance(one, EndpointSlice) and one.name.name == "x")]
         await until(lambda: node.action(1) is Verdict.REFUSE if node.effects.now.rules else False)
+
+    scene(play)
+
+
+def test_a_source_that_does_not_know_enough_yet_is_not_asked_again_and_again() -> None:
+    async def play(node: Node) -> None:
+        node.knows_enough = False
+        node.reconciler.request(full=True)
+        await until(lambda: node.reads == 1)
+        await asyncio.sleep(0.05)
+        assert node.reads == 1
+        assert node.effects.now.rules is None
+        assert not node.reconciler.progress.synced
+        node.serve("web", 1)
+        node.knows_enough = True
+        await node.sync()
+        assert node.reconciler.first_sync.is_set()
+        assert node.answers(1)
 
     scene(play)
 

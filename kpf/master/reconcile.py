@@ -115,6 +115,8 @@ class Reconciler:
         try:
             snapshot = self._read()
             if snapshot is None:
+                # whoever knows more will ask; until then there is nothing to try
+                self._full_due_s = time.monotonic() + FULL_SYNC_INTERVAL_S
                 return True
             complete = await self._sync(snapshot)
         except RETRIED as error:

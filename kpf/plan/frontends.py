@@ -80,9 +80,6 @@ class ServicePlan:
     frontends: Mapping[FrontendKey, FrontendPlan]
     problems: tuple[Problem, ...]
 
-    def dials_any(self, addresses: frozenset[SocketAddress]) -> bool:
-        return not all(frontend.members.isdisjoint(addresses) for frontend in self.frontends.values())
-
     def refused_endpoints(self, refused: Sequence[tuple[SocketAddress, str]]) -> Iterator[Problem]:
         """Complaints about endpoints, with why they are refused."""
         for address, reason in refused[:MAX_PROBLEMS]:

@@ -75,8 +75,9 @@ class Notices:
     def _may_say(self, notice: Notice, now_s: float) -> bool:
         left, since_s = self._credit.get(notice[:2], (float(BURST), now_s))
         left = min(left + (now_s - since_s) / REFILL_S, BURST)
-        self._credit[notice[:2]] = (max(left - 1, left if left < 1 else 0), now_s)
-        return left >= 1
+        may_say = left >= 1
+        self._credit[notice[:2]] = (left - may_say, now_s)
+        return may_say
 
     def take(self) -> Notice | None:
         """The next one to say."""

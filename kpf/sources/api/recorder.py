@@ -14,7 +14,7 @@ from kpf.sources.api.notices import Notices, event
 
 log = logging.getLogger("kpf")
 
-# Events a second, at most
+# between two Events
 PACE_S = 0.2
 # answers after which the next Event would fare no better; a namespace that is being deleted answers 403 or 404
 NO_USE = frozenset({401, 429, 500, 502, 503, 504})
