@@ -29,6 +29,8 @@ from tests.apiserver.objects import many, node
 NODE = "perf-node"
 FIRST_CLUSTER_IP = IPv4Address("10.96.0.1")
 SETTLE_S = 2.0
+PATTERN = ("swap",) * 9 + ("flip",)
+ALONE_S, ALONE_RATE = 5.0, 2.0
 # an endpoint is ready again, or no more: the element comes that says so
 SET_OF_CHANGE = {True: "proxy", False: "verdict"}
 
@@ -50,7 +52,8 @@ class Bench:
             with Daemon(lab.node, Path(directory), workers=workers, args=args) as daemon:
                 master = psutil.Process(daemon.pid)
                 figures = self._first_sync(daemon, master, server.cpu_s() - served_s)
-                return [*figures, *self._changes(server, master), *self._memory(daemon, master)]
+                figures += [*self._changes(server, master), *self._memory(daemon, master)]
+                return [*figures, self._alone(server)]
 
     def _first_sync(self, daemon: Daemon, master: psutil.Process, served_s: float) -> list[Figure]:
         what = f"{self._services:,} Services x {self._endpoints} endpoints"
@@ -68,13 +71,24 @@ class Bench:
             Figure("memory of a worker", worker.uss / 2**20, "MB", f"private; resident {worker.rss / 2**20:.1f}"),
         ]
 
+    def _alone(self, server: ApiServer) -> Figure:
+        """Changes so far apart that none waits for another."""
+        with TableChanges() as table:
+            self._drive(server, ALONE_S, ALONE_RATE, ("flip",))
+        lags_ms = sorted(lag * 1000 for lag in lags(server.sent(), table.changes))
+        detail = f"median of {len(lags_ms)}, most {lags_ms[-1]:.1f}"
+        return Figure("a change alone: lag to the kernel", statistics.median(lags_ms), "ms", detail)
+
+    def _drive(self, server: ApiServer, duration_s: float, rate: float, pattern: Sequence[str]) -> None:
+        server.drive(duration_s, rate, pattern)
+        wait_until(lambda: not server.is_driving(), timeout_s=2 * duration_s + 10, what="the end of the load")
+        time.sleep(SETTLE_S)
+
     def _changes(self, server: ApiServer, master: psutil.Process) -> list[Figure]:
         time.sleep(SETTLE_S)
         before_s, served_s, began_s = cpu_s(master), server.cpu_s(), time.monotonic()
         with TableChanges() as table:
-            server.drive(self._duration_s, self._rate)
-            wait_until(lambda: not server.is_driving(), timeout_s=2 * self._duration_s + 10, what="the end of the load")
-            time.sleep(SETTLE_S)
+            self._drive(server, self._duration_s, self._rate, PATTERN)
         took_s = time.monotonic() - began_s
         used_s, served_s = cpu_s(master) - before_s, server.cpu_s() - served_s
         sent = server.sent()

@@ -50,4 +50,5 @@ def test_a_small_cluster_is_measured(tmp_path: Path) -> None:
     assert figures["50 slices a second for 1 s: lag to the kernel, p50"]["detail"].startswith(
         "5 of 5 flips in 50 changes"
     )
+    assert 0 < figures["a change alone: lag to the kernel"]["value"] < 1000
     assert "memory of the master" in done.stdout
