@@ -171,19 +171,25 @@ def _run(given: _Given) -> int:
     from kpf.config import Config, load, warnings
     from kpf.observe import log
 
-    def reload() -> Config:
-        return load(given.flags)
+    said: list[str] = []
+
+    def warn(config: Config) -> Config:
+        found = warnings(config)
+        for warning in found:
+            if warning not in said:
+                log.logger.warning(warning)
+        said[:] = found
+        return config
 
     config = _configuration(given)
     if config is None:
         return USAGE
     log.set_up(config.logging.level, config.logging.format)
-    for warning in warnings(config):
-        log.logger.warning(warning)
+    warn(config)
 
     from kpf.master.master import main as run
 
-    return run(config, reload)
+    return run(config, lambda: warn(load(given.flags)))
 
 
 def _check(given: _Given) -> int:

@@ -18,6 +18,7 @@ from kpf.model.names import SocketAddress
 
 ROOT = Path(__file__).parent.parent
 HEAD = {"apiVersion": "kpf.io/v1alpha1", "kind": "KpfConfiguration"}
+SERVICE_CIDRS = (ip_network("10.96.0.0/12"), ip_network("10.112.0.0/12"))
 
 
 @pytest.fixture
@@ -51,7 +52,8 @@ def test_defaults() -> None:
     assert config.metrics_bind_address == SocketAddress(ip_address("127.0.0.1"), 10249)
     assert (config.control_socket, config.drain_timeout) == ("/run/kpf/control.sock", 30.0)
     assert (config.logging.level, config.logging.format) == ("info", "text")
-    assert (config.forwarding, config.allow_external_ips) == ("auto", True)
+    assert (config.forwarding, config.allow_external_ips, config.masquerade_all) == ("auto", True, False)
+    assert config.service_cidrs == ()
     assert (config.manifests, config.bind_address, config.node_port_addresses, config.cluster_cidr) == ("", (), (), ())
     assert config.node_name == os.uname().nodename.lower()
     assert config.local_detection == "NodeCIDR"
@@ -85,6 +87,11 @@ def test_the_example_is_right() -> None:
         ("workers", 64, "workers", 64),
         ("forwarding", "direct", "forwarding", "direct"),
         ("allowExternalIPs", False, "allow_external_ips", False),
+        ("masqueradeAll", True, "masquerade_all", True),
+        ("serviceCIDRs", "10.96.0.0/12,10.112.0.0/12", "service_cidrs", SERVICE_CIDRS),
+        ("serviceCIDRs", ["10.96.0.1/12", "10.112.0.0/12"], "service_cidrs", SERVICE_CIDRS),
+        ("serviceCIDRs", ["fd00::/108"], "service_cidrs", (ip_network("fd00::/108"),)),
+        ("serviceCIDRs", [], "service_cidrs", ()),
         ("manifests", None, "manifests", ""),
         ("manifests", "/etc/kpf/manifests", "manifests", "/etc/kpf/manifests"),
     ],
@@ -148,6 +155,10 @@ def test_nested_fields(written: Any) -> None:
         ("hostnameOverride", "node_1", "'node_1'"),
         ("forwarding", "maybe", "must be one of 'auto', 'proxied' or 'direct'"),
         ("allowExternalIPs", "yes please", "must be true or false"),
+        ("masqueradeAll", "all", "must be true or false"),
+        ("serviceCIDRs", "10.96.0.0", "not a CIDR"),
+        ("serviceCIDRs", ["10.96.0.0/12", "::/0"], "every address"),
+        ("serviceCIDRs", 10, "must be text"),
         ("manifests", ["a"], "must be text"),
         ("logging", "debug", "must be a mapping"),
         ("logging.level", "loud", "must be one of 'debug', 'info'"),
@@ -204,9 +215,9 @@ def test_every_mistake_of_file_and_flags_comes_at_once(written: Any) -> None:
         ("a:\n  [", ":3: is not YAML"),
         ("workers: 1", "it has apiVersion None, kind None"),
         (
-            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration",
-            "must have apiVersion kpf.io/v1alpha1, kind KpfConfiguration; it has apiVersion "
-            "'kubeproxy.config.k8s.io/v1alpha1', kind 'KubeProxyConfiguration'",
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KpfConfiguration",
+            "must have apiVersion kpf.io/v1alpha1, kind KpfConfiguration (or kubeproxy.config.k8s.io/v1alpha1, "
+            "KubeProxyConfiguration); it has apiVersion 'kubeproxy.config.k8s.io/v1alpha1', kind 'KpfConfiguration'",
         ),
         ("# " + "x" * (1 << 20), "is larger than"),
     ],
@@ -268,7 +279,8 @@ def test_a_port_range_that_overlaps_the_ephemeral_one_is_warned_of(
     assert bool(warnings(load({}))) is said
 
 
-FIELDS = sorted({".".join(path) for path in FLAGS.values() if path} | {"forwarding", "allowExternalIPs", "detectLocal"})
+NO_FLAG = {"forwarding", "allowExternalIPs", "detectLocal", "masqueradeAll", "serviceCIDRs"}
+FIELDS = sorted({".".join(path) for path in FLAGS.values() if path} | NO_FLAG)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 
 

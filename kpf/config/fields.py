@@ -92,6 +92,14 @@ def cluster_cidr(value: object) -> tuple[IPNetwork, ...]:
     return networks
 
 
+def service_cidrs(value: object) -> tuple[IPNetwork, ...]:
+    networks = tuple(_network(part) for part in _parts(value))
+    for network in networks:
+        if network.prefixlen == 0:
+            raise ValueError(f"{network} has every address: all that this node forwards would be dropped")
+    return networks
+
+
 def node_port_addresses(value: object) -> tuple[IPNetwork, ...] | Literal["primary"]:
     parts = _parts(value)
     if "primary" not in parts:

@@ -3,9 +3,9 @@
 import os
 import socket
 from ipaddress import ip_address
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, PrivateAttr
 
 from kpf.config import fields
 from kpf.model.names import IPAddress, IPNetwork, SocketAddress
@@ -18,7 +18,7 @@ _FIXED = ("workers", "bind_address", "port_range", "control_socket", "manifests"
 
 def _camel(name: str) -> str:
     first, *rest = name.split("_")
-    special = {"cidr": "CIDR", "ips": "IPs"}
+    special = {"cidr": "CIDR", "cidrs": "CIDRs", "ips": "IPs"}
     return first + "".join(special.get(word, word.capitalize()) for word in rest)
 
 
@@ -65,7 +65,10 @@ class Config(_Part):
 
     Addresses and ranges are parsed: `bind_address` has at most one a family (none: the node's primary ones), a listen
     address is None where it is off, `drain_timeout` is in seconds, 0..86400. `node_port_addresses` empty: all local
-    ones.
+    ones. `service_cidrs`: ranges whose addresses are dropped where no Service has them, beside those of the API's
+    ServiceCIDR objects; any number of each family. `masquerade_all`: whatever the kernel forwards to a ClusterIP gets
+    the node's address as its source; the remedy where replies would bypass the node, as on a bridge without
+    br_netfilter.
     """
 
     manifests: str = ""
@@ -92,6 +95,20 @@ class Config(_Part):
     logging: Logging = Logging()
     forwarding: Literal["auto", "proxied", "direct"] = "auto"
     allow_external_ips: bool = True
+    masquerade_all: bool = False
+    service_cidrs: Annotated[tuple[IPNetwork, ...], PlainValidator(fields.service_cidrs)] = ()
+
+    _remarks: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What its reader has to know of the file that it was made of."""
+        return self._remarks
+
+    def with_remarks(self, remarks: tuple[str, ...]) -> Self:
+        copy = self.model_copy()
+        copy._remarks = remarks
+        return copy
 
     @property
     def node_name(self) -> str:

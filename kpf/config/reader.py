@@ -1,11 +1,12 @@
 """Reads the configuration from its file and from flags, and finds every mistake in both."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from kpf.config import kube_proxy
 from kpf.config.fields import shown
 from kpf.config.model import Config, contradictions
 from kpf.documents import DocumentError, parse_yaml
@@ -54,69 +55,91 @@ class ConfigError(ValueError):
         self.problems, self.manifests = problems, manifests
 
 
+class _File(NamedTuple):
+    """What a file says: fields in kpf's words, what is wrong with it, and what its reader has to know."""
+
+    fields: dict[str, Any]
+    problems: list[Problem]
+    remarks: tuple[str, ...] = ()
+
+
 def load(overrides: Mapping[str, str]) -> Config:
     """Make the configuration. `overrides`: flags by their name without dashes, "config" among them.
 
-    Raises `ConfigError` with every mistake there is.
+    The file is one of kpf, or of kube-proxy: see `kpf.config.kube_proxy`. Raises `ConfigError` with every mistake
+    there is.
     """
     path = overrides.get("config")
-    from_file, problems = _read(path) if path is not None else ({}, [])
-    from_flags = _nested({flag: value for flag, value in overrides.items() if FLAGS[flag]})
-    problems += _mistakes(from_file, path or "", of_flags=False)
+    file = _read(path) if path is not None else _File({}, [])
+    from_flags = _nested((FLAGS[flag], _typed(flag, value)) for flag, value in overrides.items() if FLAGS[flag])
+    problems = [*file.problems, *_mistakes(file.fields, path or "", of_flags=False)]
     problems += _mistakes(from_flags, "", of_flags=True)
-    merged = _merged(from_file, from_flags)
+    merged = _merged(file.fields, from_flags)
     if not problems:
         config = Config.model_validate(merged, by_alias=True, by_name=False)
         problems += [Problem(path or "", "", field, message) for field, message in contradictions(config)]
         if not problems:
-            return config
+            return config.with_remarks(file.remarks)
     manifests = merged.get("manifests")
     raise ConfigError(tuple(problems), manifests if isinstance(manifests, str) else "")
 
 
 def warnings(config: Config) -> list[str]:
-    """What is allowed and may hurt."""
+    """What is allowed and may hurt, or has no effect."""
+    found = list(config.remarks)
     try:
         low, high = map(int, EPHEMERAL_RANGE.read_text(encoding="ascii").split())
     except (OSError, ValueError):
-        return []
+        return found
     first, last = config.port_range
     if first > high or last < low:
-        return []
+        return found
     return [
+        *found,
         f"portRange {config.port_range} overlaps net.ipv4.ip_local_port_range {low}-{high}: "
-        "outgoing connections of this node may take proxy ports"
+        "outgoing connections of this node may take proxy ports",
     ]
 
 
-def _read(path: str) -> tuple[dict[str, Any], list[Problem]]:
-    """The fields of the file, or what is wrong with it."""
+def _read(path: str) -> _File:
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
         if len(data) > MAX_FILE_BYTES:
-            return {}, [Problem(path, "", "", f"is larger than {MAX_FILE_BYTES} bytes")]
+            return _File({}, [Problem(path, "", "", f"is larger than {MAX_FILE_BYTES} bytes")])
         documents = [one for one in parse_yaml(data.decode("utf-8-sig")) if one is not None]
     except OSError as error:
-        return {}, [Problem(path, "", "", f"cannot be read: {error.strerror or error}")]
+        return _File({}, [Problem(path, "", "", f"cannot be read: {error.strerror or error}")])
     except UnicodeDecodeError as error:
-        return {}, [Problem(f"{path}:{data.count(10, 0, error.start) + 1}", "", "", "is not UTF-8")]
+        return _File({}, [Problem(f"{path}:{data.count(10, 0, error.start) + 1}", "", "", "is not UTF-8")])
     except DocumentError as error:
-        return {}, [Problem(f"{path}:{error.line}", "", "", error.message)]
+        return _File({}, [Problem(f"{path}:{error.line}", "", "", error.message)])
     if len(documents) != 1 or not isinstance(documents[0], dict):
-        return {}, [Problem(path, "", "", f"must be one mapping with apiVersion {API_VERSION} and kind {KIND}")]
+        return _File({}, [Problem(path, "", "", f"must be one mapping with apiVersion {API_VERSION} and kind {KIND}")])
     return _checked(documents[0], path)
 
 
-def _checked(document: dict[str, Any], path: str) -> tuple[dict[str, Any], list[Problem]]:
+def _checked(document: dict[str, Any], path: str) -> _File:
     api_version, kind = document.pop("apiVersion", None), document.pop("kind", None)
+    if (api_version, kind) == (kube_proxy.API_VERSION, kube_proxy.KIND):
+        return _translated(document, path)
     if (api_version, kind) != (API_VERSION, KIND):
         seen = f"apiVersion {shown(api_version)}, kind {shown(kind)}"
-        return {}, [Problem(path, "", "", f"must have apiVersion {API_VERSION}, kind {KIND}; it has {seen}")]
+        other = f"{kube_proxy.API_VERSION}, {kube_proxy.KIND}"
+        message = f"must have apiVersion {API_VERSION}, kind {KIND} (or {other}); it has {seen}"
+        return _File({}, [Problem(path, "", "", message)])
     problems = [Problem(path, "", name, "is a flag only: --" + name) for name in _FLAG_ONLY if name in document]
     # as everywhere in Kubernetes, null stands for a field that is not given
     fields = {name: value for name, value in _without_nulls(document).items() if name not in _FLAG_ONLY}
-    return fields, problems
+    return _File(fields, problems)
+
+
+def _translated(document: dict[str, Any], path: str) -> _File:
+    said = kube_proxy.translate(document)
+    problems = [Problem(path, "", field, message) for field, message in said.mistakes]
+    unused = ", ".join(said.unused)
+    remarks = (f"{path}: kpf has no use for these settings of kube-proxy: {unused}",) if unused else ()
+    return _File(_nested(said.fields.items()), problems, remarks)
 
 
 def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
@@ -127,16 +150,19 @@ def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _nested(flags: Mapping[str, str]) -> dict[str, Any]:
-    """Flags as the file would have them."""
-    fields: dict[str, Any] = {}
-    for flag, value in flags.items():
-        *outer, name = FLAGS[flag]
-        inner = fields
+def _typed(flag: str, value: str) -> str | int:
+    return int(value) if flag == "workers" and value.isdecimal() and len(value) < 10 else value
+
+
+def _nested(fields: Iterable[tuple[tuple[str, ...], Any]]) -> dict[str, Any]:
+    """Fields by their path, as a file has them."""
+    whole: dict[str, Any] = {}
+    for (*outer, name), value in fields:
+        inner = whole
         for part in outer:
             inner = inner.setdefault(part, {})
-        inner[name] = int(value) if flag == "workers" and value.isdecimal() and len(value) < 10 else value
-    return fields
+        inner[name] = value
+    return whole
 
 
 def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
