@@ -1,6 +1,7 @@
 """HTTP servers: the control socket's path, and addresses that cannot be had yet."""
 
 import asyncio
+import contextlib
 import http.client
 import logging
 import socket
@@ -90,6 +91,33 @@ def test_a_document_may_take_its_time() -> None:
         return status
 
     assert asyncio.run(serve()) == 503
+
+
+def test_health_as_anybody_sees_it_over_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "CLIENT_TIMEOUT_S", 0.1)
+
+    async def serve() -> list[tuple[int, str | None]]:
+        servers = Servers()
+        with socket.create_server(("127.0.0.1", 0)) as holder:
+            port: int = holder.getsockname()[1]
+        await servers.serve_tcp("127.0.0.1", port, {"/livez": lambda: (200, {"healthy": True})})
+        # one that never asks does not stay
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+        seen = [await asyncio.to_thread(_ask, port, path) for path in ("/livez", "/elsewhere")]
+        await servers.close()
+        return seen
+
+    assert asyncio.run(serve()) == [(200, "nosniff"), (404, "nosniff")]
+
+
+def _ask(port: int, path: str) -> tuple[int, str | None]:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.getheader("X-Content-Type-Options")
 
 
 def _get(port: int) -> int:

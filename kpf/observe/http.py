@@ -17,6 +17,18 @@ log = logging.getLogger("kpf")
 
 RETRY_S = 5.0
 
+# of one server: whoever asks has said so, and has its answer, long before
+CLIENT_TIMEOUT_S = 10.0
+# of one server: the descriptors are the daemon's
+MAX_CLIENTS = 64
+BACKLOG = 16
+# of a request: its first line, and each header. A body is read and forgotten
+_MAX_LINE = 2048
+_SHUTDOWN_S = 0.5
+
+# what strangers send is not worth a line, let alone a stack trace
+_SILENT = logging.Logger("kpf.http", logging.CRITICAL + 1)
+
 Answer = tuple[int, object]
 """HTTP status, and what becomes the JSON body (text stays text)."""
 
@@ -32,12 +44,93 @@ def health_documents(health: Callable[[], Health]) -> Mapping[str, Document]:
     }
 
 
+Handler = Callable[[web.BaseRequest], Awaitable[web.Response]]
+
+
+class PublicServer(web.Server):
+    """Serves anybody, at any number of listeners: one request a connection, and no client can take the place of others.
+
+    A connection ends after `CLIENT_TIMEOUT_S`, come what may. One more than `MAX_CLIENTS` ends the oldest: honest
+    clients are served within moments, so it is one that does not ask. Made inside the event loop.
+    """
+
+    def __init__(self, handler: Handler) -> None:
+        super().__init__(
+            self._handle,
+            access_log=None,
+            logger=_SILENT,
+            max_line_size=_MAX_LINE,
+            max_field_size=_MAX_LINE,
+        )
+        self._answer = handler
+        self._open: dict[web.RequestHandler, tuple[asyncio.Transport, asyncio.TimerHandle]] = {}
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        limit = asyncio.get_running_loop().call_later(CLIENT_TIMEOUT_S, transport.abort)
+        self._open[handler] = transport, limit
+        if len(self._open) > MAX_CLIENTS:
+            oldest = next(iter(self._open))
+            self._forget(oldest).abort()
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        if handler in self._open:
+            self._forget(handler)
+        super().connection_lost(handler, exc)
+
+    def _forget(self, handler: web.RequestHandler) -> asyncio.Transport:
+        transport, limit = self._open.pop(handler)
+        limit.cancel()
+        return transport
+
+    async def _handle(self, request: web.BaseRequest) -> web.Response:
+        try:
+            made = await self._answer(request)
+        except Exception:
+            log.exception("a request is not answered by a defect in kpf")
+            made = response(500, "this is a defect in kpf")
+        made.force_close()
+        return made
+
+
+def runner_of(server: web.Server) -> web.ServerRunner:
+    """Has any number of listeners for a server, and ends it with them."""
+    return web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_S)
+
+
+async def listen(runner: web.ServerRunner, host: str, port: int) -> web.SockSite:
+    """Serve at one more address, which is text; an IPv6 one leaves IPv4 alone. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    site = web.SockSite(runner, listener, backlog=BACKLOG)
+    await site.start()
+    return site
+
+
+def reason_of(error: OSError) -> str:
+    """The library's own text repeats the address."""
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+def response(status: int, body: object, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Text as it is, anything else as JSON."""
+    is_text = isinstance(body, str)
+    return web.Response(
+        status=status,
+        body=body.encode() if isinstance(body, str) else orjson.dumps(body),
+        content_type="text/plain" if is_text else "application/json",
+        charset="utf-8" if is_text else None,
+        # the library's own would tell everybody its version
+        headers={"Server": "kpf", "X-Content-Type-Options": "nosniff", **(headers or {})},
+    )
+
+
 class Servers:
-    """All HTTP servers of the daemon."""
+    """HTTP servers of the daemon that have fixed paths."""
 
     def __init__(self) -> None:
-        self._runners: list[web.AppRunner] = []
-        self._tcp_runners: list[web.AppRunner] = []
+        self._runners: list[web.ServerRunner] = []
+        self._tcp_runners: list[web.ServerRunner] = []
         self._retries: set[asyncio.Task[None]] = set()
         self._unix_path: Path | None = None
 
@@ -46,14 +139,12 @@ class Servers:
 
         Why not now, "" if it does.
         """
-        runner = await self._runner(documents)
+        runner = await self._runner(PublicServer(_handler(documents)))
         self._tcp_runners.append(runner)
         try:
-            await web.TCPSite(runner, host, port).start()
+            await listen(runner, host, port)
         except OSError as error:
-            # asyncio's own text repeats the address
-            reason = os.strerror(error.errno) if error.errno else error
-            complaint = f"cannot serve http on {host} port {port} yet: {reason}"
+            complaint = f"cannot serve http on {host} port {port} yet: {reason_of(error)}"
             log.error("%s", complaint)
             task = asyncio.create_task(self._retry(runner, host, port))
             self._retries.add(task)
@@ -76,22 +167,20 @@ class Servers:
         # between bind and here nobody can connect: it does not listen yet
         path.chmod(0o600)
         self._unix_path = path
-        await web.SockSite(await self._runner(documents), listener).start()
+        server = web.Server(_handler(documents), access_log=None)
+        await web.SockSite(await self._runner(server), listener).start()
 
-    async def _runner(self, documents: Mapping[str, Document]) -> web.AppRunner:
-        app = web.Application(client_max_size=1024)
-        for path, document in documents.items():
-            app.router.add_get(path, _handler(document))
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.5)
+    async def _runner(self, server: web.Server) -> web.ServerRunner:
+        runner = runner_of(server)
         await runner.setup()
         self._runners.append(runner)
         return runner
 
-    async def _retry(self, runner: web.AppRunner, host: str, port: int) -> None:
+    async def _retry(self, runner: web.ServerRunner, host: str, port: int) -> None:
         while True:
             await asyncio.sleep(RETRY_S)
             try:
-                await web.TCPSite(runner, host, port).start()
+                await listen(runner, host, port)
             except OSError:
                 continue
             else:
@@ -126,12 +215,12 @@ def _answers(path: Path) -> bool:
     return True
 
 
-def _handler(document: Document) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    async def handle(_: web.Request) -> web.StreamResponse:
+def _handler(documents: Mapping[str, Document]) -> Handler:
+    async def handle(request: web.BaseRequest) -> web.Response:
+        document = documents.get(request.path)
+        if document is None:
+            return response(404, "there is no such document")
         made = document()
-        status, body = await made if isinstance(made, Awaitable) else made
-        if isinstance(body, str):
-            return web.Response(status=status, text=body)
-        return web.Response(status=status, body=orjson.dumps(body), content_type="application/json")
+        return response(*(await made if isinstance(made, Awaitable) else made))
 
     return handle
