@@ -4,20 +4,31 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kpf.model.names import Family
-from kpf.model.rules import Action, NodePort, Portal, Rules, Verdict
+from kpf.model.names import EndpointSet, Family, Forwarding, FrontendKey, Protocol, ServicePortName
+from kpf.model.rules import Action, Direct, Forward, Masquerade, NodePort, OwnPods, Portal, Rules, Verdict
 from kpf.nft.elements import all_elements
 from kpf.nft.fake import FakeKernel
 from kpf.nft.kernel import Kernel, TransactionFailedError
-from tests.values import TCP, at
+from kpf.nft.schema import name_of
+from tests.values import TCP, UDP, at
 
 Writer = Kernel | FakeKernel
 
+
+def forwarded(name: str, protocol: Protocol, family: Family, **fields: Any) -> FrontendKey:
+    port = ServicePortName("kube-system", name, "a-port", protocol)
+    return FrontendKey(port, family, fields.get("of", EndpointSet.CLUSTER), Forwarding.DIRECT)
+
+
+DNS, DNS6 = (forwarded("dns", UDP, family) for family in Family)
+LOCAL = forwarded("web", TCP, Family.IPV4, of=EndpointSet.LOCAL)
+NODE_PORT = NodePort(Family.IPV4, UDP, 30082)
 FULL = Rules(
     proxy_addresses={Family.IPV4: ip_address("192.168.1.10"), Family.IPV6: ip_address("fd00::10")},
     portals={
@@ -25,11 +36,32 @@ FULL = Rules(
         Portal(ip_address("fd00:96::1"), TCP, 443): 20002,
         Portal(ip_address("10.96.0.2"), TCP, 80): Verdict.REFUSE,
         Portal(ip_address("fd00:96::2"), TCP, 80): Verdict.DROP,
+        Portal(ip_address("10.96.0.10"), UDP, 53): Direct(DNS, Masquerade.FOREIGN),
+        Portal(ip_address("fd00:96::10"), UDP, 53): Direct(DNS6, Masquerade.ALWAYS),
     },
-    node_ports={NodePort(Family.IPV4, TCP, 30080): 20001, NodePort(Family.IPV6, TCP, 30081): Verdict.REFUSE},
+    node_ports={
+        NodePort(Family.IPV4, TCP, 30080): 20001,
+        NodePort(Family.IPV6, TCP, 30081): Verdict.REFUSE,
+        NODE_PORT: Direct(DNS, Masquerade.ALWAYS),
+        NodePort(Family.IPV4, TCP, 30083): Direct(LOCAL, Masquerade.NEVER),
+    },
     cluster_ips=frozenset(map(ip_address, ("10.96.0.1", "10.96.0.2", "fd00:96::1"))),
+    service_cidrs=tuple(map(ip_network, ("10.96.0.0/12", "fd00:96::/108"))),
+    own_pods=OwnPods((ip_network("10.244.1.0/24"), ip_network("fd00:10:244:1::/64")), "cali", is_prefix=True),
+    far={Portal(ip_address("10.96.0.3"), TCP, 80): Direct(LOCAL, Masquerade.NEVER), NODE_PORT: Verdict.DROP},
+    loopback={NodePort(Family.IPV4, TCP, 30083): 20003},
+    guards={Portal(ip_address("203.0.113.1"), TCP, 80): tuple(map(ip_network, ("10.0.0.0/8", "192.168.1.0/25")))},
+    forwards={
+        DNS: Forward((at("10.244.1.1:53"), at("10.244.2.1:53"))),
+        DNS6: Forward((at("[fd00::1]:53"), at("[fd00::2]:53"), at("[fd00::3]:53")), 10800),
+        LOCAL: Forward((at("10.244.1.1:8080"),), 10),
+    },
+    hairpins={ip_address("10.244.1.1"): 2, ip_address("fd00::1"): 1},
     listening=frozenset({at("192.168.1.10:20001"), at("[fd00::10]:20002")}),
 )
+
+
+INTERVALS = {name_of(kind, family) for kind in ("node-port-networks", "service-cidrs") for family in Family}
 
 
 def expected(rules: Rules) -> dict[str, dict[bytes, object]]:
@@ -41,7 +73,7 @@ def expected(rules: Rules) -> dict[str, dict[bytes, object]]:
 
 async def seen(writer: Writer) -> dict[str, dict[bytes, object]]:
     contents = await writer.contents()
-    return {name: dict(found) for name, found in contents.items() if found and not name.startswith("node-port-net")}
+    return {name: dict(found) for name, found in contents.items() if found and name not in INTERVALS}
 
 
 def play(kind: type[Writer], scene: Callable[[Writer], Awaitable[None]]) -> None:

@@ -25,7 +25,7 @@ from kpf.master.effects import Effects
 from kpf.master.listeners import Listeners
 from kpf.master.reconcile import Reconciler
 from kpf.master.workers import Workers
-from kpf.model.endpoint import EndpointSlice
+from kpf.model.endpoint import EndpointPort, EndpointSlice
 from kpf.model.names import Family
 from kpf.model.rules import Rules
 from kpf.model.service import Service, ServicePort
@@ -40,48 +40,61 @@ from kpf.plan.desired import DesiredState, desired_state
 from kpf.plan.ground import ProxyPorts, ground_for
 from kpf.plan.intent import Planner
 from kpf.plan.node import NodeFacts
-from kpf.plan.transition import InForce, Step, UpdateFrontends, WriteRules, transition
+from kpf.plan.transition import FlowsKept, InForce, Step, UpdateFrontends, WriteRules, transition
 from kpf.shm.directory import Directory
 from kpf.shm.region import Region
 from tests import budget
 from tests.stage import own_namespace
-from tests.values import TCP, endpoints, service, snapshot
+from tests.values import TCP, UDP, endpoints, service, snapshot
 
 WORKERS = 2
 SIZES = (10, 500)
 
-CHANGES = ("an endpoint is replaced", "a Service is added", "a node port is changed", "a Service is removed")
+CHANGES = (
+    "an endpoint is replaced",
+    "a Service is added",
+    "a node port is changed",
+    "a Service is removed",
+    "a direct Service is added",
+    "a direct endpoint is replaced",
+    "a direct Service is removed",
+)
 CHANGES_OF_ALL = ("all but five Services are added", "a full sync")
 # In columns, by change, on nodes of 10 and of 500 Services alike. Netlink messages by kind, bytes and send() calls;
 # the channel's frames and bytes, both ways, for two workers; words of shared memory that the master has written.
 # fmt: off
 OF_A_CHANGE = {
-    #                     endpoint  Service  node port  Service
-    #                     replaced  added    changed    removed
-    "netlink sends":      (      0,       3,         3,       2),
-    "netlink bytes":      (      0,     408,       276,     388),
-    "transaction begins": (      0,       1,         1,       2),
-    "delete elements":    (      0,       0,         1,       4),
-    "new elements":       (      0,       4,         1,       0),
-    "transaction ends":   (      0,       1,         1,       2),
-    "address dumps":      (      0,       1,         1,       0),
-    "conntrack dumps":    (      0,       1,         1,       0),
-    "channel frames":     (      0,       4,         0,       4),
-    "channel bytes":      (      0,     144,         0,     142),
-    "words written":      (     12,      22,         0,       0),
+    #                     endpoint  Service  node port  Service   direct:  endpoint  Service
+    #                     replaced  added    changed    removed   added    replaced  removed
+    "netlink sends":      (      0,       3,         3,       2,       2,        2,       2),
+    "netlink bytes":      (      0,     436,       304,     388,    1168,      884,     680),
+    "transaction begins": (      0,       1,         1,       2,       1,        1,       1),
+    "new set":            (      0,       0,         0,       0,       1,        1,       0),
+    "new chain":          (      0,       0,         0,       0,       1,        0,       0),
+    "delete chain":       (      0,       0,         0,       0,       0,        0,       1),
+    "delete rules":       (      0,       0,         0,       0,       0,        1,       1),
+    "new rule":           (      0,       0,         0,       0,       1,        1,       0),
+    "delete elements":    (      0,       0,         1,       4,       0,        1,       4),
+    "new elements":       (      0,       4,         1,       0,       5,        2,       0),
+    "transaction ends":   (      0,       1,         1,       2,       1,        1,       1),
+    "address dumps":      (      0,       1,         1,       0,       0,        0,       0),
+    "conntrack dumps":    (      0,       1,         1,       0,       1,        1,       1),
+    "channel frames":     (      0,       4,         0,       4,       0,        0,       0),
+    "channel bytes":      (      0,     144,         0,     142,       0,        0,       0),
+    "words written":      (     12,      22,         0,       0,       0,        0,       0),
 }
 OF_ALL = {
     #                        added     full sync
     #                       5    495     10    500
     "netlink sends":      (  2,     2,     2,     2),
-    "netlink bytes":      (568, 33888, 11280, 44600),
+    "netlink bytes":      (596, 33916, 28360, 61680),
     "transaction begins": (  1,     1,     1,     1),
     "new table":          (  0,     0,     1,     1),
-    "new set":            (  0,     0,    14,    14),
-    "new chain":          (  0,     0,    11,    11),
+    "new set":            (  0,     0,    40,    40),
+    "new chain":          (  0,     0,    21,    21),
     "delete rules":       (  0,     0,     1,     1),
-    "delete elements":    (  0,     0,    14,    14),
-    "new rule":           (  0,     0,    20,    20),
+    "delete elements":    (  0,     0,    40,    40),
+    "new rule":           (  0,     0,    59,    59),
     "new elements":       (  3,     3,     5,     5),
     "transaction ends":   (  1,     1,     1,     1),
     "conntrack dumps":    (  1,     1,     1,     1),
@@ -98,6 +111,7 @@ KINDS = {
     encode.BATCH_END: "transaction ends",
     NFTABLES | 0: "new table",
     NFTABLES | 3: "new chain",
+    NFTABLES | 5: "delete chain",
     NFTABLES | 6: "new rule",
     NFTABLES | 8: "delete rules",
     NFTABLES | 9: "new set",
@@ -224,6 +238,13 @@ def web(number: int, *, pods: Sequence[int] = (1, 2, 3), node_port: int = 0) -> 
     )
 
 
+def dns(number: int, *, pods: Sequence[int] = (1, 2, 3)) -> tuple[Service, EndpointSlice]:
+    """A Service that the kernel forwards."""
+    made, slices = web(number, pods=pods)
+    port = ServicePort("", UDP, 53)
+    return replace(made, ports=(port,)), replace(slices, ports=(EndpointPort("", UDP, 5353),))
+
+
 async def costs_among(size: int) -> dict[str, Counter[str]]:
     """What each change costs on a node with so many Services."""
     cost, found = Counter[str](), dict[str, Counter[str]]()
@@ -248,6 +269,12 @@ async def costs_among(size: int) -> dict[str, Counter[str]]:
             found["a node port is changed"] = await node.sync()
             del node.services[size]
             found["a Service is removed"] = await node.sync()
+            node.services[size] = dns(size)
+            found["a direct Service is added"] = await node.sync()
+            node.services[size] = dns(size, pods=(1, 2, 4))
+            found["a direct endpoint is replaced"] = await node.sync()
+            del node.services[size]
+            found["a direct Service is removed"] = await node.sync()
             found["a full sync"] = await node.sync(full=True)
         finally:
             await node.close()
@@ -313,6 +340,7 @@ def instructions(size: int) -> dict[str, int]:
 
     state, _ = plan(read())
     now.frontends, now.rules = dict(state.frontends), state.rules
+    now.flows = FlowsKept(state.captured, state.flows_kept)
     # the second time, when what is looked up once for all has been looked up
     for change, pods in (*ENDPOINT_CHANGES.items(), *ENDPOINT_CHANGES.items()):
         objects[1] = (objects[1][0], web(1, pods=pods)[1])

@@ -1,16 +1,15 @@
 """All Services together: portals, their owners, refusals, and what is dialled."""
 
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 import pytest
 
 from kpf.model.endpoint import Endpoint, EndpointSlice
-from kpf.model.names import Family, Protocol
+from kpf.model.names import EndpointSet, Family, Protocol
 from kpf.model.rules import NodePort, Portal, Verdict
 from kpf.model.service import Service, ServicePort, ServiceType, TrafficPolicy
 from kpf.plan.desired import DesiredState, desired_state
-from kpf.plan.frontends import EndpointSet
 from kpf.plan.ground import ProxyPorts, ground_for, lay_ground
 from kpf.plan.intent import Planner
 from tests.values import FACTS, TCP, at, endpoints, service, snapshot
@@ -192,12 +191,16 @@ def test_external_ips_can_be_switched_off() -> None:
     assert portal("192.0.2.2:80") in state.rules.portals
 
 
-def test_what_is_not_supported_yet_is_left_out_and_said() -> None:
-    ranges = (ip_network("192.0.2.0/24"),)
-    ports = (ServicePort("dns", Protocol.UDP, 53), ServicePort("http", TCP, 80))
-    state = plan(service(**{**FULL, "ports": ports, "load_balancer_source_ranges": ranges}))
-    assert portal("192.0.2.2:80") not in state.rules.portals
-    assert [problem.field for problem in state.problems] == ["spec.ports[0].protocol", "spec.loadBalancerSourceRanges"]
+def test_sctp_is_left_out_and_said_where_the_kernel_does_not_know_it() -> None:
+    ports = (ServicePort("sctp", Protocol.SCTP, 53), ServicePort("http", TCP, 80))
+    objects = (service(ports=ports), endpoints("10.0.0.1", port_name="http"))
+    state = plan(*objects)
+    assert [(problem.field, problem.is_limit) for problem in state.problems] == [("spec.ports[0].protocol", True)]
+    assert {one.protocol for one in state.rules.portals} == {TCP}
+    assert {one.protocol for one in plan(*objects, facts=replace(FACTS, has_sctp=True)).rules.portals} == {
+        TCP,
+        Protocol.SCTP,
+    }
 
 
 def test_a_frontend_without_a_port_is_left_out_and_its_portals_refuse() -> None:
@@ -225,7 +228,7 @@ def test_a_cluster_ip_that_is_the_nodes_own_address_leaves_its_other_ports_alone
 
 def test_why_a_frontend_was_left_out_is_said() -> None:
     intent = Planner().intent(snapshot(service(), endpoints("10.0.0.1")), FACTS)
-    (key,) = intent.united.claims
+    (key,) = intent.united.proxied
     state = desired_state(intent, lay_ground(intent.united, {}, FACTS, left_out={key: "the moon is full"}))
     assert [problem.message for problem in state.problems] == [f"{key} cannot be served: the moon is full"]
 
@@ -234,7 +237,7 @@ def test_what_is_still_open_is_guarded_and_not_dialled() -> None:
     (listener,) = plan(service(), endpoints("10.0.0.1")).frontends
     other = service("other", cluster_ips=("10.96.0.2",))
     intent = Planner().intent(snapshot(other, endpoints("192.168.1.10", of="other", port=listener.at.port)), FACTS)
-    (key,) = intent.united.claims
+    (key,) = intent.united.proxied
     ground = lay_ground(intent.united, {key: RANGE[0]}, FACTS, still_open=frozenset({listener}))
     state = desired_state(intent, ground)
     assert listener.at in state.rules.listening

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kpf.model.names import Family, ServicePortName
-from kpf.plan.frontends import EndpointSet, FrontendKey
+from kpf.model.names import EndpointSet, Family, FrontendKey, ServicePortName
 from kpf.plan.ports import assign_ports, candidates
 from tests.values import TCP
 

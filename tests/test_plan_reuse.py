@@ -128,7 +128,7 @@ class History:
     def follow(self, change: Change) -> None:
         snapshot, facts = self.read(change), NODES[change.facts]
         intent = self.planner.intent(snapshot, facts)
-        left_out = dict.fromkeys(list(intent.united.claims)[: change.left_out], "told to fail")
+        left_out = dict.fromkeys(list(intent.united.proxied)[: change.left_out], "told to fail")
         still_open = frozenset(self.now.frontends)
 
         def lay(before: Ground | None) -> Ground:
@@ -153,7 +153,7 @@ class History:
         expected = desired_state(alone, fresh)
         assert self.state.frontends == expected.frontends
         assert self.state.rules == expected.rules
-        assert self.state.claims == expected.claims
+        assert self.state.captured == expected.captured
         assert sorted(self.state.problems) == sorted(expected.problems)
         self.perform(change.steps)
 

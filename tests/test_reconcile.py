@@ -18,7 +18,7 @@ from kpf.master.reconcile import Reconciler
 from kpf.master.workers import Workers
 from kpf.model.endpoint import EndpointSlice
 from kpf.model.names import Family
-from kpf.model.rules import Portal, Verdict
+from kpf.model.rules import Action, Portal, Verdict
 from kpf.model.service import Service, ServicePort
 from kpf.model.snapshot import Snapshot
 from kpf.net import sockets
@@ -89,7 +89,7 @@ class Node:
         self.reconciler.request(full=full)
         await until(lambda: self.reconciler.progress.generation > generation)
 
-    def action(self, number: int) -> int | Verdict | None:
+    def action(self, number: int) -> Action | None:
         rules = self.effects.now.rules
         assert rules is not None
         return rules.portals.get(Portal(ip_address(f"10.96.0.{number}"), TCP, 80))

@@ -8,7 +8,7 @@ from kpf.model.service import Service, ServicePort, ServiceType
 from kpf.model.snapshot import Snapshot
 from kpf.plan.node import NodeFacts
 
-TCP = Protocol.TCP
+TCP, UDP = Protocol.TCP, Protocol.UDP
 
 
 def at(text: str) -> SocketAddress:

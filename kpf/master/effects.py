@@ -13,17 +13,16 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from kpf.master.addresses import shared_address
 from kpf.master.listeners import Listeners
 from kpf.master.workers import Workers
-from kpf.model.names import SocketAddress
-from kpf.model.rules import Rules
-from kpf.netlink.conntrack import forget_unreplied
+from kpf.model.names import FrontendKey, SocketAddress
+from kpf.model.rules import NodePort, Portal, Rules
+from kpf.netlink.conntrack import Stale, forget
 from kpf.nft.kernel import Kernel
-from kpf.plan.desired import Frontend
-from kpf.plan.frontends import FrontendKey
+from kpf.plan.decisions import Frontend
 from kpf.plan.ground import Listener
 from kpf.plan.transition import (
     Announce,
     CloseFrontends,
-    ForgetEarly,
+    Forget,
     InForce,
     OpenFrontends,
     Step,
@@ -77,7 +76,7 @@ class Effects:
                 await self._each(frontends, self._update)
             case WriteRules(old, new):
                 await self._write(old, new)
-            case ForgetEarly():
+            case Forget():
                 await self._forget(step)
             case CloseFrontends(listeners):
                 self._start_closing(listeners)
@@ -134,11 +133,14 @@ class Effects:
             await self._kernel.update(old, new)
         self.now.rules = new
 
-    async def _forget(self, step: ForgetEarly) -> None:
-        try:
-            await forget_unreplied({SocketAddress(one.address, one.port) for one in step.portals}, step.node_ports)
-        except OSError as error:
-            log.warning("connection attempts that came before their portal may have to be made anew: %s", error)
+    async def _forget(self, step: Forget) -> None:
+        if step.early or step.flows:
+            try:
+                await forget(_stale(step))
+            except OSError as error:
+                log.warning("clients may go on with what they had before their portal or endpoint changed: %s", error)
+                return
+        self.now.flows = step.kept
 
     def _start_closing(self, listeners: tuple[Listener, ...]) -> None:
         for listener in listeners:
@@ -200,3 +202,12 @@ class Effects:
     def slots(self) -> Mapping[Listener, int]:
         """The place of each open frontend in shared memory."""
         return {listener: self._listeners[listener].frontend_slot for listener in self.now.frontends}
+
+
+def _stale(step: Forget) -> Stale:
+    return Stale(
+        tcp=frozenset(SocketAddress(one.address, one.port) for one in step.early if isinstance(one, Portal)),
+        tcp_node_ports=frozenset((one.family, one.port) for one in step.early if isinstance(one, NodePort)),
+        udp={SocketAddress(one.address, one.port): kept for one, kept in step.flows.items() if isinstance(one, Portal)},
+        udp_node_ports={(one.family, one.port): kept for one, kept in step.flows.items() if isinstance(one, NodePort)},
+    )

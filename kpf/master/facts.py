@@ -4,9 +4,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from ipaddress import ip_network
+from pathlib import Path
 
 from kpf.config import Config
-from kpf.model.names import Family, IPAddress, IPNetwork
+from kpf.model.names import Family, Forwarding, IPAddress, IPNetwork
+from kpf.model.rules import OwnPods
 from kpf.model.snapshot import Snapshot
 from kpf.netlink.addresses import AddressWatch, NodeAddresses, primary_address
 from kpf.plan.node import NodeFacts
@@ -14,6 +16,9 @@ from kpf.plan.node import NodeFacts
 log = logging.getLogger("kpf")
 
 RETRY_S = 1.0
+ZONE = "topology.kubernetes.io/zone"
+# there if the kernel tracks SCTP, which it must to forward it
+SCTP = Path("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_established")
 
 
 class NodeWatch:
@@ -66,7 +71,7 @@ class NodeWatch:
 
 
 def node_facts(config: Config, addresses: NodeAddresses, snapshot: Snapshot, warn: Callable[[str], None]) -> NodeFacts:
-    """Pure, but for what it says through `warn`."""
+    """Says through `warn` what is amiss. Pure, but for a look at what the kernel has."""
     node_ips = snapshot.node.internal_ips if snapshot.node else ()
     proxy_addresses: dict[Family, IPAddress] = {}
     local = addresses.all()
@@ -87,9 +92,28 @@ def node_facts(config: Config, addresses: NodeAddresses, snapshot: Snapshot, war
         wildcard=frozenset(Family(ip.version) for ip in config.bind_address if ip.is_unspecified),
         local_addresses=local,
         node_port_networks=_node_port_networks(config, proxy_addresses),
+        zone=snapshot.node.labels.get(ZONE, "") if snapshot.node else "",
+        forwarding=None if config.forwarding == "auto" else Forwarding(config.forwarding),
+        has_sctp=SCTP.exists(),
+        own_pods=_own_pods(config, snapshot),
+        masquerade_all=config.masquerade_all,
+        service_cidrs=(*config.service_cidrs, *snapshot.service_cidrs),
         external_ips_allowed=config.allow_external_ips,
         own_listeners=(config.healthz_bind_address,) if config.healthz_bind_address else (),
     )
+
+
+def _own_pods(config: Config, snapshot: Snapshot) -> OwnPods:
+    """As kube-proxy's detectLocalMode (Kubernetes 1.36, pkg/proxy/util/localdetector.go)."""
+    match config.local_detection:
+        case "ClusterCIDR":
+            return OwnPods(config.cluster_cidr)
+        case "NodeCIDR":
+            return OwnPods(snapshot.node.pod_cidrs if snapshot.node else ())
+        case "BridgeInterface":
+            return OwnPods(interface=config.detect_local.bridge_interface)
+        case "InterfaceNamePrefix":
+            return OwnPods(interface=config.detect_local.interface_name_prefix, is_prefix=True)
 
 
 def _node_port_networks(config: Config, proxy_addresses: dict[Family, IPAddress]) -> tuple[IPNetwork, ...]:

@@ -25,9 +25,11 @@ from kpf.net.messages import Configure
 from kpf.nft.kernel import Kernel, TransactionFailedError
 from kpf.nft.monitor import Monitor
 from kpf.observe.health import Health
+from kpf.observe.health_checks import HealthCheckServers
 from kpf.observe.http import Servers, health_documents
 from kpf.observe.log import set_up
 from kpf.observe.notify import notify
+from kpf.plan.health import health_check_addresses
 from kpf.shm.directory import Directory
 from kpf.shm.region import Region
 
@@ -103,6 +105,7 @@ class Master:
         self._reconciler.on_problems = self._source.report
         self._monitor = Monitor(self._kernel.port_id, self._on_touched)
         self._servers = Servers()
+        self._health_checks = HealthCheckServers(lambda: self._health().takes_connections)
 
     async def run(self) -> None:
         """Serve from the first sync to the end of the last connection."""
@@ -114,6 +117,7 @@ class Master:
             # nobody is served yet: without this the workers would wait for a successor of ours
             await self._workers.abort()
             await self._servers.close()
+            await self._health_checks.close()
             raise
         try:
             intent = await self._obey(tasks)
@@ -130,7 +134,7 @@ class Master:
         await self._serve_health()
         self._reconciler.request(full=True)
         loops = (self._workers.supervise(), self._reconciler.run(), self._follow_source(), self._follow_node())
-        return [asyncio.create_task(one) for one in (*loops, self._announce())]
+        return [asyncio.create_task(one) for one in (*loops, self._announce(), self._serve_health_checks())]
 
     async def _serve_control(self) -> None:
         path = Path(self._config.control_socket)
@@ -203,6 +207,17 @@ class Master:
             if complaint:
                 self._source.report((Problem("", f"Node {self._node.name}", "healthzBindAddress", complaint),))
 
+    async def _serve_health_checks(self) -> None:
+        """Those of Services, anew whenever something has changed. Never ends by itself."""
+        while True:
+            await self._reconciler.changed.wait()
+            self._reconciler.changed.clear()
+            desired = self._reconciler.desired
+            if desired.ground is not None:
+                facts = desired.ground.facts
+                where = health_check_addresses(facts.node_port_networks, facts.local_addresses)
+                self._source.report(await self._health_checks.update(desired.health_checks, where))
+
     def _health(self) -> Health:
         progress, now_s = self._reconciler.progress, time.monotonic()
         waiting_s = now_s - progress.waiting_since_s if progress.waiting_since_s is not None else 0.0
@@ -241,6 +256,7 @@ class Master:
             await self._kernel.delete()
         finally:
             await self._servers.close()
+            await self._health_checks.close()
         log.info("stopped")
 
     async def _drain(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from kpf.config import Config
 from kpf.master.facts import NodeWatch
 from kpf.master.source import read_once
+from kpf.model.names import FrontendKey
 from kpf.model.snapshot import Problem, Snapshot
 from kpf.nft.text import render
 from kpf.plan.desired import DesiredState, desired_state
@@ -48,8 +49,20 @@ def main(config: Config) -> int:
 
 def plan_lines(state: DesiredState) -> Iterator[str]:
     """The plan, a line each: frontends with their portals and endpoints."""
+    portals: dict[FrontendKey, list[str]] = {}
+    for claims in state.captured.values():
+        for claim in claims:
+            for key in claim.frontends:
+                portals.setdefault(key, []).append(str(claim.portal))
     for listener, frontend in sorted(state.frontends.items(), key=lambda item: item[0].frontend):
         affinity = f", ClientIP {frontend.affinity_timeout_s} s" if frontend.affinity_timeout_s else ""
         yield f"{listener.frontend}: proxy port {listener.at.port} on {listener.at.address}{affinity}"
-        yield f"  portals: {', '.join(str(claim.portal) for claim in state.claims[listener.frontend])}"
+        yield f"  portals: {', '.join(portals.pop(listener.frontend, ()))}"
         yield f"  endpoints: {', '.join(map(str, frontend.endpoints)) or 'none: refused'}"
+    # what is left is the kernel's
+    for key, those in sorted(portals.items()):
+        forward = state.rules.forwards.get(key)
+        affinity = f", ClientIP {forward.affinity_timeout_s} s" if forward and forward.affinity_timeout_s else ""
+        yield f"{key}: direct{affinity}"
+        yield f"  portals: {', '.join(those)}"
+        yield f"  endpoints: {', '.join(map(str, forward.endpoints)) if forward else 'none'}"

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 
 from kpf.master.effects import Effects, FrontendsFailedError
 from kpf.master.listeners import is_free
+from kpf.master.occupied import OccupiedNodePorts
+from kpf.model.names import FrontendKey
 from kpf.model.snapshot import Node, Problem, Snapshot
 from kpf.nft.kernel import TransactionFailedError
 from kpf.plan.desired import DesiredState, desired_state
-from kpf.plan.frontends import FrontendKey
 from kpf.plan.ground import ProxyPorts, ground_for
 from kpf.plan.intent import Intent, Planner
 from kpf.plan.node import NodeFacts
@@ -51,7 +52,8 @@ class Progress:
 class Reconciler:
     """`read` gives the newest snapshot, None if too little is known to begin with; `facts` the node as it is now.
 
-    `capacity`: frontends that can be served. `on_problems` is called with those that are new.
+    `capacity`: frontends that can be served. `on_problems` is called with those that are new. `changed` is set whenever
+    `desired` may be another one.
     """
 
     def __init__(
@@ -69,12 +71,14 @@ class Reconciler:
         self._requested = asyncio.Event()
         self._newest_since_s: float | None = None
         self._reported: tuple[Problem, ...] = ()
+        self._occupied = OccupiedNodePorts()
         self._full = True
         self._full_due_s = float("-inf")
         # the guard knows a listener until it is closed
         effects.on_closed = self.request
         self.on_problems: Callable[[tuple[Problem, ...]], None] = lambda _: None
         self.first_sync = asyncio.Event()
+        self.changed = asyncio.Event()
         self.progress = Progress()
         self.desired = DesiredState()
         self.node: Node | None = None
@@ -130,6 +134,7 @@ class Reconciler:
             self.progress.last_success_s = time.monotonic()
             self.progress.waiting_since_s = self._newest_since_s
             self.first_sync.set()
+            self.changed.set()
             return complete
         self._full = True
         return False
@@ -144,7 +149,8 @@ class Reconciler:
         try:
             steps = await self._carry_out(intent, facts)
         finally:
-            self._report((*snapshot.problems, *self.desired.problems))
+            occupied = self._occupied.problems(self.desired)
+            self._report((*snapshot.problems, *self.desired.problems, *occupied))
         if full:
             self._full_due_s = started_s + FULL_SYNC_INTERVAL_S
         if steps:
@@ -156,7 +162,7 @@ class Reconciler:
                 (time.monotonic() - started_s) * 1000,
                 ", in full" if full else "",
             )
-        return len(self.desired.frontends) == len(intent.united.claims)
+        return len(self.desired.frontends) == len(intent.united.proxied)
 
     async def _carry_out(self, intent: Intent, facts: NodeFacts) -> int:
         """How many steps it took."""

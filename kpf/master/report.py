@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from kpf.master.addresses import shown
 from kpf.master.workers import Workers
-from kpf.model.names import ServicePortName, SocketAddress
+from kpf.model.names import EndpointSet, Forwarding, ServicePortName, SocketAddress
 from kpf.model.rules import NodePort, Portal
-from kpf.plan.desired import DesiredState, Frontend
-from kpf.plan.frontends import EndpointSet
+from kpf.plan.desired import DesiredState
+from kpf.plan.frontends import FrontendPlan, PortalPlan
 from kpf.plan.ground import Listener
 from kpf.shm.directory import Directory
 from kpf.shm.layout import Address
@@ -58,36 +58,43 @@ def _entries(
     desired: DesiredState, slot_of: Callable[[Listener], int | None], directory: Directory
 ) -> Iterator[tuple[dict[str, object], int]]:
     """With the number of endpoints of each."""
-    listeners: dict[ServicePortName, list[Listener]] = {}
-    for listener in desired.frontends:
-        listeners.setdefault(listener.frontend.port, []).append(listener)
-    portals: dict[ServicePortName, list[Portal | NodePort]] = {}
-    for key, claims in desired.claims.items():
-        portals.setdefault(key.port, []).extend(claim.portal for claim in claims)
-    for name, group in sorted(listeners.items()):
-        slots = {listener: slot for listener in group if (slot := slot_of(listener)) is not None}
-        if slots:
-            entry = _entry(name, portals.get(name, ()), slots, desired, directory)
-            yield entry, sum(len(desired.frontends[listener].endpoints) for listener in slots)
+    listeners = desired.ground.listeners if desired.ground is not None else {}
+    for _, claims in sorted(desired.captured.items()):
+        ports: dict[ServicePortName, list[PortalPlan]] = {}
+        for claim in claims:
+            ports.setdefault(claim.frontend.port, []).append(claim)
+        for name, group in sorted(ports.items()):
+            keys = dict.fromkeys(key for claim in group for key in claim.frontends)
+            open_ones = [listeners[key] for key in keys if key in listeners]
+            slots = {listener: slot for listener in open_ones if (slot := slot_of(listener)) is not None}
+            # one that has nothing to be served by is not open yet
+            if slots or any(key.forwarding is Forwarding.DIRECT for key in keys):
+                entry = _entry(name, group, slots, desired, directory)
+                yield entry, sum(len(desired.frontends[listener].endpoints) for listener in slots)
 
 
 def _entry(
     name: ServicePortName,
-    portals: Iterable[Portal | NodePort],
+    claims: Sequence[PortalPlan],
     slots: Mapping[Listener, int],
     desired: DesiredState,
     directory: Directory,
 ) -> dict[str, object]:
+    plans = desired.intent.plans[name.service_name].frontends
+    is_direct = all(claim.frontend.forwarding is Forwarding.DIRECT for claim in claims)
+    far_is_direct = any(claim.far is not None and claim.far.forwarding is Forwarding.DIRECT for claim in claims)
     return {
         "namespace": name.namespace,
         "name": name.service,
         "port": name.port,
         "protocol": str(name.protocol),
-        "forwarding": "proxied",
-        **_portals(portals, desired),
-        "proxyPort": min(slots, key=_first_choice).at.port,
-        "sessionAffinity": _affinity(desired.frontends[listener] for listener in slots),
-        **_connections(slots.values(), directory),
+        "forwarding": str(Forwarding.DIRECT if is_direct else Forwarding.PROXIED),
+        # external policy Local: others than this node and its pods keep their address
+        "directFromElsewhere": far_is_direct and not is_direct,
+        **_portals(claims, desired),
+        "proxyPort": None if is_direct else min(slots, key=_first_choice).at.port,
+        "sessionAffinity": _affinity(plans[claim.frontend] for claim in claims),
+        **(_unwatched(claims, desired) if is_direct else _connections(slots.values(), directory)),
     }
 
 
@@ -96,11 +103,10 @@ def _first_choice(listener: Listener) -> tuple[int, bool]:
     return listener.frontend.family, listener.frontend.endpoint_set is not EndpointSet.CLUSTER
 
 
-def _portals(claimed: Iterable[Portal | NodePort], desired: DesiredState) -> dict[str, object]:
-    # without those that are left out, for kpf itself listens there
-    portals = [portal for portal in claimed if isinstance(portal, Portal) and portal in desired.rules.portals]
+def _portals(claims: Iterable[PortalPlan], desired: DesiredState) -> dict[str, object]:
+    portals = [claim.portal for claim in claims if isinstance(claim.portal, Portal)]
     portals.sort(key=lambda portal: (portal.address.version, int(portal.address), portal.port))
-    node_ports = {portal.port for portal in claimed if portal in desired.rules.node_ports}
+    node_ports = {claim.portal.port for claim in claims if isinstance(claim.portal, NodePort)}
     return {
         "clusterIPs": [str(portal.address) for portal in portals if portal.address in desired.rules.cluster_ips],
         "portals": [str(SocketAddress(portal.address, portal.port)) for portal in portals],
@@ -108,8 +114,22 @@ def _portals(claimed: Iterable[Portal | NodePort], desired: DesiredState) -> dic
     }
 
 
-def _affinity(frontends: Iterable[Frontend]) -> str:
+def _affinity(frontends: Iterable[FrontendPlan]) -> str:
     return "ClientIP" if any(frontend.affinity_timeout_s for frontend in frontends) else "None"
+
+
+def _unwatched(claims: Iterable[PortalPlan], desired: DesiredState) -> dict[str, object]:
+    """What is known of endpoints that the kernel forwards to: that they have been told to it."""
+    forwards = [desired.rules.forwards.get(key) for claim in claims for key in claim.frontends]
+    endpoints = dict.fromkeys(endpoint for forward in forwards if forward for endpoint in forward.endpoints)
+    nothing = dict.fromkeys(("connectionsActive", "connectionsTotal"))
+    return {
+        **nothing,
+        "endpoints": [
+            {"address": str(endpoint), "state": "not watched", **nothing, "dialFailures": None}
+            for endpoint in endpoints
+        ],
+    }
 
 
 def _connections(slots: Iterable[int], directory: Directory) -> dict[str, object]:

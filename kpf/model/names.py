@@ -55,6 +55,33 @@ class ServicePortName(NamedTuple):
         return f"{self.namespace}/{self.service}{port}/{self.protocol}"
 
 
+class EndpointSet(StrEnum):
+    """Which endpoints: those of the whole cluster, or this node's own."""
+
+    CLUSTER = "cluster"
+    LOCAL = "local"
+
+
+class Forwarding(StrEnum):
+    """Who carries: the workers, or the kernel alone."""
+
+    PROXIED = "proxied"
+    DIRECT = "direct"
+
+
+class FrontendKey(NamedTuple):
+    """What has a turn and pins of its own; if it is proxied, a proxy port, too."""
+
+    port: ServicePortName
+    family: Family
+    endpoint_set: EndpointSet
+    forwarding: Forwarding = Forwarding.PROXIED
+
+    def __str__(self) -> str:
+        suffix = "" if self.endpoint_set is EndpointSet.CLUSTER else ", local endpoints"
+        return f"{self.port} ({self.family}{suffix})"
+
+
 class SocketAddress(NamedTuple):
     """An address and a port, 1..65535. Sorts as numbers: 10.0.0.2 before 10.0.0.10 (within one family)."""
 

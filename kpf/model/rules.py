@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
-from kpf.model.names import Family, IPAddress, IPNetwork, Protocol, SocketAddress
+from kpf.model.names import Family, FrontendKey, IPAddress, IPNetwork, Protocol, SocketAddress, family_of
 
 
 class Verdict(StrEnum):
@@ -22,6 +22,10 @@ class Portal(NamedTuple):
     protocol: Protocol
     port: int
 
+    @property
+    def family(self) -> Family:
+        return family_of(self.address)
+
     def __str__(self) -> str:
         return f"{SocketAddress(self.address, self.port)}/{self.protocol}"
 
@@ -37,8 +41,46 @@ class NodePort(NamedTuple):
         return f"node port {self.port}/{self.protocol} ({self.family})"
 
 
-Action = int | Verdict
-"""The proxy port that new connections are sent to (TCP only), or a verdict."""
+class Masquerade(StrEnum):
+    """Whose connections get this node's address as their source, so that the answers come back through it."""
+
+    NEVER = "never"
+    FOREIGN = "foreign"  # all but those of this node's pods; if it is not known which they are, its own processes alone
+    ALWAYS = "always"
+
+
+class Direct(NamedTuple):
+    """New connections are sent to an endpoint of that frontend by the kernel itself."""
+
+    frontend: FrontendKey
+    masquerade: Masquerade
+
+
+Action = int | Verdict | Direct
+"""The proxy port that new connections are sent to (TCP only), a verdict, or the kernel's own forwarding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """A frontend in the kernel: at least one endpoint, and the time-out of its pins (None without session affinity)."""
+
+    endpoints: tuple[SocketAddress, ...]
+    affinity_timeout_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPods:
+    """How connections of this node's pods are known: by their source address, or by the interface they come from.
+
+    `interface` is a name, or what names begin with where `is_prefix`. Nothing of both: it is not known.
+    """
+
+    networks: tuple[IPNetwork, ...] = ()
+    interface: str = ""
+    is_prefix: bool = False
+
+    def are_known(self, family: Family) -> bool:
+        return bool(self.interface) or any(network.version == family for network in self.networks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +90,32 @@ class Rules:
     `proxy_addresses`: where portals of a family are sent, one local address each.
     `node_port_networks`: NodePorts answer on local addresses inside these; a family that none of them names answers
     on all of its local addresses.
+    `far`: portals that do something else with connections that come neither from this node's processes nor its pods.
+    `loopback`: proxy ports of node ports that are forwarded by the kernel, which cannot do that for 127.0.0.1 and ::1.
+    `guards`: portals that only these sources may reach.
+    `forwards`: what `Direct` actions name.
+    `hairpins`: endpoints on this node which the kernel forwards to, and how many forwards have each: a connection of
+    one of them to itself is masqueraded.
     `cluster_ips`: ClusterIPs in use; a port of theirs that is no portal is refused.
+    `service_cidrs`: what is sent to an address in them that is no ClusterIP in use is dropped.
     `listening`: where kpf itself listens; connections that reach it other than through a portal are refused.
+    `masquerade_all`: for `Masquerade.FOREIGN`, this node's pods are foreign too.
     """
 
     proxy_addresses: Mapping[Family, IPAddress] = field(default_factory=dict)
     node_port_networks: tuple[IPNetwork, ...] = ()
     portals: Mapping[Portal, Action] = field(default_factory=dict)
     node_ports: Mapping[NodePort, Action] = field(default_factory=dict)
+    far: Mapping[Portal | NodePort, Action] = field(default_factory=dict)
+    loopback: Mapping[NodePort, int] = field(default_factory=dict)
+    guards: Mapping[Portal, tuple[IPNetwork, ...]] = field(default_factory=dict)
+    forwards: Mapping[FrontendKey, Forward] = field(default_factory=dict)
+    hairpins: Mapping[IPAddress, int] = field(default_factory=dict)
     cluster_ips: frozenset[IPAddress] = frozenset()
+    service_cidrs: tuple[IPNetwork, ...] = ()
     listening: frozenset[SocketAddress] = frozenset()
+    own_pods: OwnPods = field(default_factory=OwnPods)
+    masquerade_all: bool = False
 
     def dropping(self) -> "Rules":
         """These rules with every portal closed for new connections, which are dropped; established ones go on."""
@@ -65,4 +123,8 @@ class Rules:
             self,
             portals=dict.fromkeys(self.portals, Verdict.DROP),
             node_ports=dict.fromkeys(self.node_ports, Verdict.DROP),
+            far={},
+            loopback={},
+            guards={},
+            forwards={},
         )

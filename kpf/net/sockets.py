@@ -47,14 +47,16 @@ def keep_alive(sock: socket.SocketType) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
-def port_is_free(address: str, port: int) -> bool:
+def port_is_free(address: str, port: int, *, is_udp: bool = False) -> bool:
     """True if nobody listens there. Raises OSError other than EADDRINUSE.
 
     Binds without SO_REUSEPORT: with it, a socket of the same user joins a stranger's group and takes half of its
     clients. SO_REUSEADDR lets connections in TIME_WAIT be.
     """
-    with socket.socket(_family(address), socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kind = socket.SOCK_DGRAM if is_udp else socket.SOCK_STREAM
+    with socket.socket(_family(address), kind | socket.SOCK_CLOEXEC) as probe:
+        # of UDP, two that both set it may have one port
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0 if is_udp else 1)
         if probe.family == socket.AF_INET6:
             probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:

@@ -1,16 +1,20 @@
-"""Connection attempts that came before their portal.
+"""Conntrack entries that keep flows from where they belong now.
 
 While any conntrack rule is in force, a SYN to an address that nobody has yet leaves an entry. Its retransmissions
-belong to that entry and never meet the portal's rule, so the entry has to go when the portal comes.
+belong to that entry and never meet the portal's rule, so the entry has to go when the portal comes. A UDP flow is an
+entry for as long as somebody goes on sending: it stays with its endpoint, or with none, until the entry goes.
 """
 
 import asyncio
 import errno
 import struct
-import sys
-from collections.abc import Set
+import time
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import NamedTuple
 
-from kpf.model.names import SocketAddress
+from kpf.model.names import Family, IPAddress, Protocol, SocketAddress, family_of
 from kpf.netlink.addresses import AddressWatch
 from kpf.netlink.attributes import NESTED, attribute, attributes, message
 from kpf.netlink.socket import (
@@ -25,79 +29,178 @@ from kpf.netlink.socket import (
 
 # include/uapi/linux/netfilter/nfnetlink_conntrack.h
 SUBSYSTEM = 1 << 8
-GET, DELETE = SUBSYSTEM | 1, SUBSYSTEM | 2
-TUPLE_ORIGINAL, STATUS, IDENTIFIER, ZONE, STATUS_MASK = 1, 3, 12, 18, 26
+GET, DELETE, GET_STATISTICS = SUBSYSTEM | 1, SUBSYSTEM | 2, SUBSYSTEM | 5
+TUPLE_ORIGINAL, TUPLE_REPLY, STATUS, IDENTIFIER, ZONE, FILTER, STATUS_MASK = 1, 2, 3, 12, 18, 25, 26
 TUPLE_IP, TUPLE_PROTOCOL = 1, 2
-IP4_DESTINATION, IP6_DESTINATION = 2, 4
-PROTOCOL_NUMBER, DESTINATION_PORT = 1, 3
+PROTOCOL_NUMBER, SOURCE_PORT, DESTINATION_PORT = 1, 2, 3
+FILTER_ORIGINAL_FLAGS = 1
+STATISTICS_ENTRIES = 1
+# net/netfilter/nf_internals.h
+FILTER_DESTINATION, FILTER_PROTOCOL, FILTER_DESTINATION_PORT = 1 << 1, 1 << 3, 1 << 5
+# include/uapi/linux/netfilter/nf_conntrack_common.h
 SEEN_REPLY = 1 << 1
-TCP = 6
+
+NFPROTO = {Family.IPV4: 2, Family.IPV6: 10}
+NUMBERS = {Protocol.TCP: 6, Protocol.UDP: 17}
+PROTOCOLS = {bytes([number]): protocol for protocol, number in NUMBERS.items()}
+IP_SOURCE = {Family.IPV4: 1, Family.IPV6: 3}
+IP_DESTINATION = {Family.IPV4: 2, Family.IPV6: 4}
 
 _NFGENMSG = struct.Struct("=BBH")
 _BUFFER_BYTES = 16 << 20
-# entries looked at (7 µs each) before others get their turn on the loop: a flood of SYNs leaves hundreds of thousands
-_AT_A_TIME = 500
+# others get their turn on the loop after that: a flood of SYNs leaves hundreds of thousands of entries
+_TURN_S = 0.003
+# A dump walks the whole table, which takes the kernel 10 to 25 ms; to look at 2,000 entries takes as long here.
+_ENTRIES_A_DUMP, _MAX_DUMPS = 2000, 16
 GONE = {errno.ENOENT}
 
 
-async def forget_unreplied(portals: Set[SocketAddress], node_ports: Set[int]) -> int:
-    """Delete the unreplied TCP entries whose first destination is one of these; returns how many.
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """What has become of portals, so that entries of before are stale.
 
-    A node port counts on the addresses of this node only: the same port elsewhere is somebody else's.
-    One dump, which the kernel filters by status (since 5.18; an older one sends everything). Raises OSError.
+    `tcp`: portals that have just come; an entry that has seen no reply is an attempt that came before.
+    `udp`: portals that came, went, or have other endpoints than before, and the endpoints that flows may stay with. An
+    entry that is answered from anywhere else is stale, whether it has seen a reply or not; so is one that was never
+    rewritten, which the portal itself would answer.
+    `tcp_node_ports`, `udp_node_ports`: the same by port, on the addresses of this node only: the same port elsewhere is
+    somebody else's. Where a port of this node is a portal too, the portal counts.
     """
-    wanted = {(at.address.packed, at.port) for at in portals}
-    local = {address.packed for address in (await AddressWatch().read()).all()} if node_ports else frozenset()
+
+    tcp: Set[SocketAddress] = frozenset()
+    tcp_node_ports: Set[tuple[Family, int]] = frozenset()
+    udp: Mapping[SocketAddress, Set[SocketAddress]] = field(default_factory=dict)
+    udp_node_ports: Mapping[tuple[Family, int], Set[SocketAddress]] = field(default_factory=dict)
+
+
+class Entry(NamedTuple):
+    """`destination`: where the first packet went, before any rewriting; `reply_source`: who answers."""
+
+    protocol: Protocol
+    destination: SocketAddress
+    reply_source: SocketAddress
+    seen_reply: bool
+
+
+def is_stale(entry: Entry, stale: Stale, local: Set[IPAddress]) -> bool:
+    """Whether the entry has to go. `local`: the addresses of this node."""
+    address, port = entry.destination
+    node_port = (family_of(address), port) if address in local else None
+    if entry.protocol is Protocol.TCP:
+        return not entry.seen_reply and (entry.destination in stale.tcp or node_port in stale.tcp_node_ports)
+    staying = stale.udp.get(entry.destination)
+    if staying is None and node_port is not None:
+        staying = stale.udp_node_ports.get(node_port)
+    return staying is not None and entry.reply_source not in staying
+
+
+async def forget(stale: Stale) -> int:
+    """Delete the stale TCP and UDP entries, and no other; returns how many.
+
+    The kernel filters by protocol and destination (since 5.8) and by status (since 5.18); an older one sends more,
+    which only takes longer. Raises OSError.
+    """
+    by_port = stale.tcp_node_ports or stale.udp_node_ports
+    local = (await AddressWatch().read()).all() if by_port else frozenset()
     netlink = NetlinkSocket(NETLINK_NETFILTER, buffer_bytes=_BUFFER_BYTES)
     try:
-        status = attribute(STATUS, struct.pack(">I", 0)) + attribute(STATUS_MASK, struct.pack(">I", SEEN_REPLY))
-        dump = message(GET, NLM_F_REQUEST | NLM_F_DUMP, _NFGENMSG.pack(0, 0, 0) + status)
-        deleted = 0
-        for number, frame in enumerate(await netlink.talk([dump]), 1):
-            if number % _AT_A_TIME == 0:
-                await asyncio.sleep(0)
-            destination = _tcp_destination(frame)
-            if destination is None:
-                continue
-            if destination not in wanted and not (destination[1] in node_ports and destination[0] in local):
-                continue
-            deletion = _deletion(frame)
-            if deletion is None:
-                continue
-            try:
-                await netlink.talk([deletion])
-                deleted += 1
-            except RefusedError as error:
-                if error.errno not in GONE:
-                    raise
+        deleted, turn_began_s = 0, time.monotonic()
+        several = len(stale.udp) + len(stale.udp_node_ports) > 1
+        for dump in _dumps(stale, present=await _entries_present(netlink) if several else 0):
+            for frame in await netlink.talk([dump]):
+                if time.monotonic() - turn_began_s > _TURN_S:
+                    await asyncio.sleep(0)
+                    turn_began_s = time.monotonic()
+                entry = decode(frame)
+                if entry is not None and is_stale(entry, stale, local):
+                    deleted += await _delete(netlink, frame)
+            await asyncio.sleep(0)
         return deleted
     finally:
         netlink.close()
 
 
-def _deletion(frame: Frame) -> bytes | None:
-    """The message that deletes this very entry; None if it has seen a reply."""
-    entry = attributes(frame.payload[_NFGENMSG.size :])
-    if int.from_bytes(entry.get(STATUS, b""), "big") & SEEN_REPLY:
+class _Target(NamedTuple):
+    """What the kernel compares; None: anything."""
+
+    family: Family
+    address: IPAddress | None = None
+    port: int | None = None
+
+
+def _dumps(stale: Stale, *, present: int) -> Iterator[bytes]:
+    """Requests that leave to the kernel what it can sort out for less than it costs here, among `present` entries."""
+    for family in {family_of(at.address) for at in stale.tcp} | {family for family, _ in stale.tcp_node_ports}:
+        unreplied = attribute(STATUS, struct.pack(">I", 0)) + attribute(STATUS_MASK, struct.pack(">I", SEEN_REPLY))
+        yield _dump(Protocol.TCP, _Target(family), unreplied)
+    targets = {_target(at) for at in stale.udp} | {_Target(family, port=port) for family, port in stale.udp_node_ports}
+    if len(targets) > min(_MAX_DUMPS, 1 + present // _ENTRIES_A_DUMP):
+        targets = {_Target(target.family) for target in targets}
+    for target in targets:
+        yield _dump(Protocol.UDP, target)
+
+
+def _target(portal: SocketAddress) -> _Target:
+    family = family_of(portal.address)
+    # of IPv6 addresses the kernel sends those that are not the filter's (ctnetlink_filter_match_tuple, seen on 6.18)
+    return _Target(family, portal.address if family is Family.IPV4 else None, portal.port)
+
+
+def _dump(protocol: Protocol, target: _Target, more: bytes = b"") -> bytes:
+    flags, tuple_ = FILTER_PROTOCOL, b""
+    ports = attribute(PROTOCOL_NUMBER, bytes([NUMBERS[protocol]]))
+    if target.address is not None:
+        flags |= FILTER_DESTINATION
+        tuple_ += attribute(TUPLE_IP | NESTED, attribute(IP_DESTINATION[target.family], target.address.packed))
+    if target.port is not None:
+        flags |= FILTER_DESTINATION_PORT
+        ports += attribute(DESTINATION_PORT, struct.pack(">H", target.port))
+    tuple_ += attribute(TUPLE_PROTOCOL | NESTED, ports)
+    filter_ = attribute(FILTER | NESTED, attribute(FILTER_ORIGINAL_FLAGS, struct.pack("=I", flags)))
+    body = filter_ + attribute(TUPLE_ORIGINAL | NESTED, tuple_) + more
+    return message(GET, NLM_F_REQUEST | NLM_F_DUMP, _NFGENMSG.pack(NFPROTO[target.family], 0, 0) + body)
+
+
+async def _entries_present(netlink: NetlinkSocket) -> int:
+    """How many entries this network namespace has."""
+    (frame,) = await netlink.talk([message(GET_STATISTICS, NLM_F_REQUEST | NLM_F_ACK, _NFGENMSG.pack(0, 0, 0))])
+    return int.from_bytes(attributes(frame.payload[_NFGENMSG.size :])[STATISTICS_ENTRIES], "big")
+
+
+def decode(frame: Frame) -> Entry | None:
+    """None if the entry is of no protocol or family of ours."""
+    found = attributes(frame.payload[_NFGENMSG.size :])
+    original, reply = attributes(found[TUPLE_ORIGINAL]), attributes(found[TUPLE_REPLY])
+    ports = attributes(original[TUPLE_PROTOCOL])
+    protocol = PROTOCOLS.get(bytes(ports[PROTOCOL_NUMBER]))
+    destination = _address(original, IP_DESTINATION)
+    reply_source = _address(reply, IP_SOURCE)
+    if protocol is None or destination is None or reply_source is None:
         return None
+    return Entry(
+        protocol,
+        SocketAddress(destination, int.from_bytes(ports[DESTINATION_PORT], "big")),
+        SocketAddress(reply_source, int.from_bytes(attributes(reply[TUPLE_PROTOCOL])[SOURCE_PORT], "big")),
+        bool(int.from_bytes(found.get(STATUS, b""), "big") & SEEN_REPLY),
+    )
+
+
+def _address(tuple_: Mapping[int, memoryview], kinds: Mapping[Family, int]) -> IPAddress | None:
+    found = attributes(tuple_.get(TUPLE_IP, memoryview(b"")))
+    return next((ip_address(bytes(found[kind])) for kind in kinds.values() if kind in found), None)
+
+
+async def _delete(netlink: NetlinkSocket, frame: Frame) -> bool:
+    """Delete this very entry; False if it has gone already."""
+    entry = attributes(frame.payload[_NFGENMSG.size :])
     body = bytes(frame.payload[: _NFGENMSG.size]) + attribute(TUPLE_ORIGINAL | NESTED, bytes(entry[TUPLE_ORIGINAL]))
     for kind in (ZONE, IDENTIFIER):
         if kind in entry:
             body += attribute(kind, bytes(entry[kind]))
-    return message(DELETE, NLM_F_REQUEST | NLM_F_ACK, body)
-
-
-def _tcp_destination(frame: Frame) -> tuple[bytes, int] | None:
-    """Where an entry's first packet went. Its tuple is the first attribute (ctnetlink_fill_info)."""
-    start = _NFGENMSG.size
-    length = int.from_bytes(frame.payload[start : start + 2], sys.byteorder)
-    first = attributes(frame.payload[start : start + length]).get(TUPLE_ORIGINAL)
-    if first is None:
-        return None
-    tuple_ = attributes(first)
-    address = attributes(tuple_.get(TUPLE_IP, memoryview(b"")))
-    protocol = attributes(tuple_.get(TUPLE_PROTOCOL, memoryview(b"")))
-    destination = address.get(IP4_DESTINATION) or address.get(IP6_DESTINATION)
-    if destination is None or bytes(protocol.get(PROTOCOL_NUMBER, b"")) != bytes([TCP]):
-        return None
-    return bytes(destination), int.from_bytes(protocol.get(DESTINATION_PORT, b""), "big")
+    try:
+        await netlink.talk([message(DELETE, NLM_F_REQUEST | NLM_F_ACK, body)])
+    except RefusedError as error:
+        if error.errno not in GONE:
+            raise
+        return False
+    return True

@@ -190,6 +190,8 @@ class NetlinkSocket:
                 raise RefusedError(first, index=first.sequence - sequences[0])
             if ended:
                 return found
+            # a dump is there as soon as it is asked for: without this, however many datagrams would be one turn
+            await asyncio.sleep(0)
 
     def _drop_stale(self) -> None:
         """Throw away what came too late for an earlier conversation."""

@@ -1,29 +1,53 @@
-"""Transactions as lists of messages: the whole table, or what changes from one state to the next. Pure."""
+"""Transactions as lists of messages: the whole table, or what changes from one state to the next. Pure.
 
+Only where the turn of a forwarded frontend begins is left to chance: to begin with the first endpoint after each
+change would favour it, and the kernel does not tell whose turn it was.
+"""
+
+import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import compress, count
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, compress, count
 from operator import ne
 from typing import TypeVar
 
-from kpf.model.names import Family
-from kpf.model.rules import Action, Rules
-from kpf.nft import encode, schema
+from kpf.model.names import FrontendKey, IPNetwork
+from kpf.model.rules import Action, Forward, NodePort, Portal, Rules
+from kpf.nft import encode, forwards, schema
 from kpf.nft.elements import (
     Elements,
     Key,
-    Value,
     all_elements,
     cluster_ip_element,
+    guard_element,
+    hairpin_element,
     intervals,
     listening_element,
-    node_port_element,
-    node_port_networks,
-    portal_element,
+    networks,
+    portal_elements,
 )
+from kpf.nft.values import Value
 
-P = TypeVar("P")
-Items = list[tuple[P, Action]]
+K = TypeVar("K")
+V = TypeVar("V")
+Items = list[tuple[K, V]]
+Encoder = Callable[[str, Iterable[bytes]], Iterator[bytes]]
+
+# of sets in one transaction: those that are always there come first
+_FIRST_ANONYMOUS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """What is in the kernel beside what is always there, as far as it is known.
+
+    `chains`, `sets`: names that may be ours. `forwards`: those of which it is certain that they are as they say.
+    """
+
+    chains: frozenset[str] = frozenset()
+    sets: frozenset[str] = frozenset()
+    forwards: Mapping[FrontendKey, Forward] | None = None
 
 
 def whole_table(rules: Rules) -> list[bytes]:
@@ -32,42 +56,104 @@ def whole_table(rules: Rules) -> list[bytes]:
     A first packet that meets the very moment of it may pass the new chain while that is not in force yet, and the old
     one when it is not any more (the kernel puts a new hook before an old one of equal priority).
     """
-    return [*encode.no_table(), *refilled_table(rules)]
+    return [*encode.no_table(), *refilled_table(rules, Present())]
 
 
-def refilled_table(rules: Rules) -> list[bytes]:
+def refilled_table(rules: Rules, present: Present) -> list[bytes]:
     """The table filled anew in place, or made: chains stay hooked, so no packet misses both old and new rules.
 
-    It is refused if what is there has another shape, and leaves chains alone that it does not know.
+    Pins stay, and so do turns of forwards that are known to be right. It is refused if what is there has another shape.
     """
     messages = [encode.new_table()]
-    for number, one in enumerate(schema.sets(), 1):
-        messages.append(encode.new_set(one, number))
-    for chain in schema.chains(rules):
-        messages.append(encode.new_chain(chain.name, chain.hook))
-    messages.append(encode.flush_rules())
+    messages += [encode.new_set(one, number) for number, one in enumerate(schema.sets(), 1)]
+    static = list(schema.chains(rules))
+    messages += [encode.new_chain(one.name, one.hook) for one in static]
+    known = present.forwards or {}
+    kept = {key: forward for key, forward in rules.forwards.items() if known.get(key) == forward}
+    left = set(forwards.names(kept, {}))
     messages += [encode.flush_set(one.name) for one in schema.sets()]
-    for chain in schema.chains(rules):
-        messages += encode.new_rules(chain)
-    for family in Family:
-        messages += _networks(rules, family, encode.new_elements)
-    messages += _by_set(all_elements(rules), encode.new_elements)
-    return messages
+    if left:
+        flushed = [*(one.name for one in static), *(present.chains - left)]
+        messages += map(encode.flush_chain, flushed)
+    else:
+        messages.append(encode.flush_rules())
+    wanted = set(forwards.names(rules.forwards, rules.guards))
+    # what is referred to goes last; once all rules are gone that is nothing
+    messages += map(encode.delete_chain, sorted(present.chains - wanted))
+    messages += map(encode.delete_set, sorted(present.sets - wanted))
+    for one in static:
+        messages += encode.new_rules(one)
+    new = {key: forward for key, forward in rules.forwards.items() if key not in kept}
+    messages += _new_forwards({}, new)
+    for guarded in rules.guards.items():
+        messages += _new_guard(*guarded)
+    for one_set in schema.sets():
+        messages += _networks(rules, one_set.name, encode.new_elements)
+    return [*messages, *_by_set(all_elements(rules), encode.new_elements)]
 
 
 def difference(old: Rules, new: Rules) -> list[bytes]:
     """What leads from `old` to `new`: empty if nothing does."""
     gone, come = changes(old, new)
     messages = list(_by_set(gone, encode.delete_elements))
-    for family in Family:
-        if node_port_networks(old, family) != node_port_networks(new, family):
-            messages += _networks(old, family, encode.delete_elements)
-            messages += _networks(new, family, encode.new_elements)
-    if old.proxy_addresses != new.proxy_addresses:
-        for chain in schema.chains(new):
-            if chain.name == schema.REDIRECTS:
-                messages += [encode.flush_chain(chain), *encode.new_rules(chain)]
+    for one in schema.sets():
+        if networks(old, one.name) != networks(new, one.name):
+            messages += _networks(old, one.name, encode.delete_elements)
+            messages += _networks(new, one.name, encode.new_elements)
+    if _of_node(old) != _of_node(new):
+        for of_node in schema.of_node(new):
+            messages += [encode.flush_chain(of_node.name), *encode.new_rules(of_node)]
+    messages += _forwards(old, new)
+    messages += _guards(old, new)
     return [*messages, *_by_set(come, encode.new_elements)]
+
+
+def _of_node(rules: Rules) -> tuple[object, ...]:
+    """What the chains of `schema.of_node` depend on."""
+    return rules.proxy_addresses, rules.own_pods, rules.masquerade_all
+
+
+def _forwards(old: Rules, new: Rules) -> list[bytes]:
+    gone, come = (dict(items) for items in _unequal(old.forwards, new.forwards))
+    messages = [encode.flush_chain(forwards.chain_of(key)) for key in gone]
+    messages += [encode.delete_chain(forwards.chain_of(key)) for key in gone.keys() - come.keys()]
+    for key, forward in gone.items():
+        again = forwards.sets_of(key, come[key]) if key in come else ()
+        for name in forwards.sets_of(key, forward):
+            messages.append(encode.flush_chain(name))
+            if name not in again:
+                messages += [encode.delete_chain(name), encode.delete_set(name)]
+    return messages + list(_new_forwards(gone, come))
+
+
+def _new_forwards(known: Mapping[FrontendKey, Forward], new: Mapping[FrontendKey, Forward]) -> Iterator[bytes]:
+    """Their chains are empty, if they are there: those of `known` are."""
+    for identifier, (key, forward) in enumerate(new.items(), _FIRST_ANONYMOUS):
+        start = random.randrange(len(forward.endpoints))
+        made = forwards.parts(key, forward, identifier=identifier, start=start)
+        there = {*forwards.sets_of(key, known[key]), forwards.chain_of(key)} if key in known else set()
+        for one in made.sets:
+            if one.name not in there:
+                yield encode.new_set(one, identifier)
+        for chain_ in made.chains:
+            if chain_.name not in there:
+                yield encode.new_chain(chain_.name)
+        yield from encode.anonymous_map(made.turn)
+        for chain_ in made.chains:
+            yield from encode.new_rules(chain_)
+
+
+def _guards(old: Rules, new: Rules) -> list[bytes]:
+    gone, come = (dict(items) for items in _unequal(old.guards, new.guards))
+    messages = [encode.flush_chain(forwards.guard_of(portal)) for portal in gone]
+    messages += [encode.delete_chain(forwards.guard_of(portal)) for portal in gone.keys() - come.keys()]
+    return messages + list(chain.from_iterable(_new_guard(*item) for item in come.items()))
+
+
+def _new_guard(portal: Portal, sources: tuple[IPNetwork, ...]) -> Iterator[bytes]:
+    made = forwards.guard_chain(portal, sources)
+    yield encode.new_chain(made.name)
+    yield from encode.new_rules(made)
 
 
 def changes(old: Rules, new: Rules) -> tuple[Elements, Elements]:
@@ -76,17 +162,26 @@ def changes(old: Rules, new: Rules) -> tuple[Elements, Elements]:
     come: Elements = {}
     portals = _unequal(old.portals, new.portals)
     node_ports = _unequal(old.node_ports, new.node_ports)
+    far = _unequal(old.far, new.far)
+    loopback = _unequal(old.loopback, new.loopback)
     for side, left, right, into in ((0, old, new, gone), (1, new, old, come)):
-        into.update(portal_element(*item) for item in portals[side])
-        into.update(node_port_element(*item) for item in node_ports[side])
-        if left.cluster_ips is not right.cluster_ips:
-            into.update(map(cluster_ip_element, left.cluster_ips - right.cluster_ips))
-        if left.listening is not right.listening:
-            into.update(map(listening_element, left.listening - right.listening))
+        for item in chain[tuple[Portal | NodePort, Action]](portals[side], node_ports[side], loopback[side]):
+            into.update(portal_elements(*item))
+        for item in far[side]:
+            into.update(portal_elements(*item, "far-"))
+        into.update(map(guard_element, _only_in(left.guards, right.guards)))
+        into.update(map(hairpin_element, _only_in(left.hairpins, right.hairpins)))
+        into.update(map(cluster_ip_element, _only_in(left.cluster_ips, right.cluster_ips)))
+        into.update(map(listening_element, _only_in(left.listening, right.listening)))
     return gone, come
 
 
-def _unequal(old: Mapping[P, Action], new: Mapping[P, Action]) -> tuple[Items[P], Items[P]]:
+def _only_in(left: Collection[K], right: Collection[K]) -> set[K]:
+    # sets and dicts use the hashes that they have stored when they meet sets and dicts
+    return set() if left is right else set(left).difference(right)
+
+
+def _unequal(old: Mapping[K, V], new: Mapping[K, V]) -> tuple[Items[K, V], Items[K, V]]:
     """The items of each that the other has not.
 
     One state is mostly like the one before, in its order too, and to hash an address takes 1 µs: so what is alike at
@@ -114,9 +209,7 @@ def _alike(left: Sequence[object], right: Sequence[object]) -> int:
     return next(compress(count(), map(ne, left, right)), min(len(left), len(right)))
 
 
-def _by_set(
-    elements: Mapping[Key, Value], encoder: Callable[[str, Iterable[bytes]], Iterator[bytes]]
-) -> Iterator[bytes]:
+def _by_set(elements: Mapping[Key, Value], encoder: Encoder) -> Iterator[bytes]:
     by_set: defaultdict[str, list[bytes]] = defaultdict(list)
     for (name, key), value in elements.items():
         by_set[name].append(encode.element(key, value))
@@ -124,9 +217,7 @@ def _by_set(
         yield from encoder(name, encoded)
 
 
-def _networks(
-    rules: Rules, family: Family, encoder: Callable[[str, Iterable[bytes]], Iterator[bytes]]
-) -> Iterator[bytes]:
-    keys = [key for network in node_port_networks(rules, family) for key in intervals(network)]
-    elements = (encode.element(key, interval_end=end) for key, end in keys)
-    return encoder(schema.name_of("node-port-networks", family), elements)
+def _networks(rules: Rules, name: str, encoder: Encoder) -> Iterator[bytes]:
+    """The elements of an interval set; nothing for another one."""
+    keys = [key for network in networks(rules, name) or () for key in intervals(network)]
+    return encoder(name, (encode.element(key, interval_end=end) for key, end in keys))

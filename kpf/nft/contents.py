@@ -1,15 +1,18 @@
 """What the kernel has of the table, read back: for tests, and for whoever doubts."""
 
+import errno
 import struct
 from collections.abc import Mapping
 
 from kpf.model.rules import Verdict
 from kpf.netlink.attributes import attribute, attributes, message
-from kpf.netlink.socket import NLM_F_DUMP, NLM_F_REQUEST, NetlinkSocket
+from kpf.netlink.socket import NLM_F_DUMP, NLM_F_REQUEST, NetlinkSocket, RefusedError
 from kpf.nft import encode, schema
-from kpf.nft.elements import Value
+from kpf.nft.expressions import NFT_JUMP
+from kpf.nft.values import Goto, Jump, Value
 
-GET_ELEMENTS = 10 << 8 | 13
+GET_CHAINS, GET_SETS, GET_ELEMENTS = 10 << 8 | 4, 10 << 8 | 10, 10 << 8 | 13
+CHAIN_NAME, SET_NAME = 3, 2
 _NFGENMSG = struct.pack("=BBH", encode.INET, 0, 0)
 
 
@@ -50,6 +53,33 @@ def _value(data: memoryview | None) -> Value:
     if data is None:
         return None
     parts = attributes(data)
-    if 2 in parts:
-        return Verdict.DROP if struct.unpack(">i", attributes(parts[2])[1])[0] == 0 else Verdict.REFUSE
-    return bytes(parts[1])
+    if 2 not in parts:
+        return bytes(parts[1])
+    verdict = attributes(parts[2])
+    code, chain = struct.unpack(">i", verdict[1])[0], _text(verdict.get(2, memoryview(b"")))
+    if code == 0:
+        return Verdict.DROP
+    if chain == schema.REFUSE:
+        return Verdict.REFUSE
+    return Jump(chain) if code == NFT_JUMP else Goto(chain)
+
+
+async def read_names(netlink: NetlinkSocket, kind: int, attribute_of_name: int) -> frozenset[str]:
+    """The names of our table's chains (GET_CHAINS, CHAIN_NAME) or sets (GET_SETS, SET_NAME); none without a table.
+
+    Raises OSError.
+    """
+    table = attribute(1, schema.TABLE.encode() + b"\0")
+    try:
+        found = await netlink.talk([message(kind, NLM_F_REQUEST | NLM_F_DUMP, _NFGENMSG + table)])
+    except RefusedError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return frozenset()
+    # old kernels ignore the table that is asked for
+    told = [attributes(frame.payload[4:]) for frame in found]
+    return frozenset(_text(one[attribute_of_name]) for one in told if _text(one[1]) == schema.TABLE)
+
+
+def _text(data: memoryview) -> str:
+    return bytes(data).rstrip(b"\0").decode()

@@ -1,23 +1,26 @@
 """The state of `Rules` as elements of sets and maps: keys and values as the kernel has them. Pure."""
 
 import struct
-from collections.abc import Iterator
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
+from itertools import chain
 
 from kpf.model.names import Family, IPAddress, IPNetwork, Protocol, SocketAddress, family_of
-from kpf.model.rules import Action, NodePort, Portal, Rules, Verdict
-from kpf.nft.schema import name_of
+from kpf.model.rules import Action, Masquerade, NodePort, Portal, Rules, Verdict
+from kpf.nft.forwards import chain_of, guard_of
+from kpf.nft.schema import MASQUERADE_ALWAYS, MASQUERADE_FOREIGN, name_of
+from kpf.nft.values import Goto, Jump, Value
 
 PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
 _PORT = struct.Struct(">H")
-
-Value = bytes | Verdict | None
-"""None in a set, a proxy port's bytes or a verdict in a map."""
+_MASQUERADES = {Masquerade.ALWAYS: Jump(MASQUERADE_ALWAYS), Masquerade.FOREIGN: Jump(MASQUERADE_FOREIGN)}
 
 Key = tuple[str, bytes]
 """Name of the set, and the key in it."""
 
 Elements = dict[Key, Value]
+
+Element = tuple[Key, Value]
 
 
 def port_bytes(port: int) -> bytes:
@@ -32,33 +35,56 @@ def _protocol_key(protocol: Protocol, port: int) -> bytes:
     return bytes((PROTOCOLS[protocol], 0, 0, 0)) + _PORT.pack(port) + b"\0\0"
 
 
-def portal_element(portal: Portal, action: Action) -> tuple[Key, Value]:
-    family = family_of(portal.address)
+def portal_elements(portal: Portal | NodePort, action: Action, prefix: str = "") -> list[Element]:
+    """What makes a portal do that. `prefix`: "far-", or none."""
+    family = portal.family
+    suffix = "" if isinstance(portal, Portal) else "-node-ports"
+    address = portal.address.packed if isinstance(portal, Portal) else b""
+    if isinstance(action, int):
+        key = address_key(portal.address, portal.port) if isinstance(portal, Portal) else port_bytes(portal.port)
+        return [((name_of(f"{prefix}proxy{suffix}", family), key), port_bytes(action))]
+    key = address + _protocol_key(portal.protocol, portal.port)
     if isinstance(action, Verdict):
-        return (name_of("verdict", family), portal.address.packed + _protocol_key(portal.protocol, portal.port)), action
-    return (name_of("proxy", family), address_key(portal.address, portal.port)), port_bytes(action)
+        return [((name_of(f"{prefix}verdict{suffix}", family), key), action)]
+    forwarded: list[Element] = [((name_of(f"{prefix}direct{suffix}", family), key), Goto(chain_of(action.frontend)))]
+    # nobody far away is masqueraded where he has rules of his own
+    if not prefix and action.masquerade in _MASQUERADES:
+        forwarded.append(((name_of(f"masquerade{suffix}", family), key), _MASQUERADES[action.masquerade]))
+    return forwarded
 
 
-def node_port_element(portal: NodePort, action: Action) -> tuple[Key, Value]:
-    if isinstance(action, Verdict):
-        return (name_of("verdict-node-ports", portal.family), _protocol_key(portal.protocol, portal.port)), action
-    return (name_of("proxy-node-ports", portal.family), port_bytes(portal.port)), port_bytes(action)
+def guard_element(portal: Portal) -> Element:
+    key = portal.address.packed + _protocol_key(portal.protocol, portal.port)
+    return (name_of("guards", portal.family), key), Jump(guard_of(portal))
 
 
-def listening_element(at: SocketAddress) -> tuple[Key, Value]:
+def hairpin_element(address: IPAddress) -> Element:
+    return (name_of("hairpins", family_of(address)), address.packed * 2), None
+
+
+def listening_element(at: SocketAddress) -> Element:
     return (name_of("listening", family_of(at.address)), address_key(at.address, at.port)), None
 
 
-def cluster_ip_element(address: IPAddress) -> tuple[Key, Value]:
+def cluster_ip_element(address: IPAddress) -> Element:
     return (name_of("cluster-ips", family_of(address)), address.packed), None
 
 
-def node_port_networks(rules: Rules, family: Family) -> list[IPNetwork]:
-    """Networks of this family, none inside another; a family that none is named for has all its addresses."""
-    named = {network for network in rules.node_port_networks if network.version == family}
+def networks(rules: Rules, name: str) -> list[IPNetwork] | None:
+    """What an interval set has, none overlapping another; None if `name` is not that of one."""
+    for family in Family:
+        if name == name_of("node-port-networks", family):
+            # a family that none is named for has all its addresses
+            everywhere = ip_network("0.0.0.0/0" if family is Family.IPV4 else "::/0")
+            return _collapsed(rules.node_port_networks, family) or [everywhere]
+        if name == name_of("service-cidrs", family):
+            return _collapsed(rules.service_cidrs, family)
+    return None
+
+
+def _collapsed(named: Iterable[IPNetwork], family: Family) -> list[IPNetwork]:
     # one family: mypy does not see it
-    outer = [one for one in named if not any(one != two and one.subnet_of(two) for two in named)]  # type: ignore[arg-type]
-    return sorted(outer) or [ip_network("0.0.0.0/0" if family is Family.IPV4 else "::/0")]
+    return list(collapse_addresses(one for one in named if one.version == family))  # type: ignore[type-var]
 
 
 def intervals(network: IPv4Network | IPv6Network) -> Iterator[tuple[bytes, bool]]:
@@ -71,10 +97,17 @@ def intervals(network: IPv4Network | IPv6Network) -> Iterator[tuple[bytes, bool]
 
 
 def all_elements(rules: Rules) -> Elements:
-    """Everything but the interval sets."""
+    """Everything but the interval sets, and what packets add."""
     found: Elements = {}
-    found.update(portal_element(portal, action) for portal, action in rules.portals.items())
-    found.update(node_port_element(portal, action) for portal, action in rules.node_ports.items())
+    everybody: Iterable[tuple[Portal | NodePort, Action]] = chain(
+        rules.portals.items(), rules.node_ports.items(), rules.loopback.items()
+    )
+    for portal, action in everybody:
+        found.update(portal_elements(portal, action))
+    for portal, action in rules.far.items():
+        found.update(portal_elements(portal, action, "far-"))
+    found.update(map(guard_element, rules.guards))
+    found.update(map(hairpin_element, rules.hairpins))
     found.update(map(cluster_ip_element, rules.cluster_ips))
     found.update(map(listening_element, rules.listening))
     return found

@@ -1,60 +1,48 @@
-"""Netlink messages for the table: small ones through pyroute2's classes, elements packed by struct.
+"""Netlink messages for the table, encoded by hand: a library takes 0.4 ms for a small message and 45 µs for an element.
 
-pyroute2 takes 45 µs for an element as a dictionary and 0.4 ms for a small message, so elements are packed here (2 µs),
-and the bytes of the static part are kept. A message's sequence number is written in when it is sent.
+A message's sequence number is written in when it is sent. Numbers are those of include/uapi/linux/netfilter/
+nf_tables.h and nfnetlink.h.
 """
 
 import functools
 import struct
 from collections.abc import Iterable, Iterator
-from typing import Any
-
-import pyroute2.netlink.nfnetlink.nftsocket as nft
-from pyroute2.netlink import NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST
-from pyroute2.netlink.nfnetlink import NFNL_SUBSYS_NFTABLES, nfgen_msg
 
 from kpf.model.rules import Verdict
 from kpf.netlink.attributes import NESTED, attribute
 from kpf.netlink.attributes import message as netlink_message
-from kpf.netlink.socket import NLM_F_ACK
+from kpf.netlink.socket import NLM_F_ACK, NLM_F_REQUEST
 from kpf.nft import schema
-from kpf.nft.elements import Value
+from kpf.nft.expressions import NFT_GOTO, number, text, verdict_data
+from kpf.nft.forwards import AnonymousMap
 from kpf.nft.schema import Chain, Hook, Set
-from kpf.nft.statements import Statement
+from kpf.nft.values import Goto, Jump, Value
 
 INET = 1  # NFPROTO_INET
+NLM_F_CREATE, NLM_F_APPEND = 0x400, 0x800
 BATCH_BEGIN, BATCH_END = 0x10, 0x11
+SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
+NEW_TABLE, DELETE_TABLE, NEW_CHAIN, DELETE_CHAIN, NEW_RULE, DELETE_RULE = 0, 2, 3, 5, 6, 8
+NEW_SET, DELETE_SET, NEW_ELEMENTS, DELETE_ELEMENTS = 9, 11, 12, 14
+ACCEPT = 1
+SET_ANONYMOUS, SET_CONSTANT, SET_INTERVAL, SET_MAP, SET_TIMEOUT, SET_DYNAMIC = 1, 2, 4, 8, 0x10, 0x20
 _FLAGS, _FLAGS_AT = struct.Struct("=H"), 6  # in struct nlmsghdr
 # An attribute's length is 16 bits; many messages in a batch are fine.
 MAX_ELEMENTS_BYTES = 60_000
 ELEMENT_FLAGS, INTERVAL_END = 3, 1
-MAX_KEPT_RULES = 200
+
+_TABLE = text(1, schema.TABLE)
+_NFGENMSG = struct.pack("=BBH", INET, 0, 0)
 
 
-def _encoded(message: Any, kind: int, flags: int) -> bytes:
-    message["header"]["type"] = NFNL_SUBSYS_NFTABLES << 8 | kind
-    message["header"]["flags"] = NLM_F_REQUEST | flags
-    message["nfgen_family"] = INET
-    message.reset()
-    message.encode()
-    return bytes(message.data)
-
-
-def _message(cls: Any, attributes: list[tuple[str, Any]]) -> Any:
-    message = cls()
-    message["attrs"] = attributes
-    return message
+def _message(kind: int, attributes: bytes, flags: int = 0) -> bytes:
+    return netlink_message(SUBSYSTEM << 8 | kind, NLM_F_REQUEST | flags, _NFGENMSG + attributes)
 
 
 @functools.cache
 def boundary(kind: int) -> bytes:
     """The begin or the end of a transaction."""
-    message = nfgen_msg()
-    message["res_id"] = NFNL_SUBSYS_NFTABLES
-    message["header"]["type"] = kind
-    message["header"]["flags"] = NLM_F_REQUEST
-    message.encode()
-    return bytes(message.data)
+    return netlink_message(kind, NLM_F_REQUEST, struct.pack("=BB", 0, 0) + struct.pack(">H", SUBSYSTEM))
 
 
 def acknowledged(message: bytes) -> bytes:
@@ -65,111 +53,100 @@ def acknowledged(message: bytes) -> bytes:
 
 def no_table() -> list[bytes]:
     """Whatever was there is gone. (To destroy a table that may be absent in one message takes Linux 6.3.)"""
-    return [new_table(), _delete_table()]
+    return [new_table(), _message(DELETE_TABLE, _TABLE)]
 
 
-@functools.cache
-def _delete_table() -> bytes:
-    return _encoded(_message(nft.nft_table_msg, [("NFTA_TABLE_NAME", schema.TABLE)]), nft.NFT_MSG_DELTABLE, 0)
-
-
-@functools.cache
 def new_table() -> bytes:
-    message = _message(nft.nft_table_msg, [("NFTA_TABLE_NAME", schema.TABLE)])
-    return _encoded(message, nft.NFT_MSG_NEWTABLE, NLM_F_CREATE)
+    return _message(NEW_TABLE, _TABLE, NLM_F_CREATE)
 
 
-@functools.cache
-def new_chain(name: str, hook: Hook | None) -> bytes:
-    attributes: list[tuple[str, Any]] = [("NFTA_CHAIN_TABLE", schema.TABLE), ("NFTA_CHAIN_NAME", name)]
+def new_chain(name: str, hook: Hook | None = None) -> bytes:
+    # NFTA_CHAIN_NAME 3, _HOOK 4 (NFTA_HOOK_HOOKNUM 1, _PRIORITY 2), _POLICY 5, _TYPE 7
+    attributes = _TABLE + text(3, name)
     if hook:
-        place = [("NFTA_HOOK_HOOKNUM", hook.number), ("NFTA_HOOK_PRIORITY", hook.priority)]
-        attributes += [
-            ("NFTA_CHAIN_HOOK", {"attrs": place}),
-            ("NFTA_CHAIN_POLICY", 1),
-            ("NFTA_CHAIN_TYPE", hook.kind),
-        ]
-    return _encoded(_message(nft.nft_chain_msg, attributes), nft.NFT_MSG_NEWCHAIN, NLM_F_CREATE)
+        place = number(1, hook.number) + attribute(2, struct.pack(">i", hook.priority))
+        attributes += attribute(4 | NESTED, place) + number(5, ACCEPT) + text(7, hook.kind)
+    return _message(NEW_CHAIN, attributes, NLM_F_CREATE)
+
+
+def delete_chain(name: str) -> bytes:
+    return _message(DELETE_CHAIN, _TABLE + text(3, name))
 
 
 def new_rules(chain: Chain) -> Iterator[bytes]:
+    # NFTA_RULE_CHAIN 2, _EXPRESSIONS 4
+    start = _TABLE + text(2, chain.name)
     for statements in chain.rules:
-        key = chain.name, tuple(statement.text for statement in statements)
-        if key not in _rules:
-            if len(_rules) >= MAX_KEPT_RULES:
-                _rules.clear()
-            _rules[key] = _new_rule(chain.name, statements)
-        yield _rules[key]
+        expressions = attribute(4 | NESTED, b"".join(statement.expressions for statement in statements))
+        yield _message(NEW_RULE, start + expressions, NLM_F_CREATE | NLM_F_APPEND)
 
 
-_rules: dict[tuple[str, tuple[str, ...]], bytes] = {}
-"""Encoded rules by chain and text, which says all of a rule. Only the proxy addresses ever change."""
+def flush_chain(name: str) -> bytes:
+    return _message(DELETE_RULE, _TABLE + text(2, name))
 
 
-def _new_rule(chain_name: str, statements: tuple[Statement, ...]) -> bytes:
-    expressions = [one for statement in statements for one in statement.expressions]
-    attributes = [
-        ("NFTA_RULE_TABLE", schema.TABLE),
-        ("NFTA_RULE_CHAIN", chain_name),
-        ("NFTA_RULE_EXPRESSIONS", expressions),
-    ]
-    message = _message(nft.nft_rule_msg, attributes)
-    return _encoded(message, nft.NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND)
-
-
-def flush_chain(chain: Chain) -> bytes:
-    attributes = [("NFTA_RULE_TABLE", schema.TABLE), ("NFTA_RULE_CHAIN", chain.name)]
-    return _encoded(_message(nft.nft_rule_msg, attributes), nft.NFT_MSG_DELRULE, 0)
-
-
-@functools.cache
 def flush_rules() -> bytes:
     """All rules of all chains go."""
-    return _encoded(_message(nft.nft_rule_msg, [("NFTA_RULE_TABLE", schema.TABLE)]), nft.NFT_MSG_DELRULE, 0)
+    return _message(DELETE_RULE, _TABLE)
 
 
-@functools.cache
 def flush_set(name: str) -> bytes:
     """All elements go: a deletion that names none."""
-    attributes = [("NFTA_SET_ELEM_LIST_TABLE", schema.TABLE), ("NFTA_SET_ELEM_LIST_SET", name)]
-    return _encoded(_message(nft.nft_set_elem_list_msg, attributes), nft.NFT_MSG_DELSETELEM, 0)
+    return _message(DELETE_ELEMENTS, _TABLE + text(2, name))
 
 
-@functools.cache
-def new_set(one: Set, number: int) -> bytes:
-    flags = set()
+def new_set(one: Set, identifier: int) -> bytes:
+    # NFTA_SET_NAME 2, _FLAGS 3, _KEY_TYPE 4, _KEY_LEN 5, _DATA_TYPE 6, _DATA_LEN 7, _DESC 9 (_SIZE 1), _ID 10
+    flags = SET_MAP * (one.data is not None) | SET_INTERVAL * one.interval
+    flags |= (SET_TIMEOUT | SET_DYNAMIC) * one.dynamic
+    attributes = _TABLE + text(2, one.name) + number(3, flags) + number(4, one.key_type) + number(5, one.key_length)
     if one.data is not None:
-        flags.add("NFT_SET_MAP")
-    if one.interval:
-        flags.add("NFT_SET_INTERVAL")
-    attributes: list[tuple[str, Any]] = [
-        ("NFTA_SET_TABLE", schema.TABLE),
-        ("NFTA_SET_NAME", one.name),
-        ("NFTA_SET_FLAGS", flags),
-        ("NFTA_SET_KEY_TYPE", one.key_type),
-        ("NFTA_SET_KEY_LEN", one.key_length),
-    ]
-    if one.data is not None:
-        length = 16 if one.data == schema.TYPE_VERDICT else 2
-        attributes += [("NFTA_SET_DATA_TYPE", one.data), ("NFTA_SET_DATA_LEN", length)]
-    attributes.append(("NFTA_SET_ID", number))
-    return _encoded(_message(nft.nft_set_msg, attributes), nft.NFT_MSG_NEWSET, NLM_F_CREATE)
+        attributes += number(6, one.data) + number(7, 16 if one.data == schema.TYPE_VERDICT else 2)
+    if one.size:
+        attributes += attribute(9 | NESTED, number(1, one.size))
+    return _message(NEW_SET, attributes + number(10, identifier), NLM_F_CREATE)
 
 
-# NFTA_DATA_VALUE 1, NFTA_DATA_VERDICT 2; NFTA_VERDICT_CODE 1, NFTA_VERDICT_CHAIN 2
-_VERDICTS = {
-    Verdict.DROP: attribute(2 | NESTED, attribute(1, struct.pack(">i", 0))),
-    Verdict.REFUSE: attribute(
-        2 | NESTED, attribute(1, struct.pack(">i", -4)) + attribute(2, schema.REFUSE.encode() + b"\0")
-    ),
-}
+def delete_set(name: str) -> bytes:
+    return _message(DELETE_SET, _TABLE + text(2, name))
+
+
+# for `nft list`: NFTNL_UDATA_SET_KEYBYTEORDER 0, 4 bytes, BYTEORDER_HOST_ENDIAN 1 (libnftnl's udata.h)
+_HOST_BYTE_ORDER = bytes((0, 4)) + struct.pack("=I", 1)
+
+
+def anonymous_map(one: AnonymousMap) -> Iterator[bytes]:
+    """The map, which only one rule of the same transaction can have, and its elements."""
+    flags = SET_ANONYMOUS | SET_CONSTANT | SET_MAP
+    attributes = _TABLE + text(2, one.NAME) + number(3, flags) + number(4, schema.TYPE_INTEGER) + number(5, 4)
+    attributes += number(6, one.data_type) + number(7, one.data_length) + number(10, one.identifier)
+    attributes += attribute(13, _HOST_BYTE_ORDER)
+    yield _message(NEW_SET, attributes, NLM_F_CREATE)
+    elements = (element(struct.pack("=I", index), value) for index, value in enumerate(one.values))
+    # NFTA_SET_ELEM_LIST_SET_ID 4
+    yield from _messages(one.NAME, elements, NEW_ELEMENTS, NLM_F_CREATE, number(4, one.identifier))
+
+
+_DROP = attribute(2 | NESTED, attribute(1, struct.pack(">i", 0)))
+
+
+def _data(value: Value) -> bytes:
+    """What a map says: NFTA_DATA_VALUE, or NFTA_DATA_VERDICT."""
+    if isinstance(value, bytes):
+        return attribute(1, value)
+    if isinstance(value, Goto | Jump):
+        return verdict_data(value.code, value.chain)
+    return _DROP if value is Verdict.DROP else verdict_data(NFT_GOTO, schema.REFUSE)
 
 
 def element(key: bytes, value: Value = None, *, interval_end: bool = False) -> bytes:
-    """One list element. All of one shape share their bytes but for the key, and the port if the value is one."""
-    if isinstance(value, bytes):
+    """One list element. All that have a port, one of two verdicts or nothing share their bytes but for the key."""
+    if isinstance(value, bytes) and len(value) == 2:
         before, between, after = _shape(len(key), b"\0\0", interval_end)
         return before + key + between + value + after
+    if isinstance(value, bytes | Goto | Jump):
+        # NFTA_LIST_ELEM 1; NFTA_SET_ELEM_KEY 1, _DATA 2
+        return attribute(1 | NESTED, attribute(1 | NESTED, attribute(1, key)) + attribute(2 | NESTED, _data(value)))
     before, between, after = _shape(len(key), value, interval_end)
     return before + key + between + after
 
@@ -182,10 +159,9 @@ def _shape(key_length: int, value: Value, interval_end: bool) -> tuple[bytes, by
     """
     body = attribute(1 | NESTED, attribute(1, bytes(key_length)))
     if value is not None:
-        data = _VERDICTS[value] if isinstance(value, Verdict) else attribute(1, value)
-        body += attribute(2 | NESTED, data)
+        body += attribute(2 | NESTED, _data(value))
     if interval_end:
-        body += attribute(ELEMENT_FLAGS, struct.pack(">I", INTERVAL_END))
+        body += number(ELEMENT_FLAGS, INTERVAL_END)
     whole = attribute(1 | NESTED, body)
     # three headers before the key; the port, 2 bytes and 2 of padding, is the last thing in an element that has one
     end = 12 + key_length
@@ -193,30 +169,24 @@ def _shape(key_length: int, value: Value, interval_end: bool) -> tuple[bytes, by
     return whole[:12], whole[end:start], whole[start + (2 if isinstance(value, bytes) else 0) :]
 
 
-def _element_message(name: str, elements: bytes, kind: int, flags: int) -> bytes:
-    # struct nfgenmsg, then NFTA_SET_ELEM_LIST_TABLE 1, _SET 2, _ELEMENTS 3
-    body = struct.pack("=BBH", INET, 0, 0)
-    body += attribute(1, schema.TABLE.encode() + b"\0") + attribute(2, name.encode() + b"\0")
-    body += attribute(3 | NESTED, elements)
-    return netlink_message(NFNL_SUBSYS_NFTABLES << 8 | kind, NLM_F_REQUEST | flags, body)
-
-
-def _messages(name: str, elements: Iterable[bytes], kind: int, flags: int) -> Iterator[bytes]:
+def _messages(name: str, elements: Iterable[bytes], kind: int, flags: int, more: bytes = b"") -> Iterator[bytes]:
+    # NFTA_SET_ELEM_LIST_TABLE 1, _SET 2, _ELEMENTS 3
+    start = _TABLE + text(2, name) + more
     pending: list[bytes] = []
     size = 0
     for one in elements:
         if size + len(one) > MAX_ELEMENTS_BYTES:
-            yield _element_message(name, b"".join(pending), kind, flags)
+            yield _message(kind, start + attribute(3 | NESTED, b"".join(pending)), flags)
             pending, size = [], 0
         pending.append(one)
         size += len(one)
     if pending:
-        yield _element_message(name, b"".join(pending), kind, flags)
+        yield _message(kind, start + attribute(3 | NESTED, b"".join(pending)), flags)
 
 
 def new_elements(name: str, elements: Iterable[bytes]) -> Iterator[bytes]:
-    return _messages(name, elements, nft.NFT_MSG_NEWSETELEM, NLM_F_CREATE)
+    return _messages(name, elements, NEW_ELEMENTS, NLM_F_CREATE)
 
 
 def delete_elements(name: str, elements: Iterable[bytes]) -> Iterator[bytes]:
-    return _messages(name, elements, nft.NFT_MSG_DELSETELEM, 0)
+    return _messages(name, elements, DELETE_ELEMENTS, 0)

@@ -3,9 +3,10 @@
 import errno
 
 from kpf.model.rules import Rules
-from kpf.nft import batch, schema
-from kpf.nft.elements import Elements, Value, all_elements
+from kpf.nft import batch, forwards, schema
+from kpf.nft.elements import Elements, all_elements
 from kpf.nft.kernel import TransactionFailedError
+from kpf.nft.values import Value
 
 
 class FakeKernel:
@@ -15,10 +16,12 @@ class FakeKernel:
         self.elements: Elements | None = None
         self.fail_next = False
         self.transactions = 0
+        self._chains: frozenset[str] = frozenset()
 
     async def replace(self, rules: Rules) -> None:
         self._begin()
         self.elements = dict(all_elements(rules))
+        self._chains = _chains(rules)
 
     async def update(self, old: Rules, new: Rules) -> None:
         gone, come = batch.changes(old, new)
@@ -32,13 +35,17 @@ class FakeKernel:
         if missing or any(remaining.get(key, value) != value for key, value in come.items()):
             raise TransactionFailedError(errno.ENOENT if missing else errno.EEXIST, "the table is not what it was")
         self.elements = remaining | come
+        self._chains = _chains(new)
 
     def distrust(self) -> None:
         pass
 
     async def delete(self) -> None:
         self._begin()
-        self.elements = None
+        self.elements, self._chains = None, frozenset()
+
+    async def chains(self) -> frozenset[str]:
+        return self._chains
 
     async def contents(self) -> dict[str, dict[bytes, Value]]:
         if self.elements is None:
@@ -56,3 +63,8 @@ class FakeKernel:
             self.fail_next = False
             raise TransactionFailedError(errno.EBUSY, "told to fail")
         self.transactions += 1
+
+
+def _chains(rules: Rules) -> frozenset[str]:
+    static = (chain.name for chain in schema.chains(rules))
+    return frozenset(static).union(forwards.names(rules.forwards, rules.guards))

@@ -9,8 +9,8 @@ import errno
 
 from kpf.model.rules import Rules
 from kpf.netlink.socket import NETLINK_NETFILTER, NetlinkSocket, RefusedError
-from kpf.nft import batch, contents, encode, schema
-from kpf.nft.elements import Value
+from kpf.nft import batch, contents, encode, forwards, schema
+from kpf.nft.values import Value
 
 BUFFER_BYTES = 64 << 20
 
@@ -29,6 +29,8 @@ class Kernel:
     def __init__(self) -> None:
         self._socket = NetlinkSocket(NETLINK_NETFILTER, buffer_bytes=BUFFER_BYTES)
         self._is_foreign = False
+        # what is certain to be there; nothing is, after a start or a failure
+        self._written: Rules | None = None
 
     @property
     def port_id(self) -> int:
@@ -39,14 +41,27 @@ class Kernel:
         """Make the table what it must be, whatever it was, in one transaction. Raises `TransactionFailedError`."""
         if not self._is_foreign:
             try:
-                await self._commit(batch.refilled_table(rules))
+                await self._commit(batch.refilled_table(rules, await self._present()), rules)
             except TransactionFailedError as error:
                 if error.errno not in OTHER_SHAPE:
                     raise
             else:
                 return
-        await self._commit(batch.whole_table(rules))
+        await self._commit(batch.whole_table(rules), rules)
         self._is_foreign = False
+
+    async def _present(self) -> batch.Present:
+        """The chains and sets that come and go."""
+        if self._written is not None:
+            names = frozenset(forwards.names(self._written.forwards, self._written.guards))
+            sets = frozenset(name for item in self._written.forwards.items() for name in forwards.sets_of(*item))
+            return batch.Present(names, sets, self._written.forwards)
+        static = {*(one.name for one in schema.sets()), *(one.name for one in schema.chains(Rules()))}
+        chains = await contents.read_names(self._socket, contents.GET_CHAINS, contents.CHAIN_NAME)
+        sets = await contents.read_names(self._socket, contents.GET_SETS, contents.SET_NAME)
+        # a map of a rule goes with it
+        named = (one for one in sets if not one.startswith("__"))
+        return batch.Present(chains - static, frozenset(named) - static)
 
     def distrust(self) -> None:
         """Somebody else has touched the table: the next `replace` takes everything away that is not ours."""
@@ -56,13 +71,15 @@ class Kernel:
         """Change what differs in one transaction. Raises `TransactionFailedError`."""
         messages = batch.difference(old, new)
         if messages:
-            await self._commit(messages)
+            await self._commit(messages, new)
 
     async def delete(self) -> None:
         """Take the table away, if it is there. Raises `TransactionFailedError`."""
         await self._commit(encode.no_table())
 
-    async def _commit(self, messages: list[bytes]) -> None:
+    async def _commit(self, messages: list[bytes], new: Rules | None = None) -> None:
+        """`new`: what is in the table afterwards, None if that is not known."""
+        self._written = None
         *others, last = messages
         stream = [
             encode.boundary(encode.BATCH_BEGIN),
@@ -85,6 +102,11 @@ class Kernel:
             ) from error
         except OSError as error:
             raise TransactionFailedError(error.errno, f"the transaction was not sent or answered: {error}") from error
+        self._written = new
+
+    async def chains(self) -> frozenset[str]:
+        """The names of the chains that the kernel has. Raises OSError."""
+        return await contents.read_names(self._socket, contents.GET_CHAINS, contents.CHAIN_NAME)
 
     async def contents(self) -> dict[str, dict[bytes, Value]]:
         """The elements that the kernel has, by set. Raises FileNotFoundError if there is no such table."""

@@ -1,20 +1,25 @@
-"""The table as data: chains and rules that do not change, sets and maps whose elements carry the state. Pure.
+"""The table as data: chains and rules that hardly change, sets and maps whose elements carry the state. Pure.
 
-Both the netlink messages (`encode`) and the text for people (`text`) are made of this.
+Both the netlink messages (`encode`) and the text for people (`text`) are made of this. What the kernel forwards by
+itself has a chain of its own, and guarded portals have one (`forwards`).
 
 A new connection passes, in prerouting or, from this node's own processes, in output:
-  -110  its portal has a verdict: refuse or drop, before anything else happens to it
-  -105  its portal has a proxy port: the destination becomes the proxy address of the family (dstnat is -100, where
-        CNI port maps sit, so theirs come after)
-   -95  it still goes to a ClusterIP in use: no such port, refused (the nat core runs at -100, whatever a chain says)
-and at input, the guard: who reaches a listening proxy port without having been redirected is refused.
+  -110  its portal does not want its source, or has a verdict: refuse or drop, before anything else happens to it
+  -105  its portal has a proxy port: the destination becomes the proxy address of the family; or its portal has a
+        chain of `forwards`, which makes it an endpoint's (CNI port maps sit at dstnat, -100, so theirs come after)
+   -95  it still goes to a ClusterIP in use: no such port, refused; or to one that nobody has: dropped (the nat core
+        runs at -100, whatever a chain says)
+and at input, the guard: who reaches a listening proxy port without having been redirected is refused; in postrouting,
+before a CNI's masquerading, what was marked when it was forwarded is masqueraded.
 
-Room is left for direct forwarding: maps of their own beside `proxy-*`, and postrouting.
+`far-*` concern what comes neither from this node's processes nor from its pods, and are asked first: with external
+policy Local, others than these get other endpoints.
 """
 
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import NamedTuple
 
 from kpf.model.names import Family
@@ -24,12 +29,15 @@ from kpf.nft.statements import Statement
 
 TABLE = "kpf"
 REFUSE = "refuse"
-REDIRECTS = "redirects"
+REDIRECTS, FAR_REDIRECTS, FAR_VERDICTS = "redirects", "far-redirects", "far-verdicts"
+MASQUERADE_ALWAYS, MASQUERADE_FOREIGN = "masquerade-always", "masquerade-foreign"
 
 # Data types as nft numbers them (include/datatype.h of nftables 1.0); a concatenation shifts them by 6 bits.
-TYPE_IP4, TYPE_IP6, TYPE_PROTOCOL, TYPE_PORT, TYPE_VERDICT = 7, 8, 12, 13, 0xFFFFFF00
+TYPE_INTEGER, TYPE_IP4, TYPE_IP6, TYPE_PROTOCOL, TYPE_PORT, TYPE_VERDICT = 4, 7, 8, 12, 13, 0xFFFFFF00
 _NAMES = {TYPE_IP4: "ipv4_addr", TYPE_IP6: "ipv6_addr", TYPE_PROTOCOL: "inet_proto", TYPE_PORT: "inet_service"}
 SIZES = {TYPE_IP4: 4, TYPE_IP6: 16, TYPE_PROTOCOL: 4, TYPE_PORT: 4}
+ADDRESS_TYPE = {Family.IPV4: TYPE_IP4, Family.IPV6: TYPE_IP6}
+LOOPBACK = {Family.IPV4: ip_network("127.0.0.0/8"), Family.IPV6: ip_network("::1/128")}
 
 
 class Hook(NamedTuple):
@@ -41,31 +49,42 @@ class Hook(NamedTuple):
     priority: int
 
 
-PREROUTING, INPUT, OUTPUT = ("prerouting", 0), ("input", 1), ("output", 3)
+PREROUTING, INPUT, OUTPUT, POSTROUTING = ("prerouting", 0), ("input", 1), ("output", 3), ("postrouting", 4)
+
+Rule = tuple[Statement, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
     name: str
-    rules: tuple[tuple[Statement, ...], ...]
+    rules: tuple[Rule, ...]
     hook: Hook | None = None
+
+
+def concatenated(types: tuple[int, ...]) -> int:
+    number = 0
+    for one in types:
+        number = number << 6 | one
+    return number
 
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """A set, or a map where `data` is a type. Keys are `key` types, each padded to 4 bytes."""
+    """A set, or a map where `data` is a type. Keys are `key` types, each padded to 4 bytes.
+
+    `dynamic`: packets add elements, which time out; `size` of them at most.
+    """
 
     name: str
     key: tuple[int, ...]
     data: int | None = None
     interval: bool = False
+    dynamic: bool = False
+    size: int = 0
 
     @property
     def key_type(self) -> int:
-        number = 0
-        for one in self.key:
-            number = number << 6 | one
-        return number
+        return concatenated(self.key)
 
     @property
     def key_length(self) -> int:
@@ -86,68 +105,171 @@ def name_of(kind: str, family: Family) -> str:
     return f"{kind}-ip{family.value}"
 
 
-def sets() -> Iterator[Set]:
-    for family, address in ((Family.IPV4, TYPE_IP4), (Family.IPV6, TYPE_IP6)):
-        yield Set(name_of("proxy", family), (address, TYPE_PORT), TYPE_PORT)
-        yield Set(name_of("proxy-node-ports", family), (TYPE_PORT,), TYPE_PORT)
-        yield Set(name_of("verdict", family), (address, TYPE_PROTOCOL, TYPE_PORT), TYPE_VERDICT)
-        yield Set(name_of("verdict-node-ports", family), (TYPE_PROTOCOL, TYPE_PORT), TYPE_VERDICT)
-        yield Set(name_of("cluster-ips", family), (address,))
-        yield Set(name_of("listening", family), (address, TYPE_PORT))
-        yield Set(name_of("node-port-networks", family), (address,), interval=True)
+@functools.cache
+def sets() -> tuple[Set, ...]:
+    """Those that are always there."""
+    return tuple(one for family in Family for one in _sets(family))
+
+
+def _sets(family: Family) -> Iterator[Set]:
+    address = ADDRESS_TYPE[family]
+    for kind in ("verdict", "direct", "masquerade", "far-verdict", "far-direct"):
+        yield Set(name_of(kind, family), (address, TYPE_PROTOCOL, TYPE_PORT), TYPE_VERDICT)
+        yield Set(name_of(f"{kind}-node-ports", family), (TYPE_PROTOCOL, TYPE_PORT), TYPE_VERDICT)
+    for kind in ("proxy", "far-proxy"):
+        yield Set(name_of(kind, family), (address, TYPE_PORT), TYPE_PORT)
+        yield Set(name_of(f"{kind}-node-ports", family), (TYPE_PORT,), TYPE_PORT)
+    yield Set(name_of("guards", family), (address, TYPE_PROTOCOL, TYPE_PORT), TYPE_VERDICT)
+    yield Set(name_of("hairpins", family), (address, address))
+    yield Set(name_of("cluster-ips", family), (address,))
+    yield Set(name_of("listening", family), (address, TYPE_PORT))
+    for kind in ("node-port-networks", "service-cidrs"):
+        yield Set(name_of(kind, family), (address,), interval=True)
 
 
 def chains(rules: Rules) -> Iterator[Chain]:
-    """In an order in which each is defined before it is referred to."""
+    """Those that are always there, in an order in which each is defined before it is referred to."""
     yield Chain(REFUSE, ((st.tcp(), st.reject_reset()), (st.reject_port_unreachable(),)))
-    yield Chain("verdicts", tuple(_verdicts()))
-    yield Chain(REDIRECTS, tuple(_redirects(rules)))
+    yield Chain(MASQUERADE_ALWAYS, ((st.mark_for_masquerade(),),))
+    yield Chain(MASQUERADE_FOREIGN, tuple(_masquerade_foreign(rules)))
+    yield Chain("guards", tuple((st.family(one), st.address_verdict(one, name_of("guards", one))) for one in Family))
+    yield Chain(FAR_VERDICTS, (*_own_leave(rules), *_verdicts("far-verdict")))
+    yield Chain("verdicts", tuple(_verdicts("verdict")))
+    for family in Family:
+        yield Chain(_ports_chain("far-", family), tuple(_far_node_ports(rules, family)))
+        yield Chain(_ports_chain("", family), tuple(_node_ports(rules, family)))
+    yield Chain(FAR_REDIRECTS, (*_own_leave(rules), *_redirects(rules, "far-")))
+    yield Chain(REDIRECTS, tuple(_redirects(rules, "")))
     yield Chain("undefined-ports", tuple(_undefined_ports()))
-    for name, number in (PREROUTING, OUTPUT):
-        yield _base(f"verdicts-{name}", "filter", (name, number, -110), st.jump("verdicts"))
-        yield _base(f"redirects-{name}", "nat", (name, number, -105), st.jump(REDIRECTS))
-        yield _base(f"undefined-ports-{name}", "filter", (name, number, -95), st.jump("undefined-ports"))
+    yield from _base_chains()
+
+
+def of_node(rules: Rules) -> Iterator[Chain]:
+    """The chains in which this node's own addresses and networks are named."""
+    return (chain for chain in chains(rules) if chain.name in _OF_NODE)
+
+
+def _base_chains() -> Iterator[Chain]:
+    guards, far, verdicts = st.jump("guards"), st.jump(FAR_VERDICTS), st.jump("verdicts")
+    redirects, undefined = st.jump(REDIRECTS), st.jump("undefined-ports")
+    yield _base("verdicts-prerouting", "filter", (*PREROUTING, -110), guards, far, verdicts)
+    yield _base("verdicts-output", "filter", (*OUTPUT, -110), guards, verdicts)
+    yield _base("redirects-prerouting", "nat", (*PREROUTING, -105), st.jump(FAR_REDIRECTS), redirects)
+    yield _base("redirects-output", "nat", (*OUTPUT, -105), redirects)
+    yield _base("undefined-ports-prerouting", "filter", (*PREROUTING, -95), undefined)
+    yield _base("undefined-ports-output", "filter", (*OUTPUT, -95), undefined)
     yield Chain("guard", tuple(_guard()), Hook("filter", *INPUT, -110))
+    yield Chain("masquerades", tuple(_masquerade()), Hook("nat", *POSTROUTING, 95))
 
 
-def _base(name: str, kind: str, place: tuple[str, int, int], then: Statement) -> Chain:
+def _base(name: str, kind: str, place: tuple[str, int, int], *then: Statement) -> Chain:
     # a nat chain sees new connections only
-    rule = (then,) if kind == "nat" else (st.new_connection(), then)
-    return Chain(name, (rule,), Hook(kind, *place))
+    rules = [(one,) if kind == "nat" else (st.new_connection(), one) for one in then]
+    return Chain(name, tuple(rules), Hook(kind, *place))
 
 
-def _local(family: Family) -> tuple[Statement, ...]:
+def _own_leave(rules: Rules) -> Iterator[Rule]:
+    """This node's own processes, as far as they come by here at all, and its pods leave the chain."""
+    yield st.local_source(), st.leave()
+    yield from _own_pods_leave(rules)
+
+
+def _own_pods_leave(rules: Rules) -> Iterator[Rule]:
+    own = rules.own_pods
+    if own.interface:
+        yield st.comes_from_interface(own.interface, is_prefix=own.is_prefix), st.leave()
+    for network in own.networks:
+        yield st.source_inside(network), st.leave()
+
+
+def _masquerade_foreign(rules: Rules) -> Iterator[Rule]:
+    if rules.masquerade_all:
+        yield (st.mark_for_masquerade(),)
+        return
+    yield from _own_pods_leave(rules)
+    for family in Family:
+        known = () if rules.own_pods.are_known(family) else (st.local_source(),)
+        yield st.family(family), *known, st.mark_for_masquerade()
+
+
+def _local(family: Family) -> Rule:
     """The destination is an address of this node on which NodePorts answer."""
     return st.local_destination(), st.destination_in(family, name_of("node-port-networks", family))
 
 
-def _verdicts() -> Iterator[tuple[Statement, ...]]:
+def _verdicts(kind: str) -> Iterator[Rule]:
     for family in Family:
-        yield st.family(family), st.address_verdict(family, name_of("verdict", family))
+        yield st.family(family), st.address_verdict(family, name_of(kind, family))
+        ports = st.port_verdict(name_of(f"{kind}-node-ports", family))
+        yield st.family(family), *_local(family), ports
+
+
+def _ports_chain(prefix: str, family: Family) -> str:
+    return f"{prefix}node-ports-ip{family.value}"
+
+
+def _redirects(rules: Rules, prefix: str) -> Iterator[Rule]:
     for family in Family:
-        ports = name_of("verdict-node-ports", family)
-        yield st.family(family), *_local(family), st.port_verdict(ports)
+        address = rules.proxy_addresses.get(family)
+        if address is not None:
+            proxied = st.redirect_by_address(family, address, name_of(f"{prefix}proxy", family))
+            yield st.family(family), st.tcp(), proxied
+        if not prefix:
+            yield st.family(family), st.address_verdict(family, name_of("masquerade", family))
+        yield st.family(family), st.address_verdict(family, name_of(f"{prefix}direct", family))
+        yield st.family(family), *_local(family), st.jump(_ports_chain(prefix, family))
 
 
-def _redirects(rules: Rules) -> Iterator[tuple[Statement, ...]]:
-    for family, address in sorted(rules.proxy_addresses.items()):
-        start = (st.family(family), st.tcp())
-        yield *start, st.redirect_by_address(family, address, name_of("proxy", family))
-        ports = name_of("proxy-node-ports", family)
-        yield *start, *_local(family), st.redirect_by_port(family, address, ports)
+def _node_ports(rules: Rules, family: Family) -> Iterator[Rule]:
+    # the kernel forwards nothing from 127.0.0.1 (without route_localnet) or ::1
+    elsewhere = st.not_to(LOOPBACK[family])
+    yield elsewhere, st.port_verdict(name_of("masquerade-node-ports", family))
+    yield elsewhere, st.port_verdict(name_of("direct-node-ports", family))
+    yield from _proxied_node_ports(rules, family, "proxy-node-ports")
 
 
-def _undefined_ports() -> Iterator[tuple[Statement, ...]]:
+def _far_node_ports(rules: Rules, family: Family) -> Iterator[Rule]:
+    yield (st.port_verdict(name_of("far-direct-node-ports", family)),)
+    yield from _proxied_node_ports(rules, family, "far-proxy-node-ports")
+
+
+def _proxied_node_ports(rules: Rules, family: Family, kind: str) -> Iterator[Rule]:
+    address = rules.proxy_addresses.get(family)
+    if address is not None:
+        yield st.tcp(), st.redirect_by_port(family, address, name_of(kind, family))
+
+
+_OF_NODE = {
+    MASQUERADE_FOREIGN,
+    FAR_VERDICTS,
+    FAR_REDIRECTS,
+    REDIRECTS,
+    *(_ports_chain(prefix, family) for prefix in ("", "far-") for family in Family),
+}
+
+
+def _undefined_ports() -> Iterator[Rule]:
     for family in Family:
         in_use = (st.family(family), st.destination_in(family, name_of("cluster-ips", family)))
-        # A SYN sent again, the first of which came before its portal: it must not be refused in the moment until its
+        # A packet sent again, the first of which came before its portal: it must not be refused in the moment until its
         # entry is deleted (kpf.netlink.conntrack); the next one will find the portal.
-        yield *in_use, st.tcp(), st.sent_before(), st.drop()
-        # Of other protocols nothing is kpf's yet, and with IPVS a ClusterIP is an address of this node.
-        yield *in_use, st.tcp(), st.goto(REFUSE)
+        yield *in_use, st.sent_before(), st.drop()
+        yield *in_use, st.goto(REFUSE)
+        # with IPVS a ClusterIP is an address of this node
+        unowned = st.destination_in(family, name_of("service-cidrs", family))
+        yield st.family(family), unowned, st.foreign_destination(), st.drop()
 
 
-def _guard() -> Iterator[tuple[Statement, ...]]:
+def _guard() -> Iterator[Rule]:
     for family in Family:
         listening = st.destination_port_in(family, name_of("listening", family))
         yield st.family(family), st.tcp(), st.new_connection(), st.not_redirected(), listening, st.goto(REFUSE)
+
+
+def _masquerade() -> Iterator[Rule]:
+    # what stays on this node needs no other source, and workers are dialled over lo too
+    yield st.leaves_by_interface("lo"), st.leave()
+    yield st.marked_for_masquerade(), st.take_mark_away(), st.masquerade()
+    for family in Family:
+        own = st.source_and_destination_in(family, name_of("hairpins", family))
+        yield st.redirected(), st.family(family), own, st.masquerade()

@@ -1,235 +1,232 @@
 """The statements that kpf's rules are made of. Each knows its text (as `nft` reads it) and its netlink expressions.
 
-Pure. Register numbers are those of the kernel's 32-bit registers (NFT_REG32_00 = 8, include/uapi/linux/netfilter/
-nf_tables.h); 0 is the verdict register. Every statement leaves its registers to the next one.
+Pure. Every statement leaves its registers to the next one.
 """
 
-import struct
 from ipaddress import IPv4Address
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from kpf.model.names import Family, IPAddress
-
-Attributes = dict[str, list[tuple[str, Any]]]
+from kpf.model.names import Family, IPAddress, IPNetwork, SocketAddress, family_of
+from kpf.nft import expressions as ex
 
 
 class Statement(NamedTuple):
     text: str
-    expressions: tuple[Attributes, ...]
+    expressions: bytes
 
 
-VERDICT_REGISTER, REGISTER = 0, 8
-NETWORK_HEADER, TRANSPORT_HEADER = 1, 2
+# the bit by which Kubernetes' components mark what is to be masqueraded (kube-proxy's iptables.masqueradeBit is 14)
+MASQUERADE_MARK = 1 << 14
 
-# include/uapi/linux/netfilter/nf_tables.h
-META_NFPROTO, META_L4PROTO = 15, 16
-CT_STATE, CT_STATUS = 0, 2
-CMP_EQ, CMP_NEQ = 0, 1
-FIB_DADDR = 2
-REJECT_TCP_RST, REJECT_ICMPX, ICMPX_PORT_UNREACHABLE = 1, 2, 1
-NAT_DNAT = 1
-# include/uapi/linux/netfilter/nf_conntrack_common.h: bits of ct->status; state bits as nft counts them
-STATUS_CONFIRMED, STATUS_DST_NAT, STATE_NEW = 1 << 3, 1 << 5, 1 << 3
-RTN_LOCAL = 2
-PROTOCOL_TCP = 6
-NFPROTO = {Family.IPV4: 2, Family.IPV6: 10}
-NF_DROP, NFT_JUMP, NFT_GOTO = 0, -3, -4
-
+PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 _PREFIX = {Family.IPV4: "ip", Family.IPV6: "ip6"}
-_DESTINATION = {Family.IPV4: (16, 4), Family.IPV6: (24, 16)}
 
 
-def expression(name: str, *attributes: tuple[str, Any]) -> Attributes:
-    return {"attrs": [("NFTA_EXPR_NAME", name), ("NFTA_EXPR_DATA", {"attrs": list(attributes)})]}
+def family(one: Family) -> Statement:
+    return Statement(f"meta nfproto {'ipv4' if one is Family.IPV4 else 'ipv6'}", ex.family(one))
 
 
-def _data(value: bytes) -> Attributes:
-    return {"attrs": [("NFTA_DATA_VALUE", value)]}
-
-
-def verdict(code: int, chain: str = "") -> Attributes:
-    attributes: list[tuple[str, Any]] = [("NFTA_VERDICT_CODE", code)]
-    if chain:
-        attributes.append(("NFTA_VERDICT_CHAIN", chain))
-    return {"attrs": [("NFTA_DATA_VERDICT", {"attrs": attributes})]}
-
-
-def _meta(key: int, register: int = REGISTER) -> Attributes:
-    return expression("meta", ("NFTA_META_DREG", register), ("NFTA_META_KEY", key))
-
-
-def _compare(value: bytes, *, operator: int = CMP_EQ) -> Attributes:
-    return expression("cmp", ("NFTA_CMP_SREG", REGISTER), ("NFTA_CMP_OP", operator), ("NFTA_CMP_DATA", _data(value)))
-
-
-def _payload(base: int, offset: int, length: int, register: int) -> Attributes:
-    return expression(
-        "payload",
-        ("NFTA_PAYLOAD_DREG", register),
-        ("NFTA_PAYLOAD_BASE", base),
-        ("NFTA_PAYLOAD_OFFSET", offset),
-        ("NFTA_PAYLOAD_LEN", length),
-    )
-
-
-def _lookup(name: str, *, into: int | None = None) -> Attributes:
-    attributes: list[tuple[str, Any]] = [("NFTA_LOOKUP_SET", name), ("NFTA_LOOKUP_SREG", REGISTER)]
-    if into is not None:
-        attributes.append(("NFTA_LOOKUP_DREG", into))
-    return expression("lookup", *attributes)
-
-
-def _immediate_verdict(code: int, chain: str = "") -> Attributes:
-    data = ("NFTA_IMMEDIATE_DATA", verdict(code, chain))
-    return expression("immediate", ("NFTA_IMMEDIATE_DREG", VERDICT_REGISTER), data)
-
-
-def _bits(mask: int) -> tuple[Attributes, ...]:
-    """The register, masked, in place."""
-    word = struct.Struct("=I")
-    return (
-        expression(
-            "bitwise",
-            ("NFTA_BITWISE_SREG", REGISTER),
-            ("NFTA_BITWISE_DREG", REGISTER),
-            ("NFTA_BITWISE_LEN", 4),
-            ("NFTA_BITWISE_MASK", _data(word.pack(mask))),
-            ("NFTA_BITWISE_XOR", _data(word.pack(0))),
-        ),
-    )
-
-
-def _ct(key: int) -> Attributes:
-    return expression("ct", ("NFTA_CT_DREG", REGISTER), ("NFTA_CT_KEY", key))
-
-
-def _family(family: Family) -> tuple[Attributes, ...]:
-    return _meta(META_NFPROTO), _compare(bytes([NFPROTO[family]]))
-
-
-def _daddr(family: Family, register: int = REGISTER) -> Attributes:
-    offset, length = _DESTINATION[family]
-    return _payload(NETWORK_HEADER, offset, length, register)
-
-
-def _after(family: Family) -> int:
-    """The register behind an address at `REGISTER`."""
-    return REGISTER + (1 if family is Family.IPV4 else 4)
-
-
-def _dport(register: int) -> Attributes:
-    return _payload(TRANSPORT_HEADER, 2, 2, register)
-
-
-def family(family_: Family) -> Statement:
-    return Statement(f"meta nfproto {'ipv4' if family_ is Family.IPV4 else 'ipv6'}", _family(family_))
+def protocol(name: str) -> Statement:
+    return Statement(f"meta l4proto {name}", ex.meta(ex.META_L4PROTO) + ex.compare(bytes([PROTOCOLS[name]])))
 
 
 def tcp() -> Statement:
-    return Statement("meta l4proto tcp", (_meta(META_L4PROTO), _compare(bytes([PROTOCOL_TCP]))))
+    return protocol("tcp")
 
 
 def new_connection() -> Statement:
-    zero = struct.pack("=I", 0)
-    return Statement("ct state new", (_ct(CT_STATE), *_bits(STATE_NEW), _compare(zero, operator=CMP_NEQ)))
+    state = ex.ct(ex.CT_STATE) + ex.masked(ex.STATE_NEW)
+    return Statement("ct state new", state + ex.compare(ex.ZERO, operator=ex.CMP_NEQ))
 
 
 def not_redirected() -> Statement:
     """The connection's destination has not been rewritten."""
-    zero = struct.pack("=I", 0)
-    return Statement("ct status ! dnat", (_ct(CT_STATUS), *_bits(STATUS_DST_NAT), _compare(zero)))
+    status = ex.ct(ex.CT_STATUS) + ex.masked(ex.STATUS_DST_NAT)
+    return Statement("ct status ! dnat", status + ex.compare(ex.ZERO))
+
+
+def redirected() -> Statement:
+    status = ex.ct(ex.CT_STATUS) + ex.masked(ex.STATUS_DST_NAT)
+    return Statement("ct status dnat", status + ex.compare(ex.ZERO, operator=ex.CMP_NEQ))
 
 
 def sent_before() -> Statement:
     """The connection's first packet has left this node already: its entry is confirmed."""
-    zero = struct.pack("=I", 0)
-    expressions = (_ct(CT_STATUS), *_bits(STATUS_CONFIRMED), _compare(zero, operator=CMP_NEQ))
-    return Statement("ct status confirmed", expressions)
+    status = ex.ct(ex.CT_STATUS) + ex.masked(ex.STATUS_CONFIRMED)
+    return Statement("ct status confirmed", status + ex.compare(ex.ZERO, operator=ex.CMP_NEQ))
 
 
 def local_destination() -> Statement:
-    fib = expression(
-        "fib",
-        ("NFTA_FIB_DREG", REGISTER),
-        # pyroute2 0.9.7 takes this for flags; UNSPEC | OIF are the bits of the value 3, ADDRTYPE
-        ("NFTA_FIB_RESULT", {"NFT_FIB_RESULT_UNSPEC", "NFT_FIB_RESULT_OIF"}),
-        ("NFTA_FIB_FLAGS", FIB_DADDR),
+    return Statement("fib daddr type local", ex.fib_type(ex.FIB_DADDR) + ex.compare(ex.word(ex.RTN_LOCAL)))
+
+
+def foreign_destination() -> Statement:
+    found = ex.fib_type(ex.FIB_DADDR) + ex.compare(ex.word(ex.RTN_LOCAL), operator=ex.CMP_NEQ)
+    return Statement("fib daddr type != local", found)
+
+
+def local_source() -> Statement:
+    return Statement("fib saddr type local", ex.fib_type(ex.FIB_SADDR) + ex.compare(ex.word(ex.RTN_LOCAL)))
+
+
+def _inside(one: Family, what: str, address: bytes, network: IPNetwork) -> Statement:
+    shown = network.network_address if network.prefixlen == network.max_prefixlen else network
+    return Statement(f"{_PREFIX[one]} {what} {shown}", ex.family(one) + address + ex.inside(network))
+
+
+def source_inside(network: IPNetwork) -> Statement:
+    one = family_of(network)
+    return _inside(one, "saddr", ex.source(one), network)
+
+
+def not_to(network: IPNetwork) -> Statement:
+    """The destination is outside, and of the network's family."""
+    one, mask = family_of(network), network.netmask.packed
+    shown = network.network_address if network.prefixlen == network.max_prefixlen else network
+    compared = ex.compare(network.network_address.packed, operator=ex.CMP_NEQ)
+    return Statement(
+        f"{_PREFIX[one]} daddr != {shown}",
+        ex.family(one) + ex.destination(one) + ex.bitwise(mask, bytes(len(mask))) + compared,
     )
-    return Statement("fib daddr type local", (fib, _compare(struct.pack("=I", RTN_LOCAL))))
 
 
-def destination_in(family_: Family, name: str) -> Statement:
-    return Statement(f"{_PREFIX[family_]} daddr @{name}", (_daddr(family_), _lookup(name)))
+def _interface(word: str, key: int, name: str, *, is_prefix: bool) -> Statement:
+    shown = f"{name}*" if is_prefix else name
+    # a name is compared with the zeros behind it, the beginning of one without
+    value = name.encode() if is_prefix else name.encode().ljust(ex.INTERFACE_NAME_SIZE, b"\0")
+    return Statement(f'{word} "{shown}"', ex.meta(key) + ex.compare(value))
 
 
-def destination_port_in(family_: Family, name: str) -> Statement:
+def comes_from_interface(name: str, *, is_prefix: bool) -> Statement:
+    return _interface("iifname", ex.META_IIFNAME, name, is_prefix=is_prefix)
+
+
+def leaves_by_interface(name: str) -> Statement:
+    return _interface("oifname", ex.META_OIFNAME, name, is_prefix=False)
+
+
+def destination_in(one: Family, name: str) -> Statement:
+    return Statement(f"{_PREFIX[one]} daddr @{name}", ex.destination(one) + ex.lookup(name))
+
+
+def source_in(one: Family, name: str) -> Statement:
+    return Statement(f"{_PREFIX[one]} saddr @{name}", ex.source(one) + ex.lookup(name))
+
+
+def source_and_destination_in(one: Family, name: str) -> Statement:
+    prefix = _PREFIX[one]
+    key = ex.source(one) + ex.destination(one, ex.after(one))
+    return Statement(f"{prefix} saddr . {prefix} daddr @{name}", key + ex.lookup(name))
+
+
+def destination_port_in(one: Family, name: str) -> Statement:
     """TCP destination address and port are in the set."""
-    text = f"{_PREFIX[family_]} daddr . tcp dport @{name}"
-    return Statement(text, (_daddr(family_), _dport(_after(family_)), _lookup(name)))
+    key = ex.destination(one) + ex.destination_port(ex.after(one))
+    return Statement(f"{_PREFIX[one]} daddr . tcp dport @{name}", key + ex.lookup(name))
 
 
-def address_verdict(family_: Family, name: str) -> Statement:
+def address_verdict(one: Family, name: str) -> Statement:
     """The verdict for destination address, protocol and port, if the map has one."""
-    protocol = _after(family_)
-    text = f"{_PREFIX[family_]} daddr . meta l4proto . th dport vmap @{name}"
-    key = (_daddr(family_), _meta(META_L4PROTO, protocol), _dport(protocol + 1))
-    return Statement(text, (*key, _lookup(name, into=VERDICT_REGISTER)))
+    after = ex.after(one)
+    text = f"{_PREFIX[one]} daddr . meta l4proto . th dport vmap @{name}"
+    key = ex.destination(one) + ex.meta(ex.META_L4PROTO, after) + ex.destination_port(after + 1)
+    return Statement(text, key + ex.lookup(name, into=ex.VERDICT_REGISTER))
 
 
 def port_verdict(name: str) -> Statement:
-    text = f"meta l4proto . th dport vmap @{name}"
-    key = (_meta(META_L4PROTO), _dport(REGISTER + 1))
-    return Statement(text, (*key, _lookup(name, into=VERDICT_REGISTER)))
+    key = ex.meta(ex.META_L4PROTO) + ex.destination_port(ex.REGISTER + 1)
+    return Statement(f"meta l4proto . th dport vmap @{name}", key + ex.lookup(name, into=ex.VERDICT_REGISTER))
 
 
-def _to(family_: Family, address: IPAddress, key: tuple[Attributes, ...], name: str) -> tuple[Attributes, ...]:
+def _to_proxy(one: Family, address: IPAddress, key: bytes, name: str) -> bytes:
     """Look the port up by `key` and rewrite the destination; a lookup that finds nothing ends the rule."""
-    address_register = REGISTER + 8
-    load = expression(
-        "immediate", ("NFTA_IMMEDIATE_DREG", address_register), ("NFTA_IMMEDIATE_DATA", _data(address.packed))
-    )
-    nat = expression(
-        "nat",
-        ("NFTA_NAT_TYPE", NAT_DNAT),
-        ("NFTA_NAT_FAMILY", NFPROTO[family_]),
-        ("NFTA_NAT_REG_ADDR_MIN", address_register),
-        ("NFTA_NAT_REG_PROTO_MIN", REGISTER),
-    )
-    return *key, _lookup(name, into=REGISTER), load, nat
+    register = ex.REGISTER + 8
+    load = ex.immediate(address.packed, register)
+    return key + ex.lookup(name, into=ex.REGISTER) + load + ex.dnat(one, register, ex.REGISTER)
 
 
-def redirect_by_address(family_: Family, address: IPAddress, name: str) -> Statement:
-    key = (_daddr(family_), _dport(_after(family_)))
-    prefix = _PREFIX[family_]
-    shown = str(address) if isinstance(address, IPv4Address) else f"[{address}]"
-    text = f"dnat {prefix} to {shown} : {prefix} daddr . tcp dport map @{name}"
-    return Statement(text, _to(family_, address, key, name))
+def redirect_by_address(one: Family, address: IPAddress, name: str) -> Statement:
+    key = ex.destination(one) + ex.destination_port(ex.after(one))
+    prefix = _PREFIX[one]
+    text = f"dnat {prefix} to {_bracketed(address)} : {prefix} daddr . tcp dport map @{name}"
+    return Statement(text, _to_proxy(one, address, key, name))
 
 
-def redirect_by_port(family_: Family, address: IPAddress, name: str) -> Statement:
-    prefix = _PREFIX[family_]
-    shown = str(address) if isinstance(address, IPv4Address) else f"[{address}]"
-    text = f"dnat {prefix} to {shown} : tcp dport map @{name}"
-    return Statement(text, _to(family_, address, (_dport(REGISTER),), name))
+def redirect_by_port(one: Family, address: IPAddress, name: str) -> Statement:
+    text = f"dnat {_PREFIX[one]} to {_bracketed(address)} : tcp dport map @{name}"
+    return Statement(text, _to_proxy(one, address, ex.destination_port(ex.REGISTER), name))
+
+
+def _bracketed(address: IPAddress) -> str:
+    return str(address) if isinstance(address, IPv4Address) else f"[{address}]"
+
+
+def forward_to(endpoint: SocketAddress) -> Statement:
+    one = family_of(endpoint.address)
+    address, port = ex.REGISTER, ex.after(one)
+    load = ex.immediate(endpoint.address.packed, address) + ex.immediate(endpoint.port.to_bytes(2, "big"), port)
+    nat = ex.dnat(one, address, port, flags=ex.NAT_RANGE_PROTO_SPECIFIED)
+    return Statement(f"dnat {_PREFIX[one]} to {endpoint}", load + nat)
+
+
+def forward_in_turn(one: Family, count: int, anonymous: str, set_id: int, shown: str) -> Statement:
+    """To one after the other of so many endpoints: those of an anonymous map under 0, 1, ...; `shown`: its elements."""
+    chosen = ex.numgen(count) + ex.lookup(anonymous, into=ex.REGISTER, set_id=set_id)
+    text = f"dnat {_PREFIX[one]} to numgen inc mod {count} map {{ {shown} }}"
+    return Statement(text, chosen + ex.dnat(one, ex.REGISTER, ex.after(one)))
+
+
+def go_in_turn(count: int, anonymous: str, set_id: int, shown: str) -> Statement:
+    """To one after the other of so many chains."""
+    chosen = ex.numgen(count) + ex.lookup(anonymous, into=ex.VERDICT_REGISTER, set_id=set_id)
+    return Statement(f"numgen inc mod {count} vmap {{ {shown} }}", chosen)
+
+
+def remember_source(one: Family, name: str, timeout_s: int) -> Statement:
+    text = f"update @{name} {{ {_PREFIX[one]} saddr timeout {timeout_s}s }}"
+    return Statement(text, ex.source(one) + ex.update_set(name, timeout_s))
+
+
+def mark_for_masquerade() -> Statement:
+    bits = ex.bitwise(ex.word(~MASQUERADE_MARK & 0xFFFFFFFF), ex.word(MASQUERADE_MARK))
+    text = f"meta mark set meta mark | 0x{MASQUERADE_MARK:08x}"
+    return Statement(text, ex.meta(ex.META_MARK) + bits + ex.set_meta(ex.META_MARK))
+
+
+def take_mark_away() -> Statement:
+    left = ~MASQUERADE_MARK & 0xFFFFFFFF
+    text = f"meta mark set meta mark & 0x{left:08x}"
+    return Statement(text, ex.meta(ex.META_MARK) + ex.masked(left) + ex.set_meta(ex.META_MARK))
+
+
+def marked_for_masquerade() -> Statement:
+    marked = ex.meta(ex.META_MARK) + ex.masked(MASQUERADE_MARK) + ex.compare(ex.word(MASQUERADE_MARK))
+    return Statement(f"meta mark & 0x{MASQUERADE_MARK:08x} == 0x{MASQUERADE_MARK:08x}", marked)
+
+
+def masquerade() -> Statement:
+    return Statement("masquerade", ex.masquerade())
 
 
 def jump(chain: str) -> Statement:
-    return Statement(f"jump {chain}", (_immediate_verdict(NFT_JUMP, chain),))
+    return Statement(f"jump {chain}", ex.immediate_verdict(ex.NFT_JUMP, chain))
 
 
 def goto(chain: str) -> Statement:
-    return Statement(f"goto {chain}", (_immediate_verdict(NFT_GOTO, chain),))
+    return Statement(f"goto {chain}", ex.immediate_verdict(ex.NFT_GOTO, chain))
+
+
+def leave() -> Statement:
+    return Statement("return", ex.immediate_verdict(ex.NFT_RETURN))
 
 
 def drop() -> Statement:
-    return Statement("drop", (_immediate_verdict(NF_DROP),))
+    return Statement("drop", ex.immediate_verdict(ex.NF_DROP))
 
 
 def reject_reset() -> Statement:
-    return Statement("reject with tcp reset", (expression("reject", ("NFTA_REJECT_TYPE", REJECT_TCP_RST)),))
+    return Statement("reject with tcp reset", ex.reject(ex.REJECT_TCP_RST))
 
 
 def reject_port_unreachable() -> Statement:
-    kind = ("NFTA_REJECT_TYPE", REJECT_ICMPX)
-    code = ("NFTA_REJECT_ICMP_CODE", ICMPX_PORT_UNREACHABLE)
-    return Statement("reject with icmpx port-unreachable", (expression("reject", kind, code),))
+    return Statement("reject with icmpx port-unreachable", ex.reject(ex.REJECT_ICMPX, ex.ICMPX_PORT_UNREACHABLE))

@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 
-from kpf.model.names import Family
 from kpf.model.rules import Rules, Verdict
-from kpf.nft import schema
-from kpf.nft.elements import PROTOCOLS, Value, all_elements, node_port_networks
+from kpf.nft import forwards, schema
+from kpf.nft.elements import PROTOCOLS, all_elements, networks
 from kpf.nft.schema import Chain, Set
+from kpf.nft.values import Goto, Jump, Value
 
+_MARKS = schema.MASQUERADE_ALWAYS, schema.MASQUERADE_FOREIGN
 _PROTOCOL_NAMES = {number: protocol.lower() for protocol, number in PROTOCOLS.items()}
 
 
@@ -20,9 +21,14 @@ def render(rules: Rules, comments: Iterable[str] = ()) -> str:
     elements: dict[str, list[tuple[bytes, Value]]] = {}
     for (name, key), value in sorted(all_elements(rules).items(), key=lambda item: item[0]):
         elements.setdefault(name, []).append((key, value))
-    for one in schema.sets():
+    parts = [forwards.parts(key, one, identifier=0, start=0) for key, one in rules.forwards.items()]
+    own_chains = [chain for part in parts for chain in part.chains]
+    own_chains += [forwards.guard_chain(*guarded) for guarded in rules.guards.items()]
+    # a chain is named before an element refers to it, and has its rules after the sets that these refer to
+    lines += (f"\tchain {name} {{\n\t}}" for name in (schema.REFUSE, *_MARKS, *(chain.name for chain in own_chains)))
+    for one in (*schema.sets(), *(one for part in parts for one in part.sets)):
         lines += _set(one, list(_elements(one, rules, elements.get(one.name, []))))
-    for chain in schema.chains(rules):
+    for chain in (*own_chains, *schema.chains(rules)):
         lines += _chain(chain)
     return "\n".join([*lines, "}", ""])
 
@@ -30,8 +36,10 @@ def render(rules: Rules, comments: Iterable[str] = ()) -> str:
 def _set(one: Set, elements: list[str]) -> Iterator[str]:
     yield f"\t{'set' if one.data is None else 'map'} {one.name} {{"
     yield f"\t\ttype {one.type_text}"
-    if one.interval:
-        yield "\t\tflags interval"
+    if one.size:
+        yield f"\t\tsize {one.size}"
+    if one.interval or one.dynamic:
+        yield f"\t\tflags {'interval' if one.interval else 'dynamic,timeout'}"
     if elements:
         yield "\t\telements = {"
         yield from (f"\t\t\t{element}," for element in elements)
@@ -40,9 +48,7 @@ def _set(one: Set, elements: list[str]) -> Iterator[str]:
 
 
 def _elements(one: Set, rules: Rules, elements: list[tuple[bytes, Value]]) -> Iterator[str]:
-    if one.interval:
-        family = next(family for family in Family if one.name == schema.name_of("node-port-networks", family))
-        yield from map(str, node_port_networks(rules, family))
+    yield from map(str, networks(rules, one.name) or ())
     for key, value in elements:
         yield _key(one, key) + _value(value)
 
@@ -65,6 +71,8 @@ def _value(value: Value) -> str:
         return ""
     if isinstance(value, Verdict):
         return f" : {'drop' if value is Verdict.DROP else f'goto {schema.REFUSE}'}"
+    if isinstance(value, Goto | Jump):
+        return f" : {'goto' if isinstance(value, Goto) else 'jump'} {value.chain}"
     return f" : {int.from_bytes(value, 'big')}"
 
 

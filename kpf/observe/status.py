@@ -86,11 +86,17 @@ def _services(services: Sequence[Mapping[str, Any]]) -> Table:
     for service in services:
         name = f"{service['namespace']}/{service['name']}" + (f":{service['port']}" if service["port"] else "")
         portals = [*service["portals"], *([f"node port {service['nodePort']}"] if service["nodePort"] else [])]
-        first = [f"{name} {service['protocol']}", service["forwarding"], "\n".join(portals)]
+        forwarding = service["forwarding"] + (", direct from elsewhere" if service["directFromElsewhere"] else "")
+        first = [f"{name} {service['protocol']}", forwarding, "\n".join(portals)]
         endpoints = service["endpoints"] or [None]
         for endpoint in endpoints:
             fields = ("address", "state", "connectionsActive", "connectionsTotal", "dialFailures")
-            shown = [str(endpoint[field]) for field in fields] if endpoint else ["none: refused", "", "", "", ""]
+            shown = [_shown(endpoint[field]) for field in fields] if endpoint else ["none: refused", "", "", "", ""]
             table.add_row(*first, *shown, end_section=endpoint is endpoints[-1])
             first = ["", "", ""]
     return table
+
+
+def _shown(value: object) -> str:
+    # of what the kernel forwards nothing is counted
+    return "-" if value is None else str(value)

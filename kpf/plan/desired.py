@@ -1,112 +1,74 @@
 """What must hold: which frontends are open and whom they dial, and the rules that follow."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import attrgetter
-from typing import NamedTuple
 
-from kpf.model.names import ObjectName, SocketAddress
-from kpf.model.rules import Action, NodePort, Portal, Rules, Verdict
+from kpf.model.health import HealthCheck
+from kpf.model.names import FrontendKey, IPAddress, ObjectName
+from kpf.model.rules import NodePort, Portal, Rules
 from kpf.model.snapshot import Problem
+from kpf.plan.decisions import Decisions, Flows, Frontend
 from kpf.plan.differences import differences, replaced
-from kpf.plan.frontends import FrontendKey, FrontendPlan, PortalPlan, ServicePlan
+from kpf.plan.frontends import PortalPlan
 from kpf.plan.ground import Ground, Listener
+from kpf.plan.health_ports import AskedHealthCheck, health_checks
 from kpf.plan.intent import Intent
-
-
-class Frontend(NamedTuple):
-    """A frontend as it must be: where it listens and whom it dials."""
-
-    listener: Listener
-    endpoints: tuple[SocketAddress, ...]
-    affinity_timeout_s: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
     """What must hold: `frontends` by their listener; and what it was made of.
 
+    `flows_kept`: whose flows may go on, of frontends without connections (UDP).
+    `asked_health_checks`: what Services ask for; `health_checks`: what is served, by port.
     `complaints`: the problems of each Service that has any, but for those of `ground`.
     """
 
     frontends: Mapping[Listener, Frontend] = field(default_factory=dict)
     rules: Rules = field(default_factory=Rules)
+    flows_kept: Mapping[FrontendKey, Flows] = field(default_factory=dict)
+    asked_health_checks: Mapping[ObjectName, AskedHealthCheck] = field(default_factory=dict)
+    health_checks: Mapping[int, HealthCheck] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     complaints: Mapping[ObjectName, tuple[Problem, ...]] = field(default_factory=dict)
     intent: Intent = field(default_factory=Intent, compare=False)
     ground: Ground | None = field(default=None, compare=False)
 
     @property
-    def claims(self) -> Mapping[FrontendKey, tuple[PortalPlan, ...]]:
-        """The portals of each frontend, whether or not it is open."""
-        return self.intent.united.claims
-
-
-class _Decisions:
-    """What becomes of some Services."""
-
-    def __init__(self, ground: Ground) -> None:
-        self._ground = ground
-        self.frontends: dict[Listener, Frontend] = {}
-        self.portals: dict[Portal, Action] = {}
-        self.node_ports: dict[NodePort, Action] = {}
-        self.complaints: dict[ObjectName, tuple[Problem, ...]] = {}
-
-    def decide(self, plan: ServicePlan) -> None:
-        problems = plan.problems
-        for key, wanted in plan.frontends.items():
-            action: Action = Verdict.REFUSE
-            listener = self._ground.listeners.get(key)
-            if listener is not None:
-                endpoints, refused = self._dialled(plan, wanted)
-                problems += refused
-                self.frontends[listener] = Frontend(listener, endpoints, wanted.affinity_timeout_s)
-                action = listener.at.port if endpoints else wanted.when_empty
-            for claim in self._ground.captured.get(key, ()):
-                portal = claim.portal
-                if isinstance(portal, Portal):
-                    self.portals[portal] = action
-                else:
-                    self.node_ports[portal] = action
-        if problems:
-            self.complaints[plan.claims.name] = problems
-
-    def _dialled(
-        self, plan: ServicePlan, wanted: FrontendPlan
-    ) -> tuple[tuple[SocketAddress, ...], tuple[Problem, ...]]:
-        """The endpoints that may be dialled, and complaints about the others."""
-        ground = self._ground
-        if wanted.members.isdisjoint(ground.forbidden):
-            return wanted.endpoints, ()
-        refused = [(one, ground.why_forbidden(one)) for one in wanted.endpoints if one in ground.forbidden]
-        dialled = tuple(one for one in wanted.endpoints if one not in ground.forbidden)
-        return dialled, tuple(plan.refused_endpoints(refused))
+    def captured(self) -> Mapping[ObjectName, tuple[PortalPlan, ...]]:
+        """The portals of each Service that has any."""
+        return self.ground.captured if self.ground is not None else {}
 
 
 def desired_state(intent: Intent, ground: Ground, before: DesiredState | None = None) -> DesiredState:
     """Make the whole desired state. What `before` says of Services of which nothing has changed is taken from there."""
     before = before or DesiredState()
     names = _suspects(intent, ground, before)
-    decided = _Decisions(ground)
+    decided = Decisions(ground)
     for name in names:
         if (plan := intent.plans.get(name)) is not None:
             decided.decide(plan)
-    listeners, portals = _had(names, before)
+    had = _Had(names, before)
     complaints = replaced(before.complaints, decided.complaints, names.keys())
-    problems = before.problems
-    if complaints is not before.complaints or ground is not before.ground:
-        problems = (*ground.problems, *chain.from_iterable(complaints.values()))
-    rules = Rules(
-        proxy_addresses=dict(ground.facts.proxy_addresses),
-        node_port_networks=ground.facts.node_port_networks,
-        portals=replaced(before.rules.portals, decided.portals, portals),
-        node_ports=replaced(before.rules.node_ports, decided.node_ports, portals),
-        cluster_ips=ground.cluster_ips,
-        listening=ground.listening,
+    asked = replaced(before.asked_health_checks, decided.health_checks, names.keys())
+    checks, problems = before.health_checks, before.problems
+    if not (complaints is before.complaints and asked is before.asked_health_checks and ground is before.ground):
+        checks, refused = health_checks(asked, ground.united)
+        problems = (*ground.problems, *refused, *chain.from_iterable(complaints.values()))
+    return DesiredState(
+        frontends=replaced(before.frontends, decided.frontends, had.listeners),
+        rules=_rules(decided, ground, intent, before, had),
+        flows_kept=replaced(before.flows_kept, decided.flows_kept, had.keys),
+        asked_health_checks=asked,
+        health_checks=checks,
+        problems=problems,
+        complaints=complaints,
+        intent=intent,
+        ground=ground,
     )
-    frontends = replaced(before.frontends, decided.frontends, listeners)
-    return DesiredState(frontends, rules, problems, complaints, intent, ground)
 
 
 def _suspects(intent: Intent, ground: Ground, before: DesiredState) -> dict[ObjectName, None]:
@@ -117,8 +79,9 @@ def _suspects(intent: Intent, ground: Ground, before: DesiredState) -> dict[Obje
     if was is None or was is ground:
         return names
     listeners = differences(ground.listeners, was.listeners, attrgetter("frontend"))
-    captured = differences(ground.captured, was.captured, lambda claims: claims[0].frontend)
-    names |= dict.fromkeys(key.port.service_name for key in chain(*listeners, *captured))
+    captured = differences(ground.captured, was.captured, lambda claims: claims[0].service_name)
+    names |= dict.fromkeys(key.port.service_name for key in chain(*listeners))
+    names |= dict.fromkeys(chain(*captured))
     if moved := ground.ruled_otherwise(was):
         names |= dict.fromkeys(
             name
@@ -126,18 +89,57 @@ def _suspects(intent: Intent, ground: Ground, before: DesiredState) -> dict[Obje
             for frontend in plan.frontends.values()
             if not frontend.members.isdisjoint(moved)
         )
+    if ground.facts.local_addresses != was.facts.local_addresses:
+        names |= dict.fromkeys(name for name, claims in ground.captured.items() if any(one.sources for one in claims))
     return names
 
 
-def _had(names: Iterable[ObjectName], before: DesiredState) -> tuple[set[Listener], set[Portal | NodePort]]:
-    """The listeners and portals that these Services had."""
-    listeners: set[Listener] = set()
-    portals: set[Portal | NodePort] = set()
-    if before.ground is not None:
+class _Had:
+    """What these Services had."""
+
+    def __init__(self, names: Iterable[ObjectName], before: DesiredState) -> None:
+        self.listeners: set[Listener] = set()
+        self.portals: set[Portal | NodePort] = set()
+        self.keys: set[FrontendKey] = set()
         for name in names:
             plan = before.intent.plans.get(name)
-            for key in plan.frontends if plan else ():
-                if key in before.ground.listeners:
-                    listeners.add(before.ground.listeners[key])
-                portals.update(claim.portal for claim in before.ground.captured.get(key, ()))
-    return listeners, portals
+            if before.ground is None or plan is None:
+                continue
+            self.keys.update(plan.frontends)
+            self.listeners.update(
+                before.ground.listeners[key] for key in plan.frontends if key in before.ground.listeners
+            )
+            self.portals.update(claim.portal for claim in before.ground.captured.get(name, ()))
+
+
+def _rules(decided: Decisions, ground: Ground, intent: Intent, before: DesiredState, had: _Had) -> Rules:
+    old, facts = before.rules, ground.facts
+    return Rules(
+        proxy_addresses=dict(facts.proxy_addresses),
+        node_port_networks=facts.node_port_networks,
+        portals=replaced(old.portals, decided.portals, had.portals),
+        node_ports=replaced(old.node_ports, decided.node_ports, had.portals),
+        far=replaced(old.far, decided.far, had.portals),
+        loopback=replaced(old.loopback, decided.loopback, had.portals),
+        guards=replaced(old.guards, decided.guards, had.portals),
+        forwards=replaced(old.forwards, decided.forwards, had.keys),
+        hairpins=_hairpins(decided, intent, before, had),
+        cluster_ips=ground.cluster_ips,
+        service_cidrs=facts.service_cidrs,
+        listening=ground.listening,
+        own_pods=facts.own_pods,
+        masquerade_all=facts.masquerade_all,
+    )
+
+
+def _hairpins(decided: Decisions, intent: Intent, before: DesiredState, had: _Had) -> Mapping[IPAddress, int]:
+    """By how many forwards each endpoint on this node is had."""
+    change: Counter[IPAddress] = Counter()
+    for key in decided.forwards:
+        change.update(intent.plans[key.port.service_name].frontends[key].hairpins)
+    for key in had.keys:
+        if key in before.rules.forwards:
+            change.subtract(before.intent.plans[key.port.service_name].frontends[key].hairpins)
+    counts = {address: before.rules.hairpins.get(address, 0) + more for address, more in change.items() if more}
+    left = {address: count for address, count in counts.items() if count}
+    return replaced(before.rules.hairpins, left, counts.keys())

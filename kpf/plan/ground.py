@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
-from kpf.model.names import IPAddress, Protocol, SocketAddress
+from kpf.model.names import FrontendKey, IPAddress, ObjectName, Protocol, SocketAddress
 from kpf.model.rules import NodePort, Portal
 from kpf.model.snapshot import Problem
-from kpf.plan.frontends import FrontendKey, PortalPlan
+from kpf.plan.frontends import PortalPlan
 from kpf.plan.intent import United
 from kpf.plan.node import NodeFacts
 from kpf.plan.ports import assign_ports
@@ -31,7 +31,7 @@ class Ground:
     """What becomes of a Service's frontends and portals depends on its own plan and on this, and on nothing else.
 
     `listeners`: of the frontends that have a proxy port. `guarded`: these, and those that are still open.
-    `captured`: each frontend's portals, if any, without those where kpf itself listens.
+    `captured`: each Service's portals, if any, without those where kpf itself listens.
     `listening`: where kpf listens for all of them. `node_ports_at`: where node ports are reached.
     `forbidden`: addresses whose dial would come back to kpf. `cluster_ips`: those whose other ports are refused.
     """
@@ -40,7 +40,7 @@ class Ground:
     facts: NodeFacts
     listeners: Mapping[FrontendKey, Listener]
     guarded: frozenset[Listener]
-    captured: Mapping[FrontendKey, tuple[PortalPlan, ...]]
+    captured: Mapping[ObjectName, tuple[PortalPlan, ...]]
     listening: frozenset[SocketAddress]
     node_ports_at: frozenset[SocketAddress]
     forbidden: frozenset[SocketAddress]
@@ -52,7 +52,7 @@ class Ground:
         return (
             self.united is united
             and self.facts == facts
-            and len(self.listeners) == len(united.claims)
+            and len(self.listeners) == len(united.proxied)
             and self.guarded == still_open
         )
 
@@ -98,7 +98,7 @@ def ground_for(
         return before
     addresses = facts.listening_addresses()
     assigned = assign_ports(
-        [key for key in united.claims if key not in unwanted],
+        [key for key in united.proxied if key not in unwanted],
         # a port is a frontend's own at the address where it listens: elsewhere a stranger may have it
         {key: at.port for key, at in open_now if at.address == addresses.get(key.family)},
         port_range=ports.range,
@@ -179,9 +179,9 @@ def _node_ports_at(united: United, facts: NodeFacts) -> Iterator[SocketAddress]:
 def _unserved(
     united: United, listeners: Mapping[FrontendKey, Listener], left_out: Mapping[FrontendKey, str]
 ) -> Iterator[Problem]:
-    if len(listeners) == len(united.claims):
+    if len(listeners) == len(united.proxied):
         return
-    for key in united.claims:
+    for key in united.proxied:
         if key not in listeners:
             reason = left_out.get(key, "no proxy port is left")
             yield united.owner(key).problem("", f"{key} cannot be served: {reason}")
@@ -189,14 +189,15 @@ def _unserved(
 
 def _captured(
     united: United, listening: frozenset[SocketAddress], facts: NodeFacts
-) -> tuple[Mapping[FrontendKey, tuple[PortalPlan, ...]], list[Problem]]:
+) -> tuple[Mapping[ObjectName, tuple[PortalPlan, ...]], list[Problem]]:
     """All portals but those that keep others away from what kpf itself serves there, and complaints about them."""
     captured, problems = dict(united.claims), []
     for portal in _occupied(united, listening, facts):
         claim = united.claimants[portal][0]
-        left = tuple(one for one in captured.pop(claim.frontend) if one.portal != portal)
+        name = claim.service_name
+        left = tuple(one for one in captured.pop(name) if one.portal != portal)
         if left:
-            captured[claim.frontend] = left
+            captured[name] = left
         problems.append(united.owner(claim.frontend).problem(claim.field, f"kpf itself listens on {portal}"))
     return captured, problems
 

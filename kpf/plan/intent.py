@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import NamedTuple
 
-from kpf.model.names import Family, IPAddress, ObjectName, SocketAddress
+from kpf.model.names import Forwarding, FrontendKey, IPAddress, ObjectName, SocketAddress
 from kpf.model.rules import NodePort, Portal
 from kpf.model.snapshot import Problem, Snapshot
 from kpf.plan.differences import replaced
-from kpf.plan.frontends import Claims, FrontendKey, PortalPlan, ServicePlan, counts, plan_service
+from kpf.plan.frontends import Claims, PortalPlan, ServicePlan
 from kpf.plan.node import NodeFacts
+from kpf.plan.service import Basis, basis_of, counts, plan_service
 
 
 # compared by identity: it is kept for as long as it holds
@@ -19,12 +19,14 @@ class United:
     """Who has what. Endpoints come and go without changing it.
 
     `services`: what each asks for. `claimants`: of each portal, the oldest first: it has the portal. `claims`: the
-    portals that each frontend has, one at least. `addresses`: those of all portals but the node ports.
+    portals that each Service has, one at least. `proxied`: the frontends that these lead to and that need a proxy
+    port, with their Service. `addresses`: those of all portals but the node ports.
     """
 
     services: Mapping[ObjectName, Claims] = field(default_factory=dict)
     claimants: Mapping[Portal | NodePort, tuple[PortalPlan, ...]] = field(default_factory=dict)
-    claims: Mapping[FrontendKey, tuple[PortalPlan, ...]] = field(default_factory=dict)
+    claims: Mapping[ObjectName, tuple[PortalPlan, ...]] = field(default_factory=dict)
+    proxied: Mapping[FrontendKey, ObjectName] = field(default_factory=dict)
     contested: frozenset[Portal | NodePort] = frozenset()
     addresses: frozenset[SocketAddress] = frozenset()
     node_ports: frozenset[NodePort] = frozenset()
@@ -59,10 +61,10 @@ def unite(before: United, changed: Mapping[ObjectName, Claims | None]) -> United
             asked.setdefault(claim.portal, []).append(claim)
     claimants: dict[Portal | NodePort, tuple[PortalPlan, ...]] = {}
     for portal, new in asked.items():
-        others = [one for one in before.claimants.get(portal, ()) if one.frontend.port.service_name not in changed]
+        others = [one for one in before.claimants.get(portal, ()) if one.service_name not in changed]
         found = [*others, *new]
         if len(found) > 1:
-            found.sort(key=lambda claim: services[claim.frontend.port.service_name])
+            found.sort(key=lambda claim: services[claim.service_name])
         claimants[portal] = tuple(found)
     return _united(before, services, claimants)
 
@@ -78,14 +80,15 @@ def _united(
     for portal in changed.keys() - found.keys():
         del claimants[portal]
     involved = {
-        claim.frontend for portal, these in changed.items() for claim in (*these, *before.claimants.get(portal, ()))
+        claim.service_name for portal, these in changed.items() for claim in (*these, *before.claimants.get(portal, ()))
     }
-    claims = {key: won for key in involved if (won := _won(key, services, claimants))}
+    claims = {name: won for name in involved if (won := _won(name, services, claimants))}
     contested = before.contested.difference(changed).union(portal for portal, these in found.items() if len(these) > 1)
     return United(
         services=services,
         claimants=claimants,
         claims=replaced(before.claims, claims, involved),
+        proxied=replaced(before.proxied, _proxied(claims, claims), _proxied(before.claims, involved).keys()),
         contested=contested,
         addresses=before.addresses.difference(_addresses(changed)).union(_addresses(found)),
         node_ports=before.node_ports.difference(changed).union(one for one in found if isinstance(one, NodePort)),
@@ -95,14 +98,27 @@ def _united(
 
 
 def _won(
-    key: FrontendKey,
+    name: ObjectName,
     services: Mapping[ObjectName, Claims],
     claimants: Mapping[Portal | NodePort, tuple[PortalPlan, ...]],
 ) -> tuple[PortalPlan, ...]:
-    """The portals of a frontend that nobody older claims."""
-    owner = services.get(key.port.service_name)
+    """The portals of a Service that nobody older claims."""
+    owner = services.get(name)
     claims = owner.portals if owner is not None else ()
-    return tuple(claim for claim in claims if claim.frontend == key and claimants[claim.portal][0] is claim)
+    return tuple(claim for claim in claims if claimants[claim.portal][0] is claim)
+
+
+def _proxied(
+    claims: Mapping[ObjectName, tuple[PortalPlan, ...]], names: Iterable[ObjectName]
+) -> dict[FrontendKey, ObjectName]:
+    """The frontends of these Services that need a proxy port."""
+    return {
+        key: name
+        for name in names
+        for claim in claims.get(name, ())
+        for key in claim.frontends
+        if key.forwarding is Forwarding.PROXIED
+    }
 
 
 def _addresses(portals: Iterable[Portal | NodePort]) -> Iterable[SocketAddress]:
@@ -111,17 +127,9 @@ def _addresses(portals: Iterable[Portal | NodePort]) -> Iterable[SocketAddress]:
 
 def _conflicts(services: Mapping[ObjectName, Claims], contested: Iterable[tuple[PortalPlan, ...]]) -> Iterable[Problem]:
     for holder, *others in contested:
-        message = f"{holder.portal} is already claimed by Service {holder.frontend.port.service_name}"
+        message = f"{holder.portal} is already claimed by Service {holder.service_name}"
         for claim in others:
-            yield services[claim.frontend.port.service_name].problem(claim.field, message)
-
-
-class _Basis(NamedTuple):
-    """What a Service's plan depends on beside its own objects."""
-
-    node_name: str
-    families: tuple[Family, ...]
-    external_ips_allowed: bool
+            yield services[claim.service_name].problem(claim.field, message)
 
 
 class Planner:
@@ -133,11 +141,11 @@ class Planner:
 
     def __init__(self) -> None:
         self._last = Intent()
-        self._basis: _Basis | None = None
+        self._basis: Basis | None = None
         self._serial = 0
 
     def intent(self, snapshot: Snapshot, facts: NodeFacts) -> Intent:
-        basis = _Basis(facts.name, tuple(sorted(facts.proxy_addresses)), facts.external_ips_allowed)
+        basis = basis_of(facts)
         old = self._last.plans
         plans: dict[ObjectName, ServicePlan] = {}
         claims: dict[ObjectName, Claims | None] = {}
@@ -156,7 +164,7 @@ class Planner:
         self._last, self._basis, self._serial = Intent(replaced(old, plans, gone), united), basis, snapshot.serial
         return self._last
 
-    def _suspects(self, snapshot: Snapshot, basis: _Basis) -> Iterable[ObjectName]:
+    def _suspects(self, snapshot: Snapshot, basis: Basis) -> Iterable[ObjectName]:
         """Services whose plan may not be what it was."""
         if basis == self._basis and self._serial:
             if snapshot.serial == self._serial:
@@ -166,7 +174,7 @@ class Planner:
         return {**self._last.plans, **snapshot.services}
 
 
-def _plan(name: ObjectName, snapshot: Snapshot, basis: _Basis, before: ServicePlan | None) -> ServicePlan | None:
+def _plan(name: ObjectName, snapshot: Snapshot, basis: Basis, before: ServicePlan | None) -> ServicePlan | None:
     """None if the Service does not count."""
     service, slices = snapshot.services.get(name), snapshot.slices.get(name, ())
     if service is None or not counts(service):
@@ -174,10 +182,4 @@ def _plan(name: ObjectName, snapshot: Snapshot, basis: _Basis, before: ServicePl
     # a tuple's == tries `is` first: unchanged objects cost no comparison of their content
     if before is not None and (before.service, before.slices) == (service, slices):
         return before
-    return plan_service(
-        service,
-        slices,
-        node_name=basis.node_name,
-        families=basis.families,
-        external_ips_allowed=basis.external_ips_allowed,
-    )
+    return plan_service(service, slices, basis)

@@ -1,9 +1,10 @@
 """This node as the plan needs to know it."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from kpf.model.names import Family, IPAddress, IPNetwork, SocketAddress
+from kpf.model.names import Family, Forwarding, IPAddress, IPNetwork, SocketAddress
+from kpf.model.rules import OwnPods
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +15,8 @@ class NodeFacts:
     `wildcard`: families whose proxy ports listen on every local address.
     `local_addresses`: every address of this node.
     `own_listeners`: where kpf serves something else than Services (health); may be the unspecified address.
+    `zone`: its label topology.kubernetes.io/zone, "" if it is not known. `forwarding`: how TCP is carried where the
+    Service does not say, None for what suits it. `has_sctp`: the kernel can track SCTP.
     """
 
     name: str
@@ -23,6 +26,12 @@ class NodeFacts:
     node_port_networks: tuple[IPNetwork, ...] = ()
     external_ips_allowed: bool = True
     own_listeners: tuple[SocketAddress, ...] = ()
+    zone: str = ""
+    forwarding: Forwarding | None = None
+    has_sctp: bool = False
+    own_pods: OwnPods = field(default_factory=OwnPods)
+    masquerade_all: bool = False
+    service_cidrs: tuple[IPNetwork, ...] = ()
 
     def listening_addresses(self) -> Mapping[Family, IPAddress]:
         """Where proxy ports of each served family listen: one address, or the unspecified one."""

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from kpf.plan.frontends import FrontendKey
+from kpf.model.names import FrontendKey
 
 
 def candidates(key: FrontendKey, port_range: range) -> Iterator[int]:

@@ -5,13 +5,17 @@ a listener closes only when nothing is sent to it any more. So a transition may 
 Effects are elsewhere (`kpf.master.effects`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from operator import attrgetter
 
-from kpf.model.rules import Portal, Rules
-from kpf.plan.desired import DesiredState, Frontend
+from kpf.model.names import FrontendKey, ObjectName, Protocol, SocketAddress
+from kpf.model.rules import NodePort, Portal, Rules
+from kpf.plan.decisions import Flows, Frontend
+from kpf.plan.desired import DesiredState
 from kpf.plan.differences import differences, missing
+from kpf.plan.frontends import PortalPlan
 from kpf.plan.ground import Listener
 
 
@@ -45,11 +49,25 @@ class WriteRules:
 
 
 @dataclass(frozen=True, slots=True)
-class ForgetEarly:
-    """Delete conntrack entries of connection attempts that came before their portal."""
+class FlowsKept:
+    """Whose flows are left: portals by their Service, and the endpoints that each frontend of UDP still has."""
 
-    portals: frozenset[Portal]
-    node_ports: frozenset[int]
+    captured: Mapping[ObjectName, tuple[PortalPlan, ...]] = field(default_factory=dict)
+    flows: Mapping[FrontendKey, Flows] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Delete conntrack entries that keep clients from the endpoints that they should have.
+
+    `early`: portals of TCP that have just come: attempts to connect that came before them go.
+    `flows`: portals of UDP, and the endpoints whose flows may go on: those of all others go.
+    `kept`: what is true of all flows after that.
+    """
+
+    early: frozenset[Portal | NodePort]
+    flows: Mapping[Portal | NodePort, frozenset[SocketAddress]]
+    kept: FlowsKept
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +77,18 @@ class CloseFrontends:
     listeners: tuple[Listener, ...]
 
 
-Step = OpenFrontends | Announce | UpdateFrontends | WriteRules | ForgetEarly | CloseFrontends
+Step = OpenFrontends | Announce | UpdateFrontends | WriteRules | Forget | CloseFrontends
 
 
 @dataclass(slots=True)
 class InForce:
-    """What is: open frontends, those that workers do not accept on yet, and the kernel's rules (None: unknown)."""
+    """What is: open frontends, those that workers do not accept on yet, the kernel's rules (None: unknown), and whose
+    flows its conntrack may still have."""
 
     frontends: dict[Listener, Frontend] = field(default_factory=dict)
     unheard: set[Listener] = field(default_factory=set)
     rules: Rules | None = None
+    flows: FlowsKept = FlowsKept()
 
 
 def transition(now: InForce, desired: DesiredState) -> Iterator[Step]:
@@ -88,9 +108,7 @@ def transition(now: InForce, desired: DesiredState) -> Iterator[Step]:
         yield UpdateFrontends(tuple(frontend for frontend in changed if frontend.endpoints))
     if rules != desired.rules:
         yield WriteRules(rules, desired.rules)
-        early = _new_portals(rules, desired.rules)
-        if early.portals or early.node_ports:
-            yield early
+    yield from _forget(_new_portals(rules, desired.rules), now.flows, desired)
     if emptied:
         # only once their portals refuse: a connection may still be on its way to the listener
         yield UpdateFrontends(emptied)
@@ -98,9 +116,27 @@ def transition(now: InForce, desired: DesiredState) -> Iterator[Step]:
         yield CloseFrontends(tuple(closed))
 
 
-def _new_portals(old: Rules | None, new: Rules) -> ForgetEarly:
+def _new_portals(old: Rules | None, new: Rules) -> frozenset[Portal | NodePort]:
     known = old or Rules()
-    return ForgetEarly(
-        portals=frozenset(missing(new.portals, known.portals)),
-        node_ports=frozenset(port.port for port in missing(new.node_ports, known.node_ports)),
-    )
+    portals, node_ports = missing(new.portals, known.portals), missing(new.node_ports, known.node_ports)
+    found = chain[Portal | NodePort](portals, node_ports)
+    return frozenset(one for one in found if one.protocol is Protocol.TCP)
+
+
+def _forget(early: frozenset[Portal | NodePort], was: FlowsKept, desired: DesiredState) -> Iterator[Forget]:
+    kept = FlowsKept(desired.captured, desired.flows_kept)
+    if kept.captured is was.captured and kept.flows is was.flows:
+        if early:
+            yield Forget(early, {}, kept)
+        return
+    captured = differences(kept.captured, was.captured, lambda claims: claims[0].service_name)
+    flows = differences(kept.flows, was.flows, attrgetter("frontend"))
+    allowed: dict[Portal | NodePort, frozenset[SocketAddress]] = {}
+    for name in {*chain(*captured), *(key.port.service_name for key in chain(*flows))}:
+        for claim in was.captured.get(name, ()):
+            if claim.portal.protocol is Protocol.UDP:
+                allowed.setdefault(claim.portal, frozenset())
+        for claim in kept.captured.get(name, ()):
+            if claim.portal.protocol is Protocol.UDP:
+                allowed[claim.portal] = frozenset().union(*(kept.flows[key].endpoints for key in claim.frontends))
+    yield Forget(early, allowed, kept)

@@ -1,0 +1,44 @@
+"""Node ports that something else on this node listens on: the portal wins, and whoever runs it should know."""
+
+from collections.abc import Mapping
+
+from kpf.model.names import Family, Protocol
+from kpf.model.rules import NodePort
+from kpf.model.snapshot import Problem
+from kpf.net import sockets
+from kpf.plan.desired import DesiredState
+from kpf.plan.differences import missing
+
+_EVERYWHERE = {Family.IPV4: "0.0.0.0", Family.IPV6: "::"}
+
+
+class OccupiedNodePorts:
+    """Each node port is tried once, when it comes."""
+
+    def __init__(self) -> None:
+        self._tried: Mapping[NodePort, object] = {}
+        self._found: dict[NodePort, Problem] = {}
+
+    def problems(self, desired: DesiredState) -> tuple[Problem, ...]:
+        """Those of all node ports that are in use now."""
+        now = desired.rules.node_ports
+        if now is not self._tried:
+            for port in missing(self._tried, now):
+                self._found.pop(port, None)
+            for port in missing(now, self._tried):
+                if not _is_free(port):
+                    claim = desired.intent.united.claimants[port][0]
+                    message = f"something on this node listens on {port} too: the Service has it now"
+                    self._found[port] = desired.intent.united.owner(claim.frontend).problem(claim.field, message)
+            self._tried = now
+        return tuple(self._found.values())
+
+
+def _is_free(port: NodePort) -> bool:
+    """False only if it is certain that somebody has it."""
+    if port.protocol is Protocol.SCTP:
+        return True
+    try:
+        return sockets.port_is_free(_EVERYWHERE[port.family], port.port, is_udp=port.protocol is Protocol.UDP)
+    except OSError:
+        return True

@@ -1,0 +1,124 @@
+"""Chains of their own: of frontends that the kernel forwards to, and of guarded portals. Pure.
+
+A frontend without affinity is one rule: the kernel's counter (numgen) says whose turn it is, exact over all CPUs, and
+an anonymous map has the endpoints. With affinity each endpoint has a chain, and a dynamic set of the clients that are
+pinned to it: an endpoint that goes takes its pins along, and those of the others are not touched.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import ClassVar
+
+from kpf.model.names import FrontendKey, IPNetwork, SocketAddress
+from kpf.model.rules import Forward, Portal
+from kpf.nft import schema
+from kpf.nft import statements as st
+from kpf.nft.schema import ADDRESS_TYPE, TYPE_PORT, Chain, Set
+from kpf.nft.statements import Statement
+from kpf.nft.values import Goto, Value
+
+# clients that are pinned to one endpoint; more of them are balanced anew with each connection
+MAX_PINS = 65_535
+# the kernel takes 255 (NFT_NAME_MAXLEN), and an endpoint's address and port must go behind it
+_MAX_NAME = 190
+
+
+def chain_of(key: FrontendKey) -> str:
+    """The name of a frontend's chain. No two frontends have the same: none of the parts has a slash."""
+    port = key.port
+    parts = (f"ip{key.family.value}", key.endpoint_set, port.protocol.lower(), port.namespace, port.service, port.port)
+    name = "/".join(("to", *parts))
+    return name if len(name) <= _MAX_NAME else f"to/{blake2b(name.encode(), digest_size=16).hexdigest()}"
+
+
+def pinned_to(key: FrontendKey, endpoint: SocketAddress) -> str:
+    """The name of an endpoint's chain, and of its set of clients."""
+    # a name may have no colons
+    return f"{chain_of(key)}/{str(endpoint.address).replace(':', '.')}/{endpoint.port}"
+
+
+def guard_of(portal: Portal) -> str:
+    return f"guard/{str(portal.address).replace(':', '.')}/{portal.protocol.lower()}/{portal.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class AnonymousMap:
+    """Values under 0, 1, ...; `identifier` names it within a transaction."""
+
+    NAME: ClassVar[str] = "__map%d"
+    identifier: int
+    values: tuple[Value, ...]
+    data_type: int
+    data_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a forward is in the kernel: sets, and chains of which the first ones are referred to by the last."""
+
+    sets: tuple[Set, ...]
+    chains: tuple[Chain, ...]
+    turn: AnonymousMap
+
+
+def parts(key: FrontendKey, forward: Forward, *, identifier: int, start: int) -> Parts:
+    """`start` is the place of the endpoint whose turn it is first; `identifier` is the anonymous map's."""
+    endpoints = forward.endpoints[start:] + forward.endpoints[:start]
+    if forward.affinity_timeout_s is None:
+        return _balanced(key, endpoints, identifier)
+    return _pinned(key, endpoints, forward.affinity_timeout_s, identifier)
+
+
+def _balanced(key: FrontendKey, endpoints: tuple[SocketAddress, ...], identifier: int) -> Parts:
+    values = tuple(one.address.packed + one.port.to_bytes(2, "big") + b"\0\0" for one in endpoints)
+    types = (ADDRESS_TYPE[key.family], TYPE_PORT)
+    turn = AnonymousMap(identifier, values, schema.concatenated(types), sum(schema.SIZES[one] for one in types))
+    shown = ", ".join(f"{index} : {one.address} . {one.port}" for index, one in enumerate(endpoints))
+    forwarded = st.forward_in_turn(key.family, len(endpoints), turn.NAME, identifier, shown)
+    return Parts((), (Chain(chain_of(key), ((_protocol(key), forwarded),)),), turn)
+
+
+def _pinned(key: FrontendKey, endpoints: tuple[SocketAddress, ...], timeout_s: int, identifier: int) -> Parts:
+    names = {endpoint: pinned_to(key, endpoint) for endpoint in endpoints}
+    turn = AnonymousMap(identifier, tuple(map(Goto, names.values())), schema.TYPE_VERDICT, 16)
+    shown = ", ".join(f"{index} : goto {name}" for index, name in enumerate(names.values()))
+    known = [(st.source_in(key.family, name), st.goto(name)) for name in names.values()]
+    balanced = (st.go_in_turn(len(endpoints), turn.NAME, identifier, shown),)
+    return Parts(
+        tuple(Set(name, (ADDRESS_TYPE[key.family],), dynamic=True, size=MAX_PINS) for name in names.values()),
+        (
+            *(_endpoint_chain(key, endpoint, timeout_s) for endpoint in endpoints),
+            Chain(chain_of(key), (*((st.family(key.family), *one) for one in known), balanced)),
+        ),
+        turn,
+    )
+
+
+def _endpoint_chain(key: FrontendKey, endpoint: SocketAddress, timeout_s: int) -> Chain:
+    name = pinned_to(key, endpoint)
+    # an update that finds the set full ends its rule, so it has one of its own
+    pin = st.family(key.family), st.remember_source(key.family, name, timeout_s)
+    return Chain(name, (pin, (_protocol(key), st.forward_to(endpoint))))
+
+
+def _protocol(key: FrontendKey) -> Statement:
+    return st.protocol(key.port.protocol.lower())
+
+
+def guard_chain(portal: Portal, sources: tuple[IPNetwork, ...]) -> Chain:
+    return Chain(guard_of(portal), (*((st.source_inside(one), st.leave()) for one in sources), (st.drop(),)))
+
+
+def names(forwards: Mapping[FrontendKey, Forward], guards: Mapping[Portal, object]) -> Iterator[str]:
+    """Chains that belong to these; those of endpoints are names of sets, too."""
+    for key, forward in forwards.items():
+        yield chain_of(key)
+        yield from sets_of(key, forward)
+    yield from map(guard_of, guards)
+
+
+def sets_of(key: FrontendKey, forward: Forward) -> list[str]:
+    if forward.affinity_timeout_s is None:
+        return []
+    return [pinned_to(key, endpoint) for endpoint in forward.endpoints]

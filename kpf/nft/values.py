@@ -1,0 +1,23 @@
+"""What an element of a map says."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kpf.model.rules import Verdict
+from kpf.nft.expressions import NFT_GOTO, NFT_JUMP
+
+
+@dataclass(frozen=True, slots=True)
+class Goto:
+    code: ClassVar[int] = NFT_GOTO
+    chain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    code: ClassVar[int] = NFT_JUMP
+    chain: str
+
+
+Value = bytes | Verdict | Goto | Jump | None
+"""None in a set, a proxy port's bytes or a verdict in a map."""
