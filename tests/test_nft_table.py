@@ -2,7 +2,6 @@
 
 import asyncio
 import ipaddress
-import random
 import re
 import shutil
 import subprocess
@@ -51,10 +50,7 @@ def listing() -> list[str]:
 
 
 @needs_nft
-def test_text_and_netlink_make_the_same_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    # whose turn it is first
-    monkeypatch.setattr(random, "randrange", lambda _: 0)
-
+def test_text_and_netlink_make_the_same_table() -> None:
     async def scene(kernel: Kernel) -> None:
         await kernel.replace(FULL)
         by_netlink = listing()

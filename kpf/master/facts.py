@@ -17,6 +17,7 @@ log = logging.getLogger("kpf")
 
 RETRY_S = 1.0
 ZONE = "topology.kubernetes.io/zone"
+BRIDGES_FILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 # there if the kernel tracks SCTP, which it must to forward it
 SCTP = Path("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_established")
 
@@ -47,6 +48,11 @@ class NodeWatch:
 
     async def start(self) -> None:
         self._addresses = await self._watch.read()
+        if self._config.local_detection == "BridgeInterface" and not (self._config.masquerade_all or _bridges_filter()):
+            self._say_once(
+                "net.bridge.bridge-nf-call-iptables is not 1: what the kernel forwards from one pod of a bridge to "
+                "another is answered past the node, unless masqueradeAll is set"
+            )
 
     async def changes(self) -> AsyncIterator[None]:
         """Yield whenever `facts` may have changed. Never ends by itself."""
@@ -101,6 +107,14 @@ def node_facts(config: Config, addresses: NodeAddresses, snapshot: Snapshot, war
         external_ips_allowed=config.allow_external_ips,
         own_listeners=(config.healthz_bind_address,) if config.healthz_bind_address else (),
     )
+
+
+def _bridges_filter() -> bool:
+    """Whether the kernel sees what goes from port to port of a bridge."""
+    try:
+        return BRIDGES_FILTER.read_text(encoding="ascii").strip() == "1"
+    except OSError:
+        return False
 
 
 def _own_pods(config: Config, snapshot: Snapshot) -> OwnPods:

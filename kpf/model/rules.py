@@ -118,13 +118,18 @@ class Rules:
     masquerade_all: bool = False
 
     def dropping(self) -> "Rules":
-        """These rules with every portal closed for new connections, which are dropped; established ones go on."""
+        """These rules with portals closed for new connections, which are dropped; established ones go on.
+
+        What the kernel forwards needs nobody of us, and goes on.
+        """
         return replace(
             self,
-            portals=dict.fromkeys(self.portals, Verdict.DROP),
-            node_ports=dict.fromkeys(self.node_ports, Verdict.DROP),
-            far={},
+            portals={portal: _closed(action) for portal, action in self.portals.items()},
+            node_ports={portal: _closed(action) for portal, action in self.node_ports.items()},
+            far={portal: _closed(action) for portal, action in self.far.items()},
             loopback={},
-            guards={},
-            forwards={},
         )
+
+
+def _closed(action: Action) -> Action:
+    return action if isinstance(action, Direct) else Verdict.DROP

@@ -129,7 +129,7 @@ def _forwards(old: Rules, new: Rules) -> list[bytes]:
 def _new_forwards(known: Mapping[FrontendKey, Forward], new: Mapping[FrontendKey, Forward]) -> Iterator[bytes]:
     """Their chains are empty, if they are there: those of `known` are."""
     for identifier, (key, forward) in enumerate(new.items(), _FIRST_ANONYMOUS):
-        start = random.randrange(len(forward.endpoints))
+        start = random.randrange(len(forward.endpoints)) if key in known else 0
         made = forwards.parts(key, forward, identifier=identifier, start=start)
         there = {*forwards.sets_of(key, known[key]), forwards.chain_of(key)} if key in known else set()
         for one in made.sets:
