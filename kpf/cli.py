@@ -194,6 +194,8 @@ def _run(given: _Given) -> int:
 
 def _check(given: _Given) -> int:
     """Configuration, manifests, and what the plan makes of them."""
+    from kpf.config import warnings
+
     config, manifests, found = _read(given)
     if given.mistakes:
         return _refuse(found)
@@ -203,6 +205,8 @@ def _check(given: _Given) -> int:
         found += _source_mistakes(config, manifests)
     for problem in found:
         print(problem)
+    for warning in warnings(config) if config else ():
+        print(f"kpf: {warning}", file=sys.stderr)
     if not found:
         asked = "" if manifests or not config or not _names_a_server(config) else " (the API server was not asked)"
         print(f"no problems{asked}")

@@ -1,9 +1,11 @@
-"""TCP servers of the lab: one process, many addresses, each of which can be closed and opened again.
+"""Servers of the lab: one process, many addresses, each of which can be closed and opened again.
 
 What a connection gets is a matter of the address's mode:
 - "greet": the server's name and a newline at once, then every byte back; its FIN follows the client's.
+- "tell": the server's name, a tab, the client's address as it is seen, and a newline at once; then as "greet".
 - "sink": everything is read; after the client's FIN the number of bytes and a newline.
 - "http": for every request without a body the server's name and a newline, as a text; then FIN if it was asked for.
+- "datagrams": UDP; each datagram is answered with name, tab, address, tab and itself.
 A closed address refuses; one taken from its host (`Host.remove_address`) is a black hole.
 """
 
@@ -13,12 +15,13 @@ import struct
 import sys
 from collections import Counter
 from multiprocessing.connection import Connection, Pipe
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from kpf.lab import udp
 from kpf.lab.call import raise_descriptor_limit
 from kpf.lab.machine import Machine
 
-Mode = Literal["greet", "sink", "http"]
+Mode = Literal["greet", "tell", "sink", "http", "datagrams"]
 
 SINK_BYTES = 1 << 20
 # who asks has closed the connection, in the latter cases without having read the answer
@@ -42,9 +45,9 @@ class Backends:
         """Serve there; the name is "address" unless given. Raises `OSError` if it cannot listen."""
         self._ask("open", address, port, name or address, mode)
 
-    def close(self, address: str, port: int) -> None:
-        """Refuse from now on; connections that are open go on."""
-        self._ask("close", address, port)
+    def close(self, address: str, port: int, *, mode: Mode = "greet") -> None:
+        """Refuse from now on; connections that are open go on. `mode` tells UDP from TCP, no more."""
+        self._ask("close", address, port, mode)
 
     def cut(self, name: str) -> int:
         """Reset all connections of the servers of that name; how many there were."""
@@ -52,13 +55,18 @@ class Backends:
         return number
 
     def accepted(self) -> dict[str, int]:
-        """How many connections each name has had since the last time this was asked."""
+        """How many connections or datagrams each name has had since the last time this was asked."""
         counts: dict[str, int] = self._ask("accepted")
         return counts
 
     def active(self) -> int:
         """How many connections are open."""
         number: int = self._ask("active")
+        return number
+
+    def dropped(self) -> int:
+        """How many datagrams were lost since their sockets were full, of all UDP servers that are open."""
+        number: int = self._ask("dropped")
         return number
 
     def stop(self) -> None:
@@ -114,6 +122,11 @@ class _Serving(asyncio.Protocol):
         self.transport.resume_reading()
 
 
+class _Teller(_Serving):
+    def greet(self) -> None:
+        self.transport.write(f"{self.name}\t{self.transport.get_extra_info('peername')[0]}\n".encode())
+
+
 class _Sink(_Serving, asyncio.BufferedProtocol):
     def greet(self) -> None:
         self._received = 0
@@ -142,8 +155,33 @@ class _Web(_Serving):
             self.transport.close()
 
 
+class _Datagrams(asyncio.DatagramProtocol):
+    """A UDP server."""
+
+    def __init__(self, counts: Counter[str], name: str) -> None:
+        self._counts = counts
+        self._name = name
+        self.transport: asyncio.DatagramTransport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # a subclass of what it is only from Python 3.12 on
+        self.transport = cast(asyncio.DatagramTransport, transport)
+        udp.make_room(transport.get_extra_info("socket"))
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self._counts[self._name] += 1
+        self.transport.sendto(f"{self._name}\t{addr[0]}\t".encode() + data, addr)
+
+    def close(self) -> None:
+        self.transport.close()
+
+    def dropped(self) -> int:
+        return udp.dropped(self.transport.get_extra_info("socket"))
+
+
 MODES: dict[str, type[_Serving]] = {
     "greet": _Serving,
+    "tell": _Teller,
     "sink": _Sink,
     "http": _Web,
 }
@@ -156,16 +194,24 @@ class _Servers:
         self.connections: set[_Serving] = set()
         self.counts: Counter[str] = Counter()
         self._listening: dict[tuple[str, int], asyncio.Server] = {}
+        self._datagrams: dict[tuple[str, int], _Datagrams] = {}
 
     async def open(self, address: str, port: int, name: str, mode: Mode) -> None:
+        loop = asyncio.get_running_loop()
+        if mode == "datagrams":
+            _, self._datagrams[address, port] = await loop.create_datagram_endpoint(
+                lambda: _Datagrams(self.counts, name), (address, port)
+            )
+            return
         make = MODES[mode]
-        server = await asyncio.get_running_loop().create_server(
+        self._listening[address, port] = await loop.create_server(
             lambda: make(self, name), address, port, backlog=BACKLOG, reuse_address=True
         )
-        self._listening[address, port] = server
 
-    async def close(self, address: str, port: int) -> None:
-        self._listening.pop((address, port)).close()
+    async def close(self, address: str, port: int, mode: Mode) -> None:
+        opened: dict[tuple[str, int], asyncio.Server] | dict[tuple[str, int], _Datagrams]
+        opened = self._datagrams if mode == "datagrams" else self._listening
+        opened.pop((address, port)).close()
 
     async def cut(self, name: str) -> int:
         chosen = [connection for connection in self.connections if connection.name == name]
@@ -177,11 +223,15 @@ class _Servers:
         return len(chosen)
 
     async def accepted(self) -> dict[str, int]:
-        counts, self.counts = self.counts, Counter()
-        return dict(counts)
+        counts = dict(self.counts)
+        self.counts.clear()
+        return counts
 
     async def active(self) -> int:
         return len(self.connections)
+
+    async def dropped(self) -> int:
+        return sum(server.dropped() for server in self._datagrams.values())
 
 
 async def _obey(connection: Connection) -> None:

@@ -29,13 +29,13 @@ class Change:
 class TableChanges:
     """Listens, in a thread of its own and in the network namespace it is entered in, until it is left.
 
-    `changes`: in order. `transactions`: commits to any table of the namespace. `lost`: the kernel's notifications came
-    faster than they were heard.
+    `changes`: in order. `commits_s`: when transactions of any table of the namespace were heard of, CLOCK_MONOTONIC.
+    `lost`: the kernel's notifications came faster than they were heard.
     """
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
-        self.transactions = 0
+        self.commits_s: list[float] = []
         self.lost = False
         self._ready = threading.Event()
         self._thread = threading.Thread(target=asyncio.run, args=(self._listen(),), daemon=True)
@@ -48,6 +48,11 @@ class TableChanges:
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join()
+
+    @property
+    def transactions(self) -> int:
+        """How many there were."""
+        return len(self.commits_s)
 
     async def _listen(self) -> None:
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
@@ -69,7 +74,7 @@ class TableChanges:
     def _note(self, frame: Frame, now_s: float) -> None:
         kind = frame.kind & 0xFF
         if kind == NEW_GENERATION:
-            self.transactions += 1
+            self.commits_s.append(now_s)
         elif kind in (NEW_ELEMENT, DELETED_ELEMENT):
             told = attributes(frame.payload[_NFGENMSG_SIZE:])
             if bytes(told[1]) == schema.TABLE.encode() + b"\0":

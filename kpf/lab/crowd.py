@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 Address = tuple[str, int]
 
@@ -19,6 +20,7 @@ class Outcome:
 
     `began_s`: when it began, on the monotonic clock, which all processes of the machine share. `connect_s`: until the
     connection stood. `first_byte_s`: from its beginning to the first byte of the answer, or to the failure.
+    `client`: the client's address as the server saw it, from servers that tell.
     """
 
     source: str
@@ -27,6 +29,28 @@ class Outcome:
     began_s: float
     connect_s: float
     first_byte_s: float
+    client: str = ""
+
+
+class Asking(Protocol):
+    """What a `Crowd` can drive; `began_s` on the monotonic clock."""
+
+    sock: socket.socket
+    began_s: float
+    finished: bool
+
+    @property
+    def awaits(self) -> int:
+        """The event of `selectors` that it waits for."""
+
+    def advance(self) -> None:
+        """That event has come."""
+
+    def fail(self, why: str) -> None:
+        """It has finished without an answer."""
+
+
+A = TypeVar("A", bound=Asking)
 
 
 class Client:
@@ -69,7 +93,7 @@ class Client:
         try:
             self.sock.send(request)
         except OSError as error:
-            self.fail(_name(error))
+            self.fail(error_name(error))
 
     def fail(self, why: str) -> None:
         self.error, self.finished = why, True
@@ -83,7 +107,7 @@ class Client:
             else:
                 self._connected()
         except OSError as error:
-            self.fail(_name(error))
+            self.fail(error_name(error))
 
     def _connected(self) -> None:
         code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -104,9 +128,9 @@ class Client:
         return selectors.EVENT_READ if self._connected_s else selectors.EVENT_WRITE
 
     def outcome(self) -> Outcome:
-        name = "" if self.error else self._answer.strip().decode()
+        name, _, client = ("" if self.error else self._answer.strip().decode()).partition("\t")
         connect_s, first_byte_s = (max(at - self.began_s, 0.0) for at in (self._connected_s, self._first_byte_s))
-        return Outcome(self.source, name, self.error, self.began_s, connect_s, first_byte_s)
+        return Outcome(self.source, name, self.error, self.began_s, connect_s, first_byte_s, client)
 
     def close(self) -> Outcome:
         self.sock.close()
@@ -120,9 +144,9 @@ class Crowd:
         self._timeout_s = timeout_s
         self._selector = selectors.EpollSelector()
 
-    def run(self, clients: Iterator[Client], *, at_once: int, pause_s: float = 0.0) -> Iterator[Client]:
+    def run(self, clients: Iterator[A], *, at_once: int, pause_s: float = 0.0) -> Iterator[A]:
         """Start them one by one as there is room, at least `pause_s` apart; each comes out when it has finished."""
-        under_way: dict[Client, int] = {}
+        under_way: dict[A, int] = {}
         next_s = time.monotonic()
         exhausted = False
         while True:
@@ -141,9 +165,9 @@ class Crowd:
             wait_s = self._timeout_s if exhausted or len(under_way) >= at_once else max(next_s - time.monotonic(), 0.0)
             yield from self._advance(under_way, wait_s)
 
-    def _advance(self, under_way: dict[Client, int], wait_s: float) -> Iterator[Client]:
+    def _advance(self, under_way: dict[A, int], wait_s: float) -> Iterator[A]:
         for key, _ in self._selector.select(min(wait_s, 0.1)):
-            client: Client = key.data
+            client: A = key.data
             client.advance()
             if client.finished:
                 yield self._leave(under_way, client)
@@ -158,11 +182,12 @@ class Crowd:
             client.fail("timed out")
             yield self._leave(under_way, client)
 
-    def _leave(self, under_way: dict[Client, int], client: Client) -> Client:
+    def _leave(self, under_way: dict[A, int], client: A) -> A:
         del under_way[client]
         self._selector.unregister(client.sock)
         return client
 
 
-def _name(error: OSError) -> str:
+def error_name(error: OSError) -> str:
+    """As errno has it, "ECONNREFUSED"."""
     return errno.errorcode.get(error.errno or 0, str(error))

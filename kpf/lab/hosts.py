@@ -29,19 +29,21 @@ class Host(Machine):
         self.link = link
         with IPRoute() as ip:
             ip.link("add", ifname=link, kind="veth", peer={"ifname": "eth0", "net_ns_fd": self._descriptor})
-            _set_up(ip, link, ours)
-        with namespace.inside(self._descriptor), IPRoute() as ip:
-            _set_up(ip, "eth0", theirs)
+            set_up(ip, link)
+            add_addresses(ip, link, ours)
+        with self.inside(), IPRoute() as ip:
+            set_up(ip, "eth0")
+            add_addresses(ip, "eth0", theirs)
             for address in ours:
                 ip.route("add", dst=_everything(address), gateway=str(ip_interface(address).ip))
 
     def add_addresses(self, addresses: Iterable[str]) -> None:
         """Give the host more addresses; without a prefix length they are single ones."""
-        with namespace.inside(self._descriptor), IPRoute() as ip:
-            _add_addresses(ip, "eth0", addresses)
+        with self.inside(), IPRoute() as ip:
+            add_addresses(ip, "eth0", addresses)
 
     def remove_address(self, address: str) -> None:
-        with namespace.inside(self._descriptor), IPRoute() as ip:
+        with self.inside(), IPRoute() as ip:
             interface = ip_interface(address)
             ip.addr(
                 "del",
@@ -52,13 +54,13 @@ class Host(Machine):
 
     def swallow(self, networks: Iterable[str]) -> None:
         """What comes for these networks, and no address of the host, vanishes without an answer."""
-        with namespace.inside(self._descriptor), IPRoute() as ip:
+        with self.inside(), IPRoute() as ip:
             for network in networks:
                 ip.route("add", dst=str(ip_network(network)), type="blackhole")
 
     def set_sysctl(self, name: str, value: str) -> bool:
         """Set a sysctl of the host; False if the machine does not let us."""
-        with namespace.inside(self._descriptor):
+        with self.inside():
             return set_sysctl(name, value)
 
     def close(self) -> None:
@@ -85,12 +87,32 @@ def set_sysctl(name: str, value: str) -> bool:
     return True
 
 
-def _set_up(ip: IPRoute, name: str, addresses: Iterable[str]) -> None:
+def skip_duplicate_detection() -> None:
+    """Links that are made from now on in the namespace we are in have a link-local address that can be used at once."""
+    set_sysctl("net.ipv6.conf.default.accept_dad", "0")
+
+
+def forward() -> bool:
+    """Let the namespace we are in forward packets, IPv4 and IPv6; False if the machine does not let us."""
+    return all(set_sysctl(name, "1") for name in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"))
+
+
+def lift_icmp_limits() -> None:
+    """Let the namespace we are in tell of every datagram that is refused, as far as the machine lets us.
+
+    By default a client that has thousands refused at once is told of six, and then of one a second.
+    """
+    for name in ("net.ipv4.icmp_ratelimit", "net.ipv6.icmp.ratelimit"):
+        set_sysctl(name, "0")
+    for name in ("net.ipv4.icmp_msgs_per_sec", "net.ipv4.icmp_msgs_burst"):
+        set_sysctl(name, "100000")
+
+
+def set_up(ip: IPRoute, name: str) -> None:
     ip.link("set", index=ip.link_lookup(ifname=name)[0], state="up")
-    _add_addresses(ip, name, addresses)
 
 
-def _add_addresses(ip: IPRoute, name: str, addresses: Iterable[str]) -> None:
+def add_addresses(ip: IPRoute, name: str, addresses: Iterable[str]) -> None:
     index = ip.link_lookup(ifname=name)[0]
     for address in addresses:
         interface = ip_interface(address)

@@ -19,7 +19,7 @@ from kpf.lab.machine import CallFailedError, Machine
 QUESTION = b"still here\n"
 TIMEOUT_S = 10.0
 # nobody forgets a load for longer than that
-LONGEST_S = 60.0
+LONGEST_S = 120.0
 
 Order = Literal["still", "go on", "stop"]
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import Connection, Pipe
 from typing import IO, Any, Generic, ParamSpec, Self, TypeVar
 
@@ -93,6 +94,10 @@ class Machine:
 
     def __init__(self, namespace_descriptor: int | None = None) -> None:
         self._namespace = namespace_descriptor
+
+    def inside(self) -> AbstractContextManager[None]:
+        """The calling thread is in the machine's network namespace for a while."""
+        return nullcontext() if self._namespace is None else namespace.inside(self._namespace)
 
     def start(
         self,

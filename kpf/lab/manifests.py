@@ -16,6 +16,7 @@ def service(
     namespace: str = "default",
     ports: Sequence[Mapping[str, Any]] = ({"port": 80},),
     cluster_ips: Sequence[str] = (),
+    annotations: Mapping[str, str] | None = None,
     **spec: Any,
 ) -> Object:
     """A Service; more of `spec` (type, externalIPs, sessionAffinity, ...) in the API's words.
@@ -25,7 +26,7 @@ def service(
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": name, "namespace": namespace},
+        "metadata": {"name": name, "namespace": namespace, "annotations": dict(annotations or {})},
         "spec": {
             "clusterIP": cluster_ips[0] if cluster_ips else "",
             "clusterIPs": list(cluster_ips),
@@ -50,6 +51,7 @@ def endpoint_slice(
     suffix: str = "1",
     node_name: str | None = None,
     conditions: Mapping[str, bool] | None = None,
+    protocol: str = "TCP",
 ) -> Object:
     """An EndpointSlice of one port, for addresses of one family; all endpoints alike, on `node_name`."""
     listed = list(addresses)
@@ -66,7 +68,28 @@ def endpoint_slice(
         },
         "addressType": "IPv6" if any(":" in address for address in listed) else "IPv4",
         "endpoints": [{"addresses": [address], **common} for address in listed],
-        "ports": [{"name": port_name, "port": port, "protocol": "TCP"}],
+        "ports": [{"name": port_name, "port": port, "protocol": protocol}],
+    }
+
+
+def node(name: str, *, internal_ips: Sequence[str], pod_cidrs: Sequence[str]) -> Object:
+    """A Node."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name},
+        "spec": {"podCIDR": pod_cidrs[0], "podCIDRs": list(pod_cidrs)},
+        "status": {"addresses": [{"type": "InternalIP", "address": address} for address in internal_ips]},
+    }
+
+
+def service_cidr(*cidrs: str, name: str = "kubernetes") -> Object:
+    """The ranges that ClusterIPs are given from."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": name},
+        "spec": {"cidrs": list(cidrs)},
     }
 
 

@@ -6,7 +6,7 @@ routed to the pods' host and not on a link: one that the host does not have, or 
 
 from ipaddress import ip_address
 
-from kpf.lab.hosts import Host, add_route, set_sysctl
+from kpf.lab.hosts import Host, add_route, forward, lift_icmp_limits, set_sysctl
 from kpf.lab.machine import Machine
 
 NODE_ADDRESSES = ("192.168.50.1", "fd00:192:168:50::1")
@@ -27,10 +27,14 @@ def client_address(number: int, family: int = 4) -> str:
 
 
 class Lab:
-    """Node, pods and outside, to be made in a namespace of one's own. Raises `NamespaceRefusedError`."""
+    """Node, pods and outside, to be made in a namespace of one's own. Raises `NamespaceRefusedError`.
+
+    `forwards`: the node forwards packets; False if the machine does not let it.
+    """
 
     def __init__(self) -> None:
         self.node = Machine()
+        self.forwards = forward()
         self.pods = Host(
             "pods0", ours=("172.30.1.1/30", "fd00:172:30:1::1/64"), theirs=("172.30.1.2/30", "fd00:172:30:1::2/64")
         )
@@ -50,6 +54,9 @@ class Lab:
         for set_there in (set_sysctl, self.pods.set_sysctl, self.outside.set_sysctl):
             set_there("net.ipv4.tcp_tw_reuse", "1")
             set_there("net.ipv4.ip_local_port_range", "32768 65535")
+        for machine in (self.node, self.pods):
+            with machine.inside():
+                lift_icmp_limits()
 
     def close(self) -> None:
         self.pods.close()

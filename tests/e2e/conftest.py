@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from kpf.lab.backends import Backends
+from kpf.lab.cluster import Cluster
+from kpf.lab.namespace import NamespaceRefusedError
 from kpf.lab.tables import list_tables
 from kpf.lab.topology import Lab, pod_address
 from tests.e2e.world import PODS, World
@@ -21,6 +23,24 @@ def lab() -> Iterator[Lab]:
         for family in (4, 6):
             lab.pods.add_addresses(pod_address(number, family) for number in range(1, PODS + 1))
         yield lab
+
+
+@pytest.fixture
+def forwarding(lab: Lab) -> None:
+    """For tests of what passes the node on its way."""
+    if not lab.forwards:
+        pytest.skip("the node may not forward packets here: its sysctls cannot be set")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A node with pods of every kind, another node and an outside host, one for a module that has no `lab`."""
+    try:
+        cluster = Cluster()
+    except NamespaceRefusedError as error:
+        pytest.skip(str(error))
+    with cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -4,16 +4,30 @@ import os
 import socket
 import time
 from collections.abc import Generator
+from contextlib import suppress
 from http.client import HTTPConnection
 
 import pytest
 
+from kpf.lab import udp
 from kpf.lab.backends import Backends
 from kpf.lab.clients import connect, failures, hold, names, steady
+from kpf.lab.datagrams import Dial, Protocol, dial
+from kpf.lab.flows import Flows, UnderFlows
 from kpf.lab.listening import queues
 from kpf.lab.load import Load, UnderLoad
 from kpf.lab.machine import CallFailedError
-from kpf.lab.topology import NODE_POD_LINK_ADDRESSES, POD_NETWORKS, Lab, client_address, pod_address
+from kpf.lab.topology import (
+    NODE_ADDRESSES,
+    NODE_POD_LINK_ADDRESSES,
+    POD_NETWORKS,
+    Lab,
+    client_address,
+    pod_address,
+)
+from tests.e2e.world import eventually
+
+PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP")
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -127,6 +141,69 @@ def test_a_load_tells_what_failed(lab: Lab, backends: Backends) -> None:
     assert "ECONNREFUSED" in names(report.new)
     with UnderLoad(lab.node, Load((other, 8080), new_per_s=200, kept=5, asks_per_s=100, kept_at=["one"])) as load:
         assert load.stop().kept == {}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_servers_tell_whom_they_see(lab: Lab, backends: Backends, family: int) -> None:
+    address, client = pod_address(42, family), client_address(3, family)
+    with Backends(lab.node) as on_the_node:
+        node = NODE_ADDRESSES[family == 6]
+        for servers, at in ((backends, address), (on_the_node, node)):
+            servers.open(at, 8080, name="one", mode="tell")
+            servers.open(at, 8080, name="two", mode="datagrams")
+        dials = [Dial(protocol, (at, 8080), client) for at in (node, address) for protocol in PROTOCOLS]
+        outcomes = lab.outside.call(dial, dials, at_once=10)
+    assert [(one.name, one.client, one.error) for one in outcomes] == [("one", client, ""), ("two", client, "")] * 2
+    assert backends.accepted() == {"one": 1, "two": 1}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_datagram_is_refused_or_never_answered(lab: Lab, backends: Backends, family: int) -> None:
+    address, gone = pod_address(43, family), pod_address(44, family)
+    backends.open(address, 8080, mode="datagrams")
+    backends.close(address, 8080, mode="datagrams")
+    lab.pods.remove_address(gone)
+    dials = [Dial("UDP", (address, 8080)), Dial("UDP", (gone, 8080)), Dial("UDP", (address, 8081))]
+    outcomes = lab.node.call(dial, dials, at_once=2, timeout_s=0.4)
+    assert [one.error for one in outcomes] == ["ECONNREFUSED", "timed out", "ECONNREFUSED"]
+    lab.pods.add_addresses([gone])
+
+
+def test_flows_tell_who_answered_and_what_was_lost(lab: Lab, backends: Backends) -> None:
+    target = (pod_address(45), 8080)
+    backends.open(*target, name="one", mode="datagrams")
+    with UnderFlows(lab.outside, Flows(target, range(5000, 5010), 500)) as flows:
+        eventually(lambda: all(flow.answered > 10 for flow in flows.report().values()))
+        fine = flows.report()
+        backends.close(*target, mode="datagrams")
+        eventually(lambda: all(flow.errors["ECONNREFUSED"] for flow in flows.report().values()))
+        backends.open(*target, name="two", mode="datagrams")
+        eventually(lambda: all(flow.server == "two" for flow in flows.report().values()))
+        report = flows.stop()
+    assert {flow.server for flow in fine.values()} == {"one"}
+    assert sum(flow.sent for flow in fine.values()) - sum(flow.answered for flow in fine.values()) <= 2
+    for flow in report.values():
+        assert [name for _, name in flow.servers] == ["one", "two"]
+        assert flow.lost > 0
+        assert flow.longest_gap_s > flow.servers[1][0] - flow.servers[0][0] - 1.0
+    assert backends.accepted().keys() == {"one", "two"}
+
+
+def test_what_a_full_socket_loses_is_counted() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server, udp.make_socket(("127.0.0.1", 0)) as client:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        server.bind(("127.0.0.1", 0))
+        server.setblocking(False)
+        client.connect(server.getsockname())
+        assert udp.dropped(server) == 0
+        for _ in range(100):
+            client.send(b"x")
+        lost = udp.dropped(server)
+        received = 0
+        with suppress(BlockingIOError):
+            while server.recv(10):
+                received += 1
+    assert 0 < lost == 100 - received
 
 
 def test_queues_of_listening_sockets_are_seen() -> None:

@@ -46,7 +46,8 @@ class World:
 def shop(name: str, cluster_ip: str, addresses: Sequence[str], **spec: Any) -> list[Object]:
     """A Service of one port and its EndpointSlice, without one if there are no addresses."""
     spec.setdefault("ports", [{"port": 80}])
-    slices = [endpoint_slice(name, addresses, port=POD_PORT)] if addresses else []
+    protocol = spec["ports"][0].get("protocol", "TCP")
+    slices = [endpoint_slice(name, addresses, port=POD_PORT, protocol=protocol)] if addresses else []
     return [service(name, cluster_ips=[cluster_ip], **spec), *slices]
 
 
