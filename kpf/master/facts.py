@@ -17,7 +17,7 @@ log = logging.getLogger("kpf")
 
 RETRY_S = 1.0
 ZONE = "topology.kubernetes.io/zone"
-BRIDGES_FILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+BRIDGES_FILTER = tuple(Path(f"/proc/sys/net/bridge/bridge-nf-call-{name}") for name in ("iptables", "ip6tables"))
 # there if the kernel tracks SCTP, which it must to forward it
 SCTP = Path("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_established")
 
@@ -48,11 +48,6 @@ class NodeWatch:
 
     async def start(self) -> None:
         self._addresses = await self._watch.read()
-        if self._config.local_detection == "BridgeInterface" and not (self._config.masquerade_all or _bridges_filter()):
-            self._say_once(
-                "net.bridge.bridge-nf-call-iptables is not 1: what the kernel forwards from one pod of a bridge to "
-                "another is answered past the node, unless masqueradeAll is set"
-            )
 
     async def changes(self) -> AsyncIterator[None]:
         """Yield whenever `facts` may have changed. Never ends by itself."""
@@ -103,6 +98,7 @@ def node_facts(config: Config, addresses: NodeAddresses, snapshot: Snapshot, war
         has_sctp=SCTP.exists(),
         own_pods=_own_pods(config, snapshot),
         masquerade_all=config.masquerade_all,
+        masquerade_bridged=not _bridges_filter(),
         service_cidrs=(*config.service_cidrs, *snapshot.service_cidrs),
         external_ips_allowed=config.allow_external_ips,
         own_listeners=(config.healthz_bind_address,) if config.healthz_bind_address else (),
@@ -110,9 +106,9 @@ def node_facts(config: Config, addresses: NodeAddresses, snapshot: Snapshot, war
 
 
 def _bridges_filter() -> bool:
-    """Whether the kernel sees what goes from port to port of a bridge."""
+    """Whether rules see what goes from port to port of a bridge, of both families."""
     try:
-        return BRIDGES_FILTER.read_text(encoding="ascii").strip() == "1"
+        return all(path.read_text(encoding="ascii").strip() == "1" for path in BRIDGES_FILTER)
     except OSError:
         return False
 

@@ -100,6 +100,8 @@ class Rules:
     `service_cidrs`: what is sent to an address in them that is no ClusterIP in use is dropped.
     `listening`: where kpf itself listens; connections that reach it other than through a portal are refused.
     `masquerade_all`: for `Masquerade.FOREIGN`, this node's pods are foreign too.
+    `masquerade_bridged`: what is forwarded from port to port of a bridge is masqueraded, for the kernel would not see
+    the answers.
     """
 
     proxy_addresses: Mapping[Family, IPAddress] = field(default_factory=dict)
@@ -116,6 +118,7 @@ class Rules:
     listening: frozenset[SocketAddress] = frozenset()
     own_pods: OwnPods = field(default_factory=OwnPods)
     masquerade_all: bool = False
+    masquerade_bridged: bool = False
 
     def dropping(self) -> "Rules":
         """These rules with portals closed for new connections, which are dropped; established ones go on.

@@ -110,7 +110,7 @@ def difference(old: Rules, new: Rules) -> list[bytes]:
 
 def _of_node(rules: Rules) -> tuple[object, ...]:
     """What the chains of `schema.of_node` depend on."""
-    return rules.proxy_addresses, rules.own_pods, rules.masquerade_all
+    return rules.proxy_addresses, rules.own_pods, rules.masquerade_all, rules.masquerade_bridged
 
 
 def _forwards(old: Rules, new: Rules) -> list[bytes]:

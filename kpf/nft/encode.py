@@ -96,14 +96,12 @@ def flush_set(name: str) -> bytes:
 
 
 def new_set(one: Set, identifier: int) -> bytes:
-    # NFTA_SET_NAME 2, _FLAGS 3, _KEY_TYPE 4, _KEY_LEN 5, _DATA_TYPE 6, _DATA_LEN 7, _DESC 9 (_SIZE 1), _ID 10
+    # NFTA_SET_NAME 2, _FLAGS 3, _KEY_TYPE 4, _KEY_LEN 5, _DATA_TYPE 6, _DATA_LEN 7, _ID 10
     flags = SET_MAP * (one.data is not None) | SET_INTERVAL * one.interval
     flags |= (SET_TIMEOUT | SET_DYNAMIC) * one.dynamic
     attributes = _TABLE + text(2, one.name) + number(3, flags) + number(4, one.key_type) + number(5, one.key_length)
     if one.data is not None:
         attributes += number(6, one.data) + number(7, 16 if one.data == schema.TYPE_VERDICT else 2)
-    if one.size:
-        attributes += attribute(9 | NESTED, number(1, one.size))
     return _message(NEW_SET, attributes + number(10, identifier), NLM_F_CREATE)
 
 

@@ -18,8 +18,6 @@ from kpf.nft.schema import ADDRESS_TYPE, TYPE_PORT, Chain, Set
 from kpf.nft.statements import Statement
 from kpf.nft.values import Goto, Value
 
-# clients that are pinned to one endpoint; more of them are balanced anew with each connection
-MAX_PINS = 65_535
 # the kernel takes 255 (NFT_NAME_MAXLEN), and an endpoint's address and port must go behind it
 _MAX_NAME = 190
 
@@ -86,7 +84,7 @@ def _pinned(key: FrontendKey, endpoints: tuple[SocketAddress, ...], timeout_s: i
     known = [(st.source_in(key.family, name), st.goto(name)) for name in names.values()]
     balanced = (st.go_in_turn(len(endpoints), turn.NAME, identifier, shown),)
     return Parts(
-        tuple(Set(name, (ADDRESS_TYPE[key.family],), dynamic=True, size=MAX_PINS) for name in names.values()),
+        tuple(Set(name, (ADDRESS_TYPE[key.family],), dynamic=True) for name in names.values()),
         (
             *(_endpoint_chain(key, endpoint, timeout_s) for endpoint in endpoints),
             Chain(chain_of(key), (*((st.family(key.family), *one) for one in known), balanced)),

@@ -30,7 +30,7 @@ from kpf.nft.statements import Statement
 TABLE = "kpf"
 REFUSE = "refuse"
 REDIRECTS, FAR_REDIRECTS, FAR_VERDICTS = "redirects", "far-redirects", "far-verdicts"
-MASQUERADE_ALWAYS, MASQUERADE_FOREIGN = "masquerade-always", "masquerade-foreign"
+MASQUERADE_ALWAYS, MASQUERADE_FOREIGN, MASQUERADES = "masquerade-always", "masquerade-foreign", "masquerades"
 
 # Data types as nft numbers them (include/datatype.h of nftables 1.0); a concatenation shifts them by 6 bits.
 TYPE_INTEGER, TYPE_IP4, TYPE_IP6, TYPE_PROTOCOL, TYPE_PORT, TYPE_VERDICT = 4, 7, 8, 12, 13, 0xFFFFFF00
@@ -72,7 +72,8 @@ def concatenated(types: tuple[int, ...]) -> int:
 class Set:
     """A set, or a map where `data` is a type. Keys are `key` types, each padded to 4 bytes.
 
-    `dynamic`: packets add elements, which time out; `size` of them at most.
+    `dynamic`: packets add elements, which time out. The kernel takes 65,535 of them if it is not told how many; if it
+    is told, it makes room for all of them at once (2 MiB).
     """
 
     name: str
@@ -80,7 +81,6 @@ class Set:
     data: int | None = None
     interval: bool = False
     dynamic: bool = False
-    size: int = 0
 
     @property
     def key_type(self) -> int:
@@ -142,10 +142,11 @@ def chains(rules: Rules) -> Iterator[Chain]:
     yield Chain(REDIRECTS, tuple(_redirects(rules, "")))
     yield Chain("undefined-ports", tuple(_undefined_ports()))
     yield from _base_chains()
+    yield Chain(MASQUERADES, tuple(_masquerade(rules)), Hook("nat", *POSTROUTING, 95))
 
 
 def of_node(rules: Rules) -> Iterator[Chain]:
-    """The chains in which this node's own addresses and networks are named."""
+    """The chains that say of this node what it is like."""
     return (chain for chain in chains(rules) if chain.name in _OF_NODE)
 
 
@@ -159,7 +160,6 @@ def _base_chains() -> Iterator[Chain]:
     yield _base("undefined-ports-prerouting", "filter", (*PREROUTING, -95), undefined)
     yield _base("undefined-ports-output", "filter", (*OUTPUT, -95), undefined)
     yield Chain("guard", tuple(_guard()), Hook("filter", *INPUT, -110))
-    yield Chain("masquerades", tuple(_masquerade()), Hook("nat", *POSTROUTING, 95))
 
 
 def _base(name: str, kind: str, place: tuple[str, int, int], *then: Statement) -> Chain:
@@ -241,6 +241,7 @@ def _proxied_node_ports(rules: Rules, family: Family, kind: str) -> Iterator[Rul
 
 _OF_NODE = {
     MASQUERADE_FOREIGN,
+    MASQUERADES,
     FAR_VERDICTS,
     FAR_REDIRECTS,
     REDIRECTS,
@@ -266,10 +267,12 @@ def _guard() -> Iterator[Rule]:
         yield st.family(family), st.tcp(), st.new_connection(), st.not_redirected(), listening, st.goto(REFUSE)
 
 
-def _masquerade() -> Iterator[Rule]:
+def _masquerade(rules: Rules) -> Iterator[Rule]:
     # what stays on this node needs no other source, and workers are dialled over lo too
     yield st.leaves_by_interface("lo"), st.leave()
     yield st.marked_for_masquerade(), st.take_mark_away(), st.masquerade()
+    if rules.masquerade_bridged:
+        yield st.redirected(), st.between_bridges(), st.masquerade()
     for family in Family:
         own = st.source_and_destination_in(family, name_of("hairpins", family))
         yield st.redirected(), st.family(family), own, st.masquerade()

@@ -105,6 +105,12 @@ def leaves_by_interface(name: str) -> Statement:
     return _interface("oifname", ex.META_OIFNAME, name, is_prefix=False)
 
 
+def between_bridges() -> Statement:
+    bridge = ex.compare(b"bridge".ljust(ex.INTERFACE_NAME_SIZE, b"\0"))
+    kinds = ex.meta(ex.META_IIFKIND) + bridge + ex.meta(ex.META_OIFKIND) + bridge
+    return Statement('meta iifkind "bridge" meta oifkind "bridge"', kinds)
+
+
 def destination_in(one: Family, name: str) -> Statement:
     return Statement(f"{_PREFIX[one]} daddr @{name}", ex.destination(one) + ex.lookup(name))
 

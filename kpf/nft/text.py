@@ -36,8 +36,6 @@ def render(rules: Rules, comments: Iterable[str] = ()) -> str:
 def _set(one: Set, elements: list[str]) -> Iterator[str]:
     yield f"\t{'set' if one.data is None else 'map'} {one.name} {{"
     yield f"\t\ttype {one.type_text}"
-    if one.size:
-        yield f"\t\tsize {one.size}"
     if one.interval or one.dynamic:
         yield f"\t\tflags {'interval' if one.interval else 'dynamic,timeout'}"
     if elements:

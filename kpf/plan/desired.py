@@ -129,6 +129,7 @@ def _rules(decided: Decisions, ground: Ground, intent: Intent, before: DesiredSt
         listening=ground.listening,
         own_pods=facts.own_pods,
         masquerade_all=facts.masquerade_all,
+        masquerade_bridged=facts.masquerade_bridged,
     )
 
 

@@ -31,6 +31,7 @@ class NodeFacts:
     has_sctp: bool = False
     own_pods: OwnPods = field(default_factory=OwnPods)
     masquerade_all: bool = False
+    masquerade_bridged: bool = False
     service_cidrs: tuple[IPNetwork, ...] = ()
 
     def listening_addresses(self) -> Mapping[Family, IPAddress]:

@@ -33,12 +33,12 @@ MODES: dict[str, tuple[str, frozenset[str]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with Cluster() as cluster, Backends(cluster.remote) as servers:
+@pytest.fixture(scope="module", autouse=True)
+def servers(cluster: Cluster) -> Iterator[None]:
+    with Backends(cluster.remote) as servers:
         for address in cluster.remote.addresses:
             servers.open(address, POD_PORT, name="remote", mode="datagrams")
-        yield cluster
+        yield
 
 
 def _manifests(cluster: Cluster, directory: Path) -> Manifests:
