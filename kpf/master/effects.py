@@ -22,6 +22,7 @@ from kpf.plan.ground import Listener
 from kpf.plan.transition import (
     Announce,
     CloseFrontends,
+    FlowsKept,
     Forget,
     InForce,
     OpenFrontends,
@@ -141,6 +142,10 @@ class Effects:
                 log.warning("clients may go on with what they had before their portal or endpoint changed: %s", error)
                 return
         self.now.flows = step.kept
+
+    def doubt_flows(self) -> None:
+        """The table was away: flows that have begun meanwhile lead nowhere, and go with the next sync."""
+        self.now.flows = FlowsKept()
 
     def _start_closing(self, listeners: tuple[Listener, ...]) -> None:
         for listener in listeners:

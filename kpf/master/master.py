@@ -22,6 +22,7 @@ from kpf.master.source import open_source
 from kpf.master.workers import Workers
 from kpf.model.snapshot import Problem
 from kpf.net.messages import Configure
+from kpf.nft import neighbours
 from kpf.nft.kernel import Kernel, TransactionFailedError
 from kpf.nft.monitor import Monitor
 from kpf.observe.health import Health
@@ -129,6 +130,7 @@ class Master:
 
     async def _start(self) -> list[asyncio.Task[None]]:
         await self._node.start()
+        await neighbours.tell()
         await self._workers.start()
         await self._serve_control()
         await self._serve_health()
@@ -146,6 +148,7 @@ class Master:
     def _on_touched(self) -> None:
         log.warning("somebody has changed table inet kpf: it is made anew")
         self._kernel.distrust()
+        self._effects.doubt_flows()
         self._reconciler.request(full=True)
 
     async def _announce(self) -> None:
