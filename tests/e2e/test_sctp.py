@@ -1,4 +1,4 @@
-"""SCTP is forwarded by the kernel, if that tracks it. Seen by raw packets: a kernel may do that without SCTP sockets."""
+"""SCTP is forwarded by the kernel, if it tracks that. Seen by raw packets: it takes no SCTP sockets."""
 
 import socket
 import struct
