@@ -10,12 +10,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kpf.model.names import EndpointSet, Family, Forwarding, FrontendKey, Protocol, ServicePortName
+from kpf.model.names import (
+    EndpointSet,
+    Family,
+    Forwarding,
+    FrontendKey,
+    Protocol,
+    ServicePortName,
+    SocketAddress,
+)
 from kpf.model.rules import Action, Direct, Forward, Masquerade, NodePort, OwnPods, Portal, Rules, Verdict
+from kpf.netlink.attributes import attributes
+from kpf.netlink.socket import frames
+from kpf.nft import batch, encode
 from kpf.nft.elements import all_elements
 from kpf.nft.fake import FakeKernel
 from kpf.nft.kernel import Kernel, TransactionFailedError
 from kpf.nft.schema import name_of
+from tests.kernel_table import chains_of, read_table, sets_of
 from tests.values import TCP, UDP, at
 
 Writer = Kernel | FakeKernel
@@ -61,6 +73,8 @@ FULL = Rules(
 )
 
 
+NEW_SET = encode.SUBSYSTEM << 8 | encode.NEW_SET
+SET_NAME, SET_ID = 2, 10
 INTERVALS = {name_of(kind, family) for kind in ("node-port-networks", "service-cidrs") for family in Family}
 
 
@@ -163,35 +177,107 @@ def test_nothing_to_change_is_no_transaction(kind: type[Writer]) -> None:
     play(kind, scene)
 
 
-portals = st.builds(
-    Portal, st.sampled_from([ip_address("10.0.0.1"), ip_address("fd00::1")]), st.just(TCP), st.sampled_from([80, 81])
+def test_a_set_that_is_part_of_a_rule_has_an_identifier_of_its_own() -> None:
+    """Linux before 6.12 finds the first set of the transaction that has it (nft_set_lookup_byid)."""
+    for messages in (batch.whole_table(FULL), batch.difference(Rules(), FULL)):
+        sets = [attributes(frame.payload[4:]) for one in messages for frame in frames(one) if frame.kind == NEW_SET]
+        identifiers = [(bytes(one[SET_NAME]).startswith(b"__"), bytes(one[SET_ID])) for one in sets]
+        anonymous = [identifier for is_anonymous, identifier in identifiers if is_anonymous]
+        assert len(anonymous) == len(FULL.forwards)
+        assert all([one for _, one in identifiers].count(identifier) == 1 for identifier in anonymous)
+
+
+ADDRESSES = {
+    Family.IPV4: list(map(ip_address, ("10.0.0.1", "10.0.0.2"))),
+    Family.IPV6: list(map(ip_address, ("fd00::1", "fd00::2"))),
+}
+PORTALS = [Portal(one, protocol, 80) for all_of in ADDRESSES.values() for one in all_of for protocol in (TCP, UDP)]
+NODE_PORTS = [NodePort(family, protocol, port) for family in Family for protocol in (TCP, UDP) for port in (30001, 2)]
+KEYS = [
+    forwarded(name, protocol, family, of=of)
+    for name, of in (("a", EndpointSet.CLUSTER), ("n" * 63, EndpointSet.LOCAL))
+    for protocol in (TCP, UDP)
+    for family in Family
+]
+networks = st.lists(
+    st.sampled_from(
+        ["0.0.0.0/0", "10.0.0.0/8", "11.0.0.0/8", "10.1.0.0/16", "255.0.0.0/8", "::/0", "fd00::/8", "ffff::/16"]
+    ).map(ip_network),
+    max_size=3,
+).map(tuple)
+own_pods = st.one_of(
+    st.builds(OwnPods, networks),
+    st.builds(OwnPods, st.just(()), st.sampled_from(["", "cbr0", "i" * 15]), st.booleans()),
 )
-actions: st.SearchStrategy[Action] = st.sampled_from([20001, 20002, Verdict.REFUSE, Verdict.DROP])
-node_ports = st.builds(NodePort, st.sampled_from(list(Family)), st.just(TCP), st.sampled_from([30001, 30002]))
-networks = st.sampled_from(
-    ["0.0.0.0/0", "10.0.0.0/8", "11.0.0.0/8", "10.1.0.0/16", "255.0.0.0/8", "::/0", "fd00::/8", "ffff::/16"]
-)
-rules = st.builds(
-    Rules,
-    proxy_addresses=st.just(FULL.proxy_addresses),
-    node_port_networks=st.lists(networks.map(ip_network), max_size=3).map(tuple),
-    portals=st.dictionaries(portals, actions, max_size=4),
-    node_ports=st.dictionaries(node_ports, actions, max_size=3),
-    cluster_ips=st.frozensets(st.sampled_from([ip_address("10.0.0.1"), ip_address("fd00::1")])),
-    listening=st.frozensets(st.sampled_from([at("10.0.0.9:20001"), at("[fd00::9]:20002")])),
-)
+
+
+@st.composite
+def some_rules(draw: st.DrawFn) -> Rules:
+    """Whatever a plan may make: a `Direct` action names a forward that is there, a node port has one proxy port."""
+    forwards = {key: draw(forward_of(key.family)) for key in draw(st.frozensets(st.sampled_from(KEYS), max_size=4))}
+
+    def actions(portal: Portal | NodePort) -> st.SearchStrategy[Action]:
+        suited = [key for key in forwards if (key.family, key.port.protocol) == (portal.family, portal.protocol)]
+        found: list[st.SearchStrategy[Action]] = [st.sampled_from(Verdict)]
+        if portal.protocol is TCP:
+            found.append(st.sampled_from([20001, 20002]))
+        if suited:
+            found.append(st.builds(Direct, st.sampled_from(suited), st.sampled_from(Masquerade)))
+        return st.one_of(found)
+
+    portals = {one: draw(actions(one)) for one in draw(st.frozensets(st.sampled_from(PORTALS)))}
+    node_ports = {one: draw(actions(one)) for one in draw(st.frozensets(st.sampled_from(NODE_PORTS)))}
+    everything: list[Portal | NodePort] = [*portals, *node_ports]
+    far = draw(st.frozensets(st.sampled_from(everything))) if everything else frozenset()
+    alone = [one for one, action in node_ports.items() if one.protocol is TCP and not isinstance(action, int)]
+    guarded = draw(st.frozensets(st.sampled_from([*portals]))) if portals else frozenset()
+    return Rules(
+        proxy_addresses=draw(st.sampled_from([FULL.proxy_addresses, {Family.IPV4: ip_address("10.0.0.9")}, {}])),
+        node_port_networks=draw(networks),
+        portals=portals,
+        node_ports=node_ports,
+        far={one: draw(actions(one)) for one in far},
+        loopback={one: draw(st.sampled_from([20001, 20003])) for one in alone if draw(st.booleans())},
+        guards={one: draw(networks) for one in guarded},
+        forwards=forwards,
+        hairpins=draw(st.dictionaries(st.sampled_from([ip_address("10.0.0.5"), ip_address("fd00::5")]), st.just(1))),
+        cluster_ips=draw(st.frozensets(st.sampled_from([ip_address("10.0.0.1"), ip_address("fd00::1")]))),
+        service_cidrs=draw(networks),
+        listening=draw(st.frozensets(st.sampled_from([at("10.0.0.9:20001"), at("[fd00::9]:20002")]))),
+        own_pods=draw(own_pods),
+        masquerade_all=draw(st.booleans()),
+        masquerade_bridged=draw(st.booleans()),
+    )
+
+
+def forward_of(family: Family) -> st.SearchStrategy[Forward]:
+    places = [SocketAddress(address, port) for address in ADDRESSES[family] for port in (53, 65535)]
+    return st.builds(
+        Forward,
+        st.lists(st.sampled_from(places), min_size=1, max_size=4, unique=True).map(tuple),
+        st.sampled_from([None, None, 1, 86400]),
+    )
 
 
 @both
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(history=st.lists(rules, min_size=1, max_size=5))
-def test_any_history_of_updates_ends_in_the_last_state(kind: type[Writer], history: list[Rules]) -> None:
+@given(history=st.lists(st.tuples(some_rules(), st.booleans()), min_size=1, max_size=5))
+def test_any_state_follows_any_other(kind: type[Writer], history: list[tuple[Rules, bool]]) -> None:
     async def scene(writer: Writer) -> None:
         now = Rules(proxy_addresses=FULL.proxy_addresses)
         await writer.replace(now)
-        for state in history:
-            await writer.update(now, state)
+        for state, is_replaced in history:
+            await (writer.replace(state) if is_replaced else writer.update(now, state))
             now = state
             assert await seen(writer) == expected(state)
+            assert await writer.chains() == chains_of(state)
+        if isinstance(writer, Kernel):
+            in_steps = await read_table()
+            assert in_steps[1:] == (sets_of(now), len(now.forwards))
+            for start_anew in (False, True):
+                if start_anew:
+                    writer.distrust()
+                await writer.replace(now)
+                assert await read_table() == in_steps
 
     play(kind, scene)

@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 
 from kpf.config import Config
+from kpf.config.model import DetectLocal
 from kpf.master import facts
 from kpf.master.facts import NodeWatch, node_facts
 from kpf.model.names import Family
-from kpf.model.snapshot import Snapshot
+from kpf.model.rules import OwnPods
+from kpf.model.snapshot import Node, Snapshot
 from kpf.netlink.addresses import LocalAddress, NodeAddresses
 
 HERE = NodeAddresses(tuple(LocalAddress(1, ip_address(one)) for one in ("192.0.2.1", "127.0.0.1", "2001:db8::1")))
@@ -23,6 +26,43 @@ def configured(*bind: str) -> Config:
         node_port_addresses=(),
         allow_external_ips=True,
     )
+
+
+CLUSTER = "10.244.0.0/16,fd00:10::/48"
+NETWORKS = tuple(map(ip_network, CLUSTER.split(",")))
+OF_NODE = tuple(map(ip_network, ("10.244.1.0/24", "fd00:10:0:1::/64")))
+THIS_NODE = Snapshot(node=Node("node-1", pod_cidrs=OF_NODE))
+
+
+@pytest.mark.parametrize(
+    ("fields", "snapshot", "own"),
+    [
+        ({}, THIS_NODE, OwnPods(OF_NODE)),
+        ({}, Snapshot(node=Node("node-1")), OwnPods()),
+        ({}, Snapshot(), OwnPods()),
+        ({"cluster_cidr": CLUSTER}, THIS_NODE, OwnPods(NETWORKS)),
+        ({"detect_local_mode": "NodeCIDR", "cluster_cidr": CLUSTER}, THIS_NODE, OwnPods(OF_NODE)),
+        ({"detect_local_mode": "ClusterCIDR", "cluster_cidr": "10.244.0.0/16"}, THIS_NODE, OwnPods(NETWORKS[:1])),
+        ({"detect_local_mode": "BridgeInterface"}, THIS_NODE, OwnPods(interface="cbr0")),
+        ({"detect_local_mode": "InterfaceNamePrefix"}, THIS_NODE, OwnPods(interface="cali", is_prefix=True)),
+    ],
+    ids=[
+        "the Node's",
+        "a Node that has none",
+        "no Node",
+        "of the cluster",
+        "the Node's, though the cluster's are known",
+        "of the cluster, of one family",
+        "bridge",
+        "prefix",
+    ],
+)
+def test_which_pods_are_this_nodes(fields: dict[str, Any], snapshot: Snapshot, own: OwnPods) -> None:
+    detect = DetectLocal(bridge_interface="cbr0", interface_name_prefix="cali")
+    seen = node_facts(Config(detect_local=detect, **fields), HERE, snapshot, list[str]().append)
+    assert seen.own_pods == own
+    known = {family: any(one.version == family for one in own.networks) or own.interface != "" for family in Family}
+    assert {family: own.are_known(family) for family in Family} == known
 
 
 @pytest.mark.parametrize(

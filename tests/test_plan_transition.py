@@ -1,119 +1,128 @@
 """A transition that stops after any step leaves no portal without a place to go."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+from typing import NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kpf.model.endpoint import EndpointSlice
-from kpf.model.rules import Rules
-from kpf.model.service import Service, ServicePort
+from kpf.model.endpoint import Endpoint, EndpointPort, EndpointSlice
+from kpf.model.names import Family, Protocol, SocketAddress
+from kpf.model.rules import NodePort, Portal
+from kpf.model.service import Service, ServicePort, ServiceType, TrafficPolicy
 from kpf.plan.desired import DesiredState, desired_state
 from kpf.plan.ground import ProxyPorts, ground_for
 from kpf.plan.intent import Planner
-from kpf.plan.transition import (
-    Announce,
-    CloseFrontends,
-    Forget,
-    InForce,
-    OpenFrontends,
-    Step,
-    UpdateFrontends,
-    WriteRules,
-    transition,
-)
-from tests.values import FACTS, TCP, endpoints, service, snapshot
-
-
-@dataclass
-class World:
-    """What the steps act on, and what must hold of it at every moment. `rules`: what the kernel really has."""
-
-    now: InForce = field(default_factory=InForce)
-    rules: Rules = field(default_factory=Rules)
-    forgotten: list[Forget] = field(default_factory=list)
-
-    def perform(self, step: Step) -> None:
-        match step:
-            case OpenFrontends(frontends):
-                assert not self.now.frontends.keys() & {one.listener for one in frontends}
-                self.now.frontends.update({one.listener: one for one in frontends})
-                self.now.unheard.update(one.listener for one in frontends)
-            case Announce(listeners):
-                self.now.unheard.difference_update(listeners)
-            case UpdateFrontends(frontends):
-                assert self.now.frontends.keys() >= {one.listener for one in frontends}
-                self.now.frontends.update({one.listener: one for one in frontends})
-            case WriteRules(old, new):
-                assert old is None or old == self.now.rules
-                self.now.rules = self.rules = new
-            case Forget():
-                self.now.flows = step.kept
-                if step.early or step.flows:
-                    self.forgotten.append(step)
-            case CloseFrontends(listeners):
-                for listener in listeners:
-                    del self.now.frontends[listener]
-                    self.now.unheard.discard(listener)
-        self.check()
-
-    def check(self) -> None:
-        rules = self.rules
-        by_port = {listener.at.port: listener for listener in self.now.frontends}
-        for action in (*rules.portals.values(), *rules.node_ports.values()):
-            if isinstance(action, int):
-                assert action in by_port, "redirected to a port that does not listen"
-                assert by_port[action] not in self.now.unheard, "redirected to a listener that nobody accepts on"
-                assert self.now.frontends[by_port[action]].endpoints, "redirected to nobody"
-
+from kpf.plan.routes import FORWARDING
+from kpf.plan.transition import FlowsKept, Forget, transition
+from tests.transition_world import World, allowed
+from tests.values import FACTS, TCP, UDP, endpoints, service, snapshot
 
 PORTS = ProxyPorts(range(20000, 20040), 1000, lambda _: True)
 
 
-def desire(wanted: dict[str, tuple[int, bool, int]], world: World) -> DesiredState:
-    """`wanted`: by service name, how many endpoints, whether it has a node port, and its affinity."""
+class Wanted(NamedTuple):
+    """A Service. `number` of its address; `pods` on this node and `far` on another; `affinity_s` is 0 for none."""
+
+    pods: int = 1
+    far: int = 0
+    protocol: Protocol = TCP
+    number: int = 0
+    node_port: int = 0
+    forwarding: str = ""
+    policy: TrafficPolicy = TrafficPolicy.CLUSTER
+    affinity_s: int = 0
+    port: int = 80
+
+
+@dataclass
+class Planned:
+    """A world, and what was wanted of it last."""
+
+    world: World = field(default_factory=World)
+    planner: Planner = field(default_factory=Planner)
+    desired: DesiredState = field(default_factory=DesiredState)
+
+
+def desire(wanted: dict[str, Wanted], planned: Planned) -> DesiredState:
+    """By the Service's name, of one letter."""
     objects: list[Service | EndpointSlice] = []
-    for name, (count, with_node_port, affinity_s) in wanted.items():
-        number = ord(name)
-        port = ServicePort("", TCP, 80, node_port=30000 + number if with_node_port else 0)
-        ip, timeout = f"10.96.0.{number}", affinity_s or None
-        objects += [service(name, ports=(port,), cluster_ips=(ip,), affinity_timeout_s=timeout)]
-        objects += [endpoints(f"10.0.{number}.{n}", of=name, name=f"{name}{n}") for n in range(1, count + 1)]
-    intent = Planner().intent(snapshot(*objects), FACTS)
-    return desired_state(intent, ground_for(intent.united, FACTS, PORTS, open_now=world.now.frontends))
+    for name, want in wanted.items():
+        objects.append(
+            service(
+                name,
+                type=ServiceType.NODE_PORT,
+                ports=(ServicePort("", want.protocol, want.port, node_port=want.node_port),),
+                cluster_ips=(f"10.96.0.{want.number or ord(name)}",),
+                affinity_timeout_s=want.affinity_s or None,
+                external_policy=want.policy,
+                internal_policy=want.policy,
+                annotations=((FORWARDING, want.forwarding),) if want.forwarding else (),
+            )
+        )
+        for node, count in (("node-1", want.pods), ("node-2", want.far)):
+            addresses = [ip_address(f"10.{node[-1]}.{ord(name)}.{number}") for number in range(1, count + 1)]
+            pods = endpoints(*(Endpoint(one, node_name=node) for one in addresses), of=name, name=f"{name}-{node}")
+            objects.append(replace(pods, ports=(EndpointPort("", want.protocol, 8080),)))
+    intent = planned.planner.intent(snapshot(*objects), FACTS)
+    ground = ground_for(
+        intent.united,
+        FACTS,
+        PORTS,
+        before=planned.desired.ground,
+        open_now=planned.world.now.frontends,
+        still_open=frozenset(planned.world.now.frontends),
+    )
+    planned.desired = desired_state(intent, ground, planned.desired)
+    return planned.desired
 
 
 states = st.dictionaries(
-    st.sampled_from("abcd"), st.tuples(st.integers(0, 2), st.booleans(), st.sampled_from([0, 10])), max_size=4
+    st.sampled_from("abcd"),
+    st.builds(
+        Wanted,
+        pods=st.integers(0, 2),
+        far=st.integers(0, 1),
+        protocol=st.sampled_from([TCP, TCP, UDP]),
+        # two of them may claim one portal
+        number=st.integers(0, 2),
+        node_port=st.sampled_from([0, 30000, 30001]),
+        forwarding=st.sampled_from(["", "direct", "proxied"]),
+        policy=st.sampled_from(TrafficPolicy),
+        affinity_s=st.sampled_from([0, 10]),
+    ),
+    max_size=4,
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(states, st.integers(0, 8), st.booleans()), max_size=6))
-def test_every_prefix_of_every_transition_is_safe(
-    history: list[tuple[dict[str, tuple[int, bool, int]], int, bool]],
-) -> None:
-    world = World()
+def test_every_prefix_of_every_transition_is_safe(history: list[tuple[dict[str, Wanted], int, bool]]) -> None:
+    planned = Planned()
+    world = planned.world
     for wanted, stop_after, unknown_rules in history:
-        desired = desire(wanted, world)
+        desired = desire(wanted, planned)
         if unknown_rules:
             world.now.rules = None
         for count, step in enumerate(transition(world.now, desired)):
             if count == stop_after:
                 break
             world.perform(step)
-    desired = desire(history[-1][0] if history else {}, world)
+    desired = desire(history[-1][0] if history else {}, planned)
     for step in transition(world.now, desired):
         world.perform(step)
     assert world.now.frontends == desired.frontends
     assert world.now.rules == desired.rules
+    assert allowed(world.now.flows) == allowed(FlowsKept(desired.captured, desired.flows_kept))
     assert list(transition(world.now, desired)) == []
 
 
-def steps(world: World, wanted: dict[str, tuple[int, bool, int]]) -> list[str]:
+def steps(planned: Planned, **wanted: Wanted) -> list[str]:
     done = []
-    for step in transition(world.now, desire(wanted, world)):
-        world.perform(step)
+    for step in transition(planned.world.now, desire(wanted, planned)):
+        planned.world.perform(step)
         # or nothing but a note of what is
         if not isinstance(step, Forget) or step.early or step.flows:
             done.append(type(step).__name__)
@@ -121,19 +130,19 @@ def steps(world: World, wanted: dict[str, tuple[int, bool, int]]) -> list[str]:
 
 
 def test_a_new_service_listens_before_it_is_redirected() -> None:
-    assert steps(World(), {"a": (1, True, 0)}) == ["OpenFrontends", "Announce", "WriteRules", "Forget"]
+    assert steps(Planned(), a=Wanted(node_port=30000)) == ["OpenFrontends", "Announce", "WriteRules", "Forget"]
 
 
 def test_a_service_that_goes_is_closed_last() -> None:
-    world = World()
-    steps(world, {"a": (1, False, 0)})
-    assert steps(world, {}) == ["WriteRules", "CloseFrontends"]
+    planned = Planned()
+    steps(planned, a=Wanted())
+    assert steps(planned) == ["WriteRules", "CloseFrontends"]
 
 
 def test_changed_endpoints_touch_no_rule() -> None:
-    world = World()
-    steps(world, {"a": (1, False, 0)})
-    assert steps(world, {"a": (2, False, 0)}) == ["UpdateFrontends"]
+    planned = Planned()
+    steps(planned, a=Wanted())
+    assert steps(planned, a=Wanted(2)) == ["UpdateFrontends"]
 
 
 @pytest.mark.parametrize(
@@ -142,16 +151,93 @@ def test_changed_endpoints_touch_no_rule() -> None:
 def test_the_last_endpoint_goes_after_the_refusal_and_the_first_comes_before(
     before: int, after: int, order: list[str]
 ) -> None:
-    world = World()
-    steps(world, {"a": (before, False, 0)})
-    assert steps(world, {"a": (after, False, 0)}) == order
+    planned = Planned()
+    steps(planned, a=Wanted(before))
+    assert steps(planned, a=Wanted(after)) == order
 
 
 def test_only_portals_that_are_new_have_early_connections_to_forget() -> None:
-    world = World()
-    steps(world, {"a": (1, True, 0)})
-    steps(world, {"a": (1, True, 0), "b": (1, True, 0)})
-    assert [{str(one) for one in forgotten.early} for forgotten in world.forgotten] == [
-        {"10.96.0.97:80/TCP", "node port 30097/TCP (IPv4)"},
-        {"10.96.0.98:80/TCP", "node port 30098/TCP (IPv4)"},
+    planned = Planned()
+    steps(planned, a=Wanted(node_port=30000))
+    steps(planned, a=Wanted(node_port=30000), b=Wanted(node_port=30001))
+    assert [{str(one) for one in forgotten.early} for forgotten in planned.world.forgotten] == [
+        {"10.96.0.97:80/TCP", "node port 30000/TCP (IPv4)"},
+        {"10.96.0.98:80/TCP", "node port 30001/TCP (IPv4)"},
     ]
+
+
+PROXIED, DIRECT = Wanted(node_port=30000), Wanted(node_port=30000, forwarding="direct")
+
+
+def test_from_proxied_to_direct_the_listener_closes_last_and_back_it_opens_first() -> None:
+    """The node port at 127.0.0.1 is proxied always, so there is none that changes."""
+    planned = Planned()
+    proxied, direct = PROXIED._replace(node_port=0), DIRECT._replace(node_port=0)
+    steps(planned, a=proxied)
+    assert steps(planned, a=direct) == ["WriteRules", "CloseFrontends"]
+    assert steps(planned, a=proxied) == ["OpenFrontends", "Announce", "WriteRules"]
+    steps(planned, a=PROXIED)
+    assert steps(planned, a=DIRECT) == ["WriteRules"]
+    assert steps(planned, a=PROXIED) == ["WriteRules"]
+
+
+DNS = Wanted(2, protocol=UDP)
+AT_A, AT_B = (Portal(ip_address(f"10.96.0.{ord(name)}"), UDP, 80) for name in "ab")
+NODE_PORT = NodePort(Family.IPV4, UDP, 30000)
+
+
+def of(name: str, *numbers: int) -> frozenset[SocketAddress]:
+    """The endpoints of a Service on this node."""
+    return frozenset(SocketAddress(ip_address(f"10.1.{ord(name)}.{number}"), 8080) for number in numbers)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "flows"),
+    [
+        ({}, {"a": DNS}, {AT_A: of("a", 1, 2)}),
+        ({"a": DNS}, {"a": DNS._replace(pods=1)}, {AT_A: of("a", 1)}),
+        ({"a": DNS}, {"a": DNS._replace(pods=0)}, {AT_A: frozenset()}),
+        ({"a": DNS}, {}, {AT_A: frozenset()}),
+        ({"a": DNS}, {"a": DNS, "b": DNS}, {AT_B: of("b", 1, 2)}),
+        ({"a": DNS}, {"a": DNS, "b": Wanted()}, {}),
+        ({"a": DNS}, {"a": DNS._replace(port=81)}, {AT_A: frozenset(), AT_A._replace(port=81): of("a", 1, 2)}),
+        ({"a": DNS}, {"a": DNS._replace(protocol=TCP)}, {AT_A: frozenset()}),
+        ({"a": DNS}, {"b": DNS._replace(number=ord("a"))}, {AT_A: of("b", 1, 2)}),
+        (
+            {"b": DNS._replace(node_port=30000)},
+            {"a": DNS._replace(node_port=30000), "b": DNS},
+            {AT_A: of("a", 1, 2), AT_B: of("b", 1, 2), NODE_PORT: of("a", 1, 2)},
+        ),
+        ({"a": DNS}, {"a": DNS._replace(affinity_s=10)}, {}),
+    ],
+    ids=[
+        "service new",
+        "endpoint gone",
+        "all endpoints gone",
+        "service gone",
+        "another one",
+        "another one of TCP",
+        "port changed",
+        "protocol changed",
+        "portal of another service",
+        "node port of another service",
+        "affinity changed",
+    ],
+)
+def test_flows_of_udp_are_left_to_the_endpoints_that_are_still_there(
+    before: dict[str, Wanted], after: dict[str, Wanted], flows: dict[Portal | NodePort, frozenset[SocketAddress]]
+) -> None:
+    planned = Planned()
+    steps(planned, **before)
+    planned.world.forgotten.clear()
+    steps(planned, **after)
+    assert [one.flows for one in planned.world.forgotten if one.flows] == [flows] * bool(flows)
+
+
+def test_flows_of_udp_are_of_this_node_alone_only_for_who_is_sent_there() -> None:
+    """External policy Local: this node's processes are sent to endpoints on other nodes, too."""
+    planned = Planned()
+    steps(planned, a=Wanted(1, 1, UDP, policy=TrafficPolicy.LOCAL, node_port=30000))
+    (forgotten,) = planned.world.forgotten
+    elsewhere = SocketAddress(ip_address(f"10.2.{ord('a')}.1"), 8080)
+    assert forgotten.flows == {AT_A: of("a", 1), NODE_PORT: of("a", 1) | {elsewhere}}

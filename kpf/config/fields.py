@@ -182,7 +182,7 @@ def host_name(value: object) -> str:
 
 def interface(value: object) -> str:
     name = _text(value)
-    if name and not _INTERFACE_NAME.match(name):
+    if name and not (_INTERFACE_NAME.match(name) and len(name.encode()) < 16):
         raise ValueError(f"must be an interface's name (or its beginning), at most 15 bytes, not {shown(name)}")
     return name
 

@@ -8,6 +8,7 @@ from kpf.model.snapshot import Problem
 from kpf.net import sockets
 from kpf.plan.desired import DesiredState
 from kpf.plan.differences import missing
+from kpf.plan.intent import United
 
 _EVERYWHERE = {Family.IPV4: "0.0.0.0", Family.IPV6: "::"}
 
@@ -17,21 +18,23 @@ class OccupiedNodePorts:
 
     def __init__(self) -> None:
         self._tried: Mapping[NodePort, object] = {}
-        self._found: dict[NodePort, Problem] = {}
+        self._found: set[NodePort] = set()
 
     def problems(self, desired: DesiredState) -> tuple[Problem, ...]:
         """Those of all node ports that are in use now."""
         now = desired.rules.node_ports
         if now is not self._tried:
-            for port in missing(self._tried, now):
-                self._found.pop(port, None)
-            for port in missing(now, self._tried):
-                if not _is_free(port):
-                    claim = desired.intent.united.claimants[port][0]
-                    message = f"something on this node listens on {port} too: the Service has it now"
-                    self._found[port] = desired.intent.united.owner(claim.frontend).problem(claim.field, message)
+            gone, come = missing(self._tried, now), missing(now, self._tried)
+            self._found -= gone
+            self._found.update(port for port in come if not _is_free(port))
             self._tried = now
-        return tuple(self._found.values())
+        return tuple(_problem(port, desired.intent.united) for port in sorted(self._found))
+
+
+def _problem(port: NodePort, united: United) -> Problem:
+    claim = united.claimants[port][0]
+    message = f"something on this node listens on {port} too: the Service has it now"
+    return united.owner(claim.frontend).problem(claim.field, message)
 
 
 def _is_free(port: NodePort) -> bool:

@@ -162,7 +162,8 @@ class Reconciler:
                 (time.monotonic() - started_s) * 1000,
                 ", in full" if full else "",
             )
-        return len(self.desired.frontends) == len(intent.united.proxied)
+        ground = self.desired.ground
+        return ground is not None and len(ground.listeners) == len(intent.united.proxied)
 
     async def _carry_out(self, intent: Intent, facts: NodeFacts) -> int:
         """How many steps it took."""

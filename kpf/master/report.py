@@ -82,6 +82,8 @@ def _entry(
 ) -> dict[str, object]:
     plans = desired.intent.plans[name.service_name].frontends
     is_direct = all(claim.frontend.forwarding is Forwarding.DIRECT for claim in claims)
+    watched = {} if is_direct else slots
+    first = min(watched, key=_first_choice, default=None)
     far_is_direct = any(claim.far is not None and claim.far.forwarding is Forwarding.DIRECT for claim in claims)
     return {
         "namespace": name.namespace,
@@ -92,9 +94,9 @@ def _entry(
         # external policy Local: others than this node and its pods keep their address
         "directFromElsewhere": far_is_direct and not is_direct,
         **_portals(claims, desired),
-        "proxyPort": None if is_direct else min(slots, key=_first_choice).at.port,
+        "proxyPort": None if first is None else first.at.port,
         "sessionAffinity": _affinity(plans[claim.frontend] for claim in claims),
-        **(_unwatched(claims, desired) if is_direct else _connections(slots.values(), directory)),
+        **(_connections(watched.values(), directory) if watched else _unwatched(claims, desired)),
     }
 
 

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress, count
-from operator import ne
+from operator import is_not, ne
 from typing import TypeVar
 
 from kpf.model.names import FrontendKey, IPNetwork
@@ -34,8 +34,9 @@ V = TypeVar("V")
 Items = list[tuple[K, V]]
 Encoder = Callable[[str, Iterable[bytes]], Iterator[bytes]]
 
-# of sets in one transaction: those that are always there come first
-_FIRST_ANONYMOUS = 1000
+# identifiers of sets in one transaction: those that are always there come first. What is found by its name shares one,
+# but with no anonymous map: for a map's, Linux before 6.12 takes the first set of the transaction that has it.
+_NAMED, _FIRST_ANONYMOUS = 0, 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +97,11 @@ def difference(old: Rules, new: Rules) -> list[bytes]:
     """What leads from `old` to `new`: empty if nothing does."""
     gone, come = changes(old, new)
     messages = list(_by_set(gone, encode.delete_elements))
-    for one in schema.sets():
-        if networks(old, one.name) != networks(new, one.name):
-            messages += _networks(old, one.name, encode.delete_elements)
-            messages += _networks(new, one.name, encode.new_elements)
+    if _named_networks(old) != _named_networks(new):
+        for one in schema.sets():
+            if networks(old, one.name) != networks(new, one.name):
+                messages += _networks(old, one.name, encode.delete_elements)
+                messages += _networks(new, one.name, encode.new_elements)
     if _of_node(old) != _of_node(new):
         for of_node in schema.of_node(new):
             messages += [encode.flush_chain(of_node.name), *encode.new_rules(of_node)]
@@ -111,6 +113,11 @@ def difference(old: Rules, new: Rules) -> list[bytes]:
 def _of_node(rules: Rules) -> tuple[object, ...]:
     """What the chains of `schema.of_node` depend on."""
     return rules.proxy_addresses, rules.own_pods, rules.masquerade_all, rules.masquerade_bridged
+
+
+def _named_networks(rules: Rules) -> tuple[object, ...]:
+    """What the interval sets depend on."""
+    return rules.node_port_networks, rules.service_cidrs
 
 
 def _forwards(old: Rules, new: Rules) -> list[bytes]:
@@ -134,7 +141,7 @@ def _new_forwards(known: Mapping[FrontendKey, Forward], new: Mapping[FrontendKey
         there = {*forwards.sets_of(key, known[key]), forwards.chain_of(key)} if key in known else set()
         for one in made.sets:
             if one.name not in there:
-                yield encode.new_set(one, identifier)
+                yield encode.new_set(one, _NAMED)
         for chain_ in made.chains:
             if chain_.name not in there:
                 yield encode.new_chain(chain_.name)
@@ -185,15 +192,16 @@ def _unequal(old: Mapping[K, V], new: Mapping[K, V]) -> tuple[Items[K, V], Items
     """The items of each that the other has not.
 
     One state is mostly like the one before, in its order too, and to hash an address takes 1 µs: so what is alike at
-    both ends is left out first.
+    both ends is left out first. A value that has not changed is mostly the very same object.
     """
     if old is new:
         return [], []
     keys, new_keys = list(old), list(new)
     actions, new_actions = list(old.values()), list(new.values())
-    start = min(_alike(keys, new_keys), _alike(actions, new_actions))
+    start = min(_alike(ne, keys, new_keys), _alike(is_not, actions, new_actions))
     end = min(
-        _alike(keys[start:][::-1], new_keys[start:][::-1]), _alike(actions[start:][::-1], new_actions[start:][::-1])
+        _alike(ne, keys[start:][::-1], new_keys[start:][::-1]),
+        _alike(is_not, actions[start:][::-1], new_actions[start:][::-1]),
     )
     here, there = slice(start, len(keys) - end), slice(start, len(new_keys) - end)
     gone = dict(zip(keys[here], actions[here], strict=True))
@@ -204,9 +212,9 @@ def _unequal(old: Mapping[K, V], new: Mapping[K, V]) -> tuple[Items[K, V], Items
     )
 
 
-def _alike(left: Sequence[object], right: Sequence[object]) -> int:
-    """How many are equal before the first that are not."""
-    return next(compress(count(), map(ne, left, right)), min(len(left), len(right)))
+def _alike(differ: Callable[[object, object], object], left: Sequence[object], right: Sequence[object]) -> int:
+    """How many there are before the first that differ."""
+    return next(compress(count(), map(differ, left, right)), min(len(left), len(right)))
 
 
 def _by_set(elements: Mapping[Key, Value], encoder: Encoder) -> Iterator[bytes]:

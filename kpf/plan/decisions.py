@@ -58,7 +58,7 @@ class Decisions:
         outcomes: dict[FrontendKey, Outcome] = {}
         for key in dict.fromkeys(key for claim in claims for key in claim.frontends):
             wanted = plan.frontends[key]
-            endpoints, refused = self._dialled(plan, wanted)
+            endpoints, refused = self._dialled(plan, wanted, key.port.protocol)
             problems |= dict.fromkeys(refused)
             outcomes[key] = self._outcome(key, wanted, endpoints)
         for claim in claims:
@@ -104,12 +104,13 @@ class Decisions:
         return *claim.sources, ip_network(portal.address)
 
     def _dialled(
-        self, plan: ServicePlan, wanted: FrontendPlan
+        self, plan: ServicePlan, wanted: FrontendPlan, protocol: Protocol
     ) -> tuple[tuple[SocketAddress, ...], tuple[Problem, ...]]:
         """The endpoints that may be dialled, and complaints about the others."""
         ground = self._ground
-        if wanted.members.isdisjoint(ground.forbidden):
+        forbidden = ground.forbidden_to(protocol)
+        if wanted.members.isdisjoint(forbidden):
             return wanted.endpoints, ()
-        refused = [(one, ground.why_forbidden(one)) for one in wanted.endpoints if one in ground.forbidden]
-        dialled = tuple(one for one in wanted.endpoints if one not in ground.forbidden)
+        refused = [(one, ground.why_forbidden(one)) for one in wanted.endpoints if one in forbidden]
+        dialled = tuple(one for one in wanted.endpoints if one not in forbidden)
         return dialled, tuple(plan.refused_endpoints(refused))

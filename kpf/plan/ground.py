@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
-from kpf.model.names import FrontendKey, IPAddress, ObjectName, Protocol, SocketAddress
+from kpf.model.names import FrontendKey, IPAddress, ObjectName, Protocol, SocketAddress, family_of
 from kpf.model.rules import NodePort, Portal
 from kpf.model.snapshot import Problem
 from kpf.plan.frontends import PortalPlan
@@ -33,7 +33,8 @@ class Ground:
     `listeners`: of the frontends that have a proxy port. `guarded`: these, and those that are still open.
     `captured`: each Service's portals, if any, without those where kpf itself listens.
     `listening`: where kpf listens for all of them. `node_ports_at`: where node ports are reached.
-    `forbidden`: addresses whose dial would come back to kpf. `cluster_ips`: those whose other ports are refused.
+    `captured_at`: addresses of all portals. `forbidden`: these, and where kpf listens: what is sent there by TCP would
+    come back to kpf. `cluster_ips`: those whose other ports are refused.
     """
 
     united: United
@@ -43,6 +44,7 @@ class Ground:
     captured: Mapping[ObjectName, tuple[PortalPlan, ...]]
     listening: frozenset[SocketAddress]
     node_ports_at: frozenset[SocketAddress]
+    captured_at: frozenset[SocketAddress]
     forbidden: frozenset[SocketAddress]
     cluster_ips: frozenset[IPAddress]
     problems: tuple[Problem, ...]
@@ -55,6 +57,10 @@ class Ground:
             and len(self.listeners) == len(united.proxied)
             and self.guarded == still_open
         )
+
+    def forbidden_to(self, protocol: Protocol) -> frozenset[SocketAddress]:
+        """What may not be dialled. At the number of a proxy port a pod may listen for UDP."""
+        return self.forbidden if protocol is Protocol.TCP else self.captured_at
 
     def why_forbidden(self, at: SocketAddress) -> str:
         if at in self.node_ports_at:
@@ -128,6 +134,7 @@ def lay_ground(
     guarded = still_open.union(listeners.values())
     listening = _listening(guarded, facts)
     node_ports_at = frozenset(_node_ports_at(united, facts))
+    captured_at = united.addresses | node_ports_at
     captured, complaints = _captured(united, listening, facts)
     return Ground(
         united=united,
@@ -138,7 +145,8 @@ def lay_ground(
         listening=listening,
         node_ports_at=node_ports_at,
         # anybody who may write slices could ask for a dial that comes back for ever
-        forbidden=listening | united.addresses | node_ports_at,
+        captured_at=captured_at,
+        forbidden=listening | captured_at,
         # else a ClusterIP that is this node's own address would close all other ports of the node
         cluster_ips=united.cluster_ips - facts.local_addresses,
         problems=(*united.problems, *_unserved(united, listeners, left_out or {}), *complaints),
@@ -204,10 +212,9 @@ def _captured(
 
 def _occupied(united: United, listening: frozenset[SocketAddress], facts: NodeFacts) -> Iterator[Portal | NodePort]:
     own = frozenset(facts.everywhere(facts.own_listeners))
+    # kpf listens for TCP alone
     for at in united.addresses & (listening | own):
-        for protocol in Protocol:
-            if (portal := Portal(at.address, protocol, at.port)) in united.claimants:
-                yield portal
+        if (portal := Portal(at.address, Protocol.TCP, at.port)) in united.claimants:
+            yield portal
     # proxy ports give way to node ports by themselves
-    here = {(at.address.version, at.port) for at in own}
-    yield from (portal for portal in united.node_ports if (portal.family, portal.port) in here)
+    yield from united.node_ports & {NodePort(family_of(at.address), Protocol.TCP, at.port) for at in own}

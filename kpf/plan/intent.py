@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 
-from kpf.model.names import Forwarding, FrontendKey, IPAddress, ObjectName, SocketAddress
+from kpf.model.names import Forwarding, FrontendKey, IPAddress, ObjectName, Protocol, SocketAddress
 from kpf.model.rules import NodePort, Portal
 from kpf.model.snapshot import Problem, Snapshot
 from kpf.plan.differences import replaced
@@ -77,8 +77,11 @@ def _united(
     """`changed`: portals with other claimants than before, none if they are nobody's any more."""
     found = {portal: these for portal, these in changed.items() if these}
     claimants = {**before.claimants, **found}
-    for portal in changed.keys() - found.keys():
+    gone = changed.keys() - found.keys()
+    for portal in gone:
         del claimants[portal]
+    # TCP and UDP may have one address and port
+    freed = [one for one in gone if not any(one._replace(protocol=other) in claimants for other in Protocol)]
     involved = {
         claim.service_name for portal, these in changed.items() for claim in (*these, *before.claimants.get(portal, ()))
     }
@@ -90,7 +93,7 @@ def _united(
         claims=replaced(before.claims, claims, involved),
         proxied=replaced(before.proxied, _proxied(claims, claims), _proxied(before.claims, involved).keys()),
         contested=contested,
-        addresses=before.addresses.difference(_addresses(changed)).union(_addresses(found)),
+        addresses=before.addresses.difference(_addresses(freed)).union(_addresses(found)),
         node_ports=before.node_ports.difference(changed).union(one for one in found if isinstance(one, NodePort)),
         cluster_ips=frozenset(chain.from_iterable(one.cluster_ips for one in services.values())),
         problems=tuple(_conflicts(services, [claimants[portal] for portal in contested])),

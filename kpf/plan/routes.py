@@ -63,11 +63,14 @@ def portals(
     family, protocol = ways.family, port.protocol
     for ip in _of(family, service.cluster_ips):
         yield _internal(Portal(ip, protocol, port.port), "spec.clusterIPs", service.internal_policy, ways)
+    balanced = dict.fromkeys(_of(family, service.load_balancer_ips))
     if external_ips_allowed:
-        for ip in _of(family, service.external_ips):
-            yield _external(Portal(ip, protocol, port.port), "spec.externalIPs", service.external_policy, ways)
+        for ip in dict.fromkeys(_of(family, service.external_ips)):
+            # an address that the load balancer has too is guarded
+            if ip not in balanced:
+                yield _external(Portal(ip, protocol, port.port), "spec.externalIPs", service.external_policy, ways)
     sources = guard(service.load_balancer_source_ranges, family)
-    for ip in _of(family, service.load_balancer_ips):
+    for ip in balanced:
         portal = Portal(ip, protocol, port.port)
         plan = _external(portal, "status.loadBalancer.ingress", service.external_policy, ways)
         yield plan._replace(sources=sources)

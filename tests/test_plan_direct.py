@@ -1,0 +1,189 @@
+"""What the kernel does by itself: forwards and their hairpins, other ways for those far away, guards, loopback."""
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from kpf.model.endpoint import Endpoint, EndpointPort, EndpointSlice
+from kpf.model.names import EndpointSet, Family, Forwarding, Protocol
+from kpf.model.rules import Action, Direct, Forward, Masquerade, NodePort, Portal, Verdict
+from kpf.model.service import Service, ServicePort, TrafficPolicy
+from kpf.plan.desired import DesiredState, desired_state
+from kpf.plan.ground import ground_for, lay_ground
+from kpf.plan.intent import Planner
+from kpf.plan.node import NodeFacts
+from kpf.plan.routes import FORWARDING
+from tests.test_plan_desired import FULL, PORTS, node_port, plan, portal
+from tests.values import FACTS, TCP, UDP, at, endpoints, service, snapshot
+
+HERE, THERE = Endpoint(ip_address("10.0.0.1"), node_name="node-1"), Endpoint(ip_address("10.0.0.2"), node_name="node-2")
+DIRECT = {**FULL, "annotations": ((FORWARDING, "direct"),)}
+LOCAL = {**FULL, "external_policy": TrafficPolicy.LOCAL}
+EXTERNAL = (portal("192.0.2.1:80"), portal("192.0.2.2:80"), node_port(30080))
+
+
+def of_udp(*found: Endpoint, of: str = "web") -> EndpointSlice:
+    return replace(endpoints(*found, of=of), ports=(EndpointPort("", UDP, 53),))
+
+
+def dns(name: str = "web", ip: str = "10.96.0.1", **fields: object) -> Service:
+    return service(name, cluster_ips=(ip,), ports=(ServicePort("", UDP, 53),), **fields)
+
+
+class Planned:
+    """One state after the other, each made of the one before."""
+
+    def __init__(self) -> None:
+        self._planner, self._state = Planner(), DesiredState()
+
+    def __call__(self, *objects: Service | EndpointSlice, facts: NodeFacts = FACTS) -> DesiredState:
+        intent = self._planner.intent(snapshot(*objects), facts)
+        ground = ground_for(intent.united, facts, PORTS, before=self._state.ground)
+        self._state = desired_state(intent, ground, self._state)
+        return self._state
+
+
+def test_a_forward_has_the_endpoints_that_may_be_dialled() -> None:
+    itself = Endpoint(ip_address("10.96.0.1"))
+    pods = replace(endpoints(HERE, itself), ports=(EndpointPort("", UDP, 53),))
+    state = plan(dns(affinity_timeout_s=86400), pods)
+    assert list(state.rules.forwards.values()) == [Forward((at("10.0.0.1:53"),), 86400)]
+    assert [problem.field for problem in state.problems] == ["endpoints[1].addresses[0]"]
+    assert not state.frontends
+
+
+def test_without_an_endpoint_that_may_be_dialled_there_is_no_forward() -> None:
+    state = plan(dns(), of_udp(Endpoint(ip_address("10.96.0.1"))))
+    assert state.rules.portals == {Portal(ip_address("10.96.0.1"), UDP, 53): Verdict.REFUSE}
+    assert (state.rules.forwards, state.rules.hairpins) == ({}, {})
+
+
+def far(*pods: Endpoint, **fields: object) -> tuple[set[Action], set[Action]]:
+    """What becomes of connections to all external portals: from this node and its pods, and from elsewhere."""
+    rules = plan(service(**{**LOCAL, **fields}), endpoints(*pods)).rules
+    assert rules.far.keys() == set(EXTERNAL)
+    near = [*rules.portals.items(), *rules.node_ports.items()]
+    return {action for one, action in near if one in EXTERNAL}, set(rules.far.values())
+
+
+def test_from_far_away_only_endpoints_of_this_node_are_reached() -> None:
+    (near,), (from_far,) = far(HERE, THERE)
+    assert isinstance(near, int)
+    assert isinstance(from_far, Direct)
+    assert (from_far.frontend.endpoint_set, from_far.frontend.forwarding) == (EndpointSet.LOCAL, Forwarding.DIRECT)
+
+
+def test_from_far_away_it_is_dropped_where_only_other_nodes_have_endpoints() -> None:
+    (near,), from_far = far(THERE)
+    assert isinstance(near, int)
+    assert from_far == {Verdict.DROP}
+
+
+def test_from_anywhere_it_is_refused_where_nobody_has_endpoints() -> None:
+    assert far() == ({Verdict.REFUSE}, {Verdict.REFUSE})
+
+
+def test_a_service_that_asks_for_it_is_proxied_from_far_away_too() -> None:
+    (near,), (from_far,) = far(HERE, THERE, annotations=((FORWARDING, "proxied"),))
+    assert isinstance(near, int)
+    assert isinstance(from_far, int)
+    assert near != from_far
+
+
+def test_the_masquerade_is_the_portals_own() -> None:
+    rules = plan(service(**DIRECT), endpoints(HERE)).rules
+    found = {one: action.masquerade for one, action in rules.portals.items() if isinstance(action, Direct)}
+    assert found == {portal("10.96.0.1:80"): Masquerade.FOREIGN, **dict.fromkeys(EXTERNAL[:2], Masquerade.ALWAYS)}
+    assert len(rules.forwards) == 1
+
+
+def test_a_node_port_that_the_kernel_forwards_is_proxied_at_loopback() -> None:
+    state = plan(service(**DIRECT), endpoints(HERE))
+    (listener,) = state.frontends
+    assert state.rules.loopback == {node_port(30080): listener.at.port}
+    assert isinstance(state.rules.node_ports[node_port(30080)], Direct)
+    assert state.rules.listening == {listener.at}
+
+
+def test_loopback_leads_nowhere_without_endpoints_or_a_proxy_port() -> None:
+    assert not plan(service(**DIRECT)).rules.loopback
+    intent = Planner().intent(snapshot(service(**DIRECT), endpoints(HERE)), FACTS)
+    state = desired_state(intent, lay_ground(intent.united, {}, FACTS))
+    assert not state.rules.loopback
+    assert isinstance(state.rules.node_ports[node_port(30080)], Direct)
+    assert ["no proxy port" in problem.message for problem in state.problems] == [True]
+
+
+@pytest.mark.parametrize("protocol", [UDP, Protocol.SCTP])
+def test_what_is_not_tcp_has_no_proxy_port_at_all(protocol: Protocol) -> None:
+    ports = (ServicePort("", protocol, 80, node_port=30080),)
+    pods = replace(endpoints(HERE), ports=(EndpointPort("", protocol, 80),))
+    state = plan(service(**{**FULL, "ports": ports}), pods, facts=replace(FACTS, has_sctp=True))
+    assert (state.frontends, state.rules.loopback, len(state.rules.forwards)) == ({}, {}, 1)
+
+
+RANGES = tuple(map(ip_network, ("203.0.113.0/24", "fd00:5::/64")))
+GUARDED = {**FULL, "load_balancer_source_ranges": RANGES, "load_balancer_ips": ("192.0.2.2", "2001:db8::2")}
+BOTH = {"cluster_ips": ("10.96.0.1", "fd00:96::1")}
+
+
+def test_guards_are_of_the_load_balancers_addresses_alone() -> None:
+    rules = plan(service(**{**GUARDED, **BOTH}), endpoints(HERE)).rules
+    assert rules.guards == {portal("192.0.2.2:80"): RANGES[:1], portal("[2001:db8::2]:80"): RANGES[1:]}
+
+
+def test_a_node_that_may_come_may_come_from_the_portals_own_address() -> None:
+    planned, web = Planned(), service(**{**GUARDED, **BOTH})
+    assert planned(web, endpoints(HERE)).rules.guards[portal("192.0.2.2:80")] == RANGES[:1]
+    for address, own in (("203.0.113.9", ["192.0.2.2/32"]), ("198.51.100.1", [])):
+        facts = replace(FACTS, local_addresses=FACTS.local_addresses | {ip_address(address)})
+        guards = planned(web, endpoints(HERE), facts=facts).rules.guards
+        assert guards[portal("192.0.2.2:80")] == (*RANGES[:1], *map(ip_network, own))
+        assert guards[portal("[2001:db8::2]:80")] == RANGES[1:]
+
+
+def test_hairpins_count_the_forwards_that_have_an_endpoint_of_this_node() -> None:
+    planned, nowhere = Planned(), replace(THERE, node_name="")
+    one, other = (dns(), of_udp(HERE, THERE)), (dns("b", "10.96.0.2"), of_udp(HERE, of="b"))
+    assert planned(*one).rules.hairpins == {HERE.address: 1}
+    assert planned(*one, *other).rules.hairpins == {HERE.address: 2}
+    assert planned(one[0], of_udp(HERE, nowhere), *other).rules.hairpins == {HERE.address: 2, THERE.address: 1}
+    assert planned(one[0], of_udp(THERE), *other).rules.hairpins == {HERE.address: 1}
+    assert planned(*one).rules.hairpins == {HERE.address: 1}
+    assert planned(one[0]).rules.hairpins == {}
+
+
+def test_a_pod_of_a_service_with_two_sets_is_counted_twice() -> None:
+    assert plan(service(**LOCAL), endpoints(HERE, THERE)).rules.hairpins == {HERE.address: 1}
+    assert plan(service(**{**DIRECT, **LOCAL}), endpoints(HERE, THERE)).rules.hairpins == {HERE.address: 2}
+
+
+def test_what_is_proxied_has_no_hairpins() -> None:
+    assert plan(service(**FULL), endpoints(HERE)).rules.hairpins == {}
+
+
+def test_where_kpf_listens_for_tcp_a_pod_of_udp_is_reached_and_a_portal_of_udp_is_captured() -> None:
+    planned, web = Planned(), (service(), endpoints("10.0.0.1"))
+    (proxy,) = (listener.at for listener in planned(*web).frontends)
+    facts = replace(FACTS, own_listeners=(at("0.0.0.0:10256"),))
+    ports = (ServicePort("", UDP, proxy.port, node_port=10256),)
+    game = service("game", cluster_ips=("10.96.0.2",), external_ips=(str(proxy.address),), ports=ports)
+    pods = endpoints(str(proxy.address), of="game")
+    pods = replace(pods, ports=(EndpointPort("", UDP, proxy.port),))
+    state = planned(*web, game, pods, facts=facts)
+    # the external address has it, so the pod at the very same address and port would be asked for ever
+    assert ["itself a portal" in problem.message for problem in state.problems] == [True]
+    state = planned(*web, replace(game, external_ips=()), pods, facts=facts)
+    assert [one.endpoints for one in state.rules.forwards.values()] == [(proxy,)]
+    assert isinstance(state.rules.node_ports[NodePort(Family.IPV4, UDP, 10256)], Direct)
+    assert not state.problems
+
+
+def test_an_address_and_port_is_a_portal_as_long_as_one_protocol_has_it() -> None:
+    """Else it might be dialled, by a Service of its own, for ever."""
+    both = (ServicePort("t", TCP, 53), ServicePort("u", UDP, 53))
+    planned, web = Planned(), (service(cluster_ips=("10.96.0.9",)), endpoints("10.96.0.1", port=53))
+    for ports, refused in ((both, True), (both[1:], True), (both[:1], True), ((ServicePort("t", TCP, 54),), False)):
+        state = planned(*web, service("dns", ports=ports))
+        assert ["itself a portal" in problem.message for problem in state.problems] == [True] * refused

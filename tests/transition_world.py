@@ -1,0 +1,95 @@
+"""A world that the steps of a transition act on, and what must hold of it after each."""
+
+from dataclasses import dataclass, field
+from itertools import chain
+
+from kpf.model.names import IPAddress, SocketAddress
+from kpf.model.rules import Action, Direct, NodePort, Portal, Rules
+from kpf.plan.transition import (
+    Announce,
+    CloseFrontends,
+    FlowsKept,
+    Forget,
+    InForce,
+    OpenFrontends,
+    Step,
+    UpdateFrontends,
+    WriteRules,
+)
+from tests.values import UDP
+
+
+@dataclass
+class World:
+    """What the steps act on, and what must hold of it at every moment. `rules`: what the kernel really has."""
+
+    now: InForce = field(default_factory=InForce)
+    rules: Rules = field(default_factory=Rules)
+    forgotten: list[Forget] = field(default_factory=list)
+
+    def perform(self, step: Step) -> None:
+        match step:
+            case OpenFrontends(frontends):
+                assert not self.now.frontends.keys() & {one.listener for one in frontends}
+                self.now.frontends.update({one.listener: one for one in frontends})
+                self.now.unheard.update(one.listener for one in frontends)
+            case Announce(listeners):
+                self.now.unheard.difference_update(listeners)
+            case UpdateFrontends(frontends):
+                assert self.now.frontends.keys() >= {one.listener for one in frontends}
+                self.now.frontends.update({one.listener: one for one in frontends})
+            case WriteRules(old, new):
+                assert old is None or old == self.now.rules
+                self.now.rules = self.rules = new
+            case Forget():
+                self.check_forgotten(step)
+                self.now.flows = step.kept
+                if step.early or step.flows:
+                    self.forgotten.append(step)
+            case CloseFrontends(listeners):
+                for listener in listeners:
+                    del self.now.frontends[listener]
+                    self.now.unheard.discard(listener)
+        self.check()
+
+    def check(self) -> None:
+        rules = self.rules
+        everything = list(
+            chain[tuple[Portal | NodePort, Action]](
+                rules.portals.items(), rules.node_ports.items(), rules.far.items(), rules.loopback.items()
+            )
+        )
+        for portal, action in everything:
+            if isinstance(action, int):
+                self.check_proxied(rules.proxy_addresses[portal.family], action)
+            elif isinstance(action, Direct):
+                assert rules.forwards[action.frontend].endpoints, "forwarded to nobody"
+        assert {action.frontend for _, action in everything if isinstance(action, Direct)} == rules.forwards.keys()
+        assert rules.guards.keys() <= rules.portals.keys()
+        assert rules.far.keys() <= rules.portals.keys() | rules.node_ports.keys()
+        for node_port in rules.loopback:
+            assert not isinstance(rules.node_ports[node_port], int), "a node port has two proxy ports"
+
+    def check_forgotten(self, step: Forget) -> None:
+        was, now = allowed(self.now.flows), allowed(step.kept)
+        due = {portal for portal in was.keys() | now.keys() if was.get(portal) != now.get(portal)}
+        assert due <= step.flows.keys(), "flows go on to where nobody is sent any more"
+        assert step.flows == {portal: now.get(portal, frozenset()) for portal in step.flows}
+
+    def check_proxied(self, address: IPAddress, port: int) -> None:
+        # what listens at the address itself has it before what listens everywhere
+        places = SocketAddress(address, port), SocketAddress(type(address)(0), port)
+        found = [listener for place in places for listener in self.now.frontends if listener.at == place]
+        assert found, "redirected to a port that does not listen"
+        assert found[0] not in self.now.unheard, "redirected to a listener that nobody accepts on"
+        assert self.now.frontends[found[0]].endpoints, "redirected to nobody"
+
+
+def allowed(kept: FlowsKept) -> dict[Portal | NodePort, frozenset[SocketAddress]]:
+    """Portals of UDP, and the endpoints whose flows may go on."""
+    return {
+        claim.portal: frozenset().union(*(kept.flows[key].endpoints for key in claim.frontends))
+        for claims in kept.captured.values()
+        for claim in claims
+        if claim.portal.protocol is UDP
+    }
