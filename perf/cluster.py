@@ -5,6 +5,8 @@ CPU is told apart. Every change is a slice: nine in ten swap one endpoint for an
 a Service unready, or ready again. The latter change the kernel's table, and they are what the lag is taken of: from the
 moment that the server writes the bytes to the moment that the kernel tells of the new element. Endpoints that are
 swapped in the same sync are in effect before that (workers take them from shared memory).
+
+A second cluster is as large, and the kernel forwards to some of its Services by itself.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
@@ -23,8 +26,10 @@ from kpf.lab.daemon import Daemon
 from kpf.lab.machine import wait_until
 from kpf.lab.topology import Lab
 from perf.core import Figure, tell
+from perf.direct import DirectBench
+from perf.mixture import forwarded, mixed
 from tests.apiserver import ApiServer, Sent
-from tests.apiserver.objects import many, node
+from tests.apiserver.objects import node
 
 NODE = "perf-node"
 FIRST_CLUSTER_IP = IPv4Address("10.96.0.1")
@@ -32,19 +37,22 @@ SETTLE_S = 2.0
 PATTERN = ("swap",) * 9 + ("flip",)
 ALONE_S, ALONE_RATE = 5.0, 2.0
 # an endpoint is ready again, or no more: the element comes that says so
-SET_OF_CHANGE = {True: "proxy", False: "verdict"}
+SETS_OF_CHANGE = {True: {"proxy-ip4", "direct-ip4"}, False: {"verdict-ip4"}}
 
 
 class Bench:
-    """`services` with so many endpoints each; then `rate` changes a second for `duration_s`."""
+    """`services` with so many endpoints each, `direct` of which the kernel forwards to; then `rate` changes a second
+    for `duration_s`."""
 
-    def __init__(self, services: int, endpoints: int, rate: float, duration_s: float) -> None:
-        self._services, self._endpoints, self._rate, self._duration_s = services, endpoints, rate, duration_s
+    def __init__(self, services: int, endpoints: int, rate: float, duration_s: float, *, direct: int = 0) -> None:
+        self._services, self._endpoints, self._direct = services, endpoints, direct
+        self._rate, self._duration_s = rate, duration_s
 
     def run(self, workers: int) -> list[Figure]:
         """Raises `DaemonFailedError`, TimeoutError."""
         with Lab() as lab, ApiServer() as server, tempfile.TemporaryDirectory(prefix="kpf-perf-") as directory:
-            server.put_all(many(self._services, self._endpoints))
+            objects = list(mixed(self._services, self._endpoints, self._direct, NODE))
+            server.put_all(objects)
             server.put(node(NODE))
             kubeconfig = server.kubeconfig(Path(directory) / "kubeconfig", token=server.token)
             served_s = server.cpu_s()
@@ -53,7 +61,11 @@ class Bench:
                 master = psutil.Process(daemon.pid)
                 figures = self._first_sync(daemon, master, server.cpu_s() - served_s)
                 figures += [*self._changes(server, master), *self._memory(daemon, master)]
-                return [*figures, self._alone(server)]
+                figures.append(self._alone(server))
+                if self._direct:
+                    figures += DirectBench(server, daemon, forwarded(objects)).run()
+        prefix = f"{self._direct:,} direct: " if self._direct else ""
+        return [replace(figure, what=prefix + figure.what) for figure in figures]
 
     def _first_sync(self, daemon: Daemon, master: psutil.Process, served_s: float) -> list[Figure]:
         what = f"{self._services:,} Services x {self._endpoints} endpoints"
@@ -120,8 +132,8 @@ def lags(sent: Sequence[Sent], changes: Sequence[Change]) -> list[float]:
     """Seconds from each flip to the element that says so, in order. One that another overtook has none."""
     heard: dict[tuple[str, bool], list[float]] = {}
     for change in changes:
-        for is_ready, name in SET_OF_CHANGE.items():
-            if change.is_new and change.set_name.startswith(name):
+        for is_ready, names in SETS_OF_CHANGE.items():
+            if change.is_new and change.set_name in names:
                 heard.setdefault((service_at(change.key), is_ready), []).append(change.time_s)
     found = []
     for one in sent:
@@ -140,13 +152,21 @@ def service_at(key: bytes) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m perf.cluster", description=__doc__.split("\n\n")[0])
-    defaults: Mapping[str, float] = {"services": 5000, "endpoints": 10, "rate": 100, "duration": 60, "workers": 2}
+    defaults: Mapping[str, float] = {
+        "services": 5000,
+        "direct": 1000,
+        "endpoints": 10,
+        "rate": 100,
+        "duration": 30,
+        "workers": 2,
+    }
     for name, value in defaults.items():
         parser.add_argument(f"--{name}", type=type(value), default=value, metavar="N", help=f"default: {value}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     given = parser.parse_args()
-    bench = Bench(given.services, given.endpoints, given.rate, given.duration)
-    return tell("perf.cluster", lambda: bench.run(given.workers), given.json)
+    numbers = given.services, given.endpoints, given.rate, given.duration
+    benches = [Bench(*numbers), *([Bench(*numbers, direct=given.direct)] if given.direct else [])]
+    return tell("perf.cluster", lambda: [one for bench in benches for one in bench.run(given.workers)], given.json)
 
 
 if __name__ == "__main__":

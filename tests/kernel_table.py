@@ -81,3 +81,8 @@ def _expressions(data: memoryview, maps: dict[str, bytes]) -> Iterator[Expressio
 
 def _text(data: memoryview) -> str:
     return bytes(data).rstrip(b"\0").decode()
+
+
+def maps_of(rules: Rules) -> int:
+    """How many maps are part of a rule: a single endpoint without pins needs none."""
+    return sum(len(one.endpoints) > 1 or one.affinity_timeout_s is not None for one in rules.forwards.values())

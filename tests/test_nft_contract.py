@@ -27,7 +27,7 @@ from kpf.nft.elements import all_elements
 from kpf.nft.fake import FakeKernel
 from kpf.nft.kernel import Kernel, TransactionFailedError
 from kpf.nft.schema import name_of
-from tests.kernel_table import chains_of, read_table, sets_of
+from tests.kernel_table import chains_of, maps_of, read_table, sets_of
 from tests.values import TCP, UDP, at
 
 Writer = Kernel | FakeKernel
@@ -183,7 +183,7 @@ def test_a_set_that_is_part_of_a_rule_has_an_identifier_of_its_own() -> None:
         sets = [attributes(frame.payload[4:]) for one in messages for frame in frames(one) if frame.kind == NEW_SET]
         identifiers = [(bytes(one[SET_NAME]).startswith(b"__"), bytes(one[SET_ID])) for one in sets]
         anonymous = [identifier for is_anonymous, identifier in identifiers if is_anonymous]
-        assert len(anonymous) == len(FULL.forwards)
+        assert len(anonymous) == maps_of(FULL)
         assert all([one for _, one in identifiers].count(identifier) == 1 for identifier in anonymous)
 
 
@@ -273,7 +273,7 @@ def test_any_state_follows_any_other(kind: type[Writer], history: list[tuple[Rul
             assert await writer.chains() == chains_of(state)
         if isinstance(writer, Kernel):
             in_steps = await read_table()
-            assert in_steps[1:] == (sets_of(now), len(now.forwards))
+            assert in_steps[1:] == (sets_of(now), maps_of(now))
             for start_anew in (False, True):
                 if start_anew:
                     writer.distrust()

@@ -236,3 +236,12 @@ def test_replacing_the_table_under_load_loses_no_connection(outside: Host) -> No
     assert replaced >= 5
     assert names(found) == {NODE[0]: len(found)}
     assert len(found) == 600
+
+
+@pytest.mark.usefixtures("backends")
+def test_who_comes_from_elsewhere_is_not_asked_for_the_verdict_of_others(outside: Host, node: Machine) -> None:
+    near = rules(Verdict.REFUSE)
+    far: dict[Portal | NodePort, Action] = dict.fromkeys((*near.portals, *near.node_ports), PROXY_PORT)
+    write(replace(near, far=far))
+    assert outcomes(outside, PORTALS) == {target: NODE[":" in target[0]] for target in PORTALS}
+    assert outcomes(node, PORTALS) == all_of(PORTALS, "ECONNREFUSED")

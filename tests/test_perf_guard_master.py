@@ -8,6 +8,7 @@ import asyncio
 import functools
 import itertools
 import os
+import random
 import socket
 import sys
 from collections import Counter
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
@@ -26,21 +28,21 @@ from kpf.master.listeners import Listeners
 from kpf.master.reconcile import Reconciler
 from kpf.master.workers import Workers
 from kpf.model.endpoint import EndpointPort, EndpointSlice
-from kpf.model.names import Family
-from kpf.model.rules import Rules
+from kpf.model.names import EndpointSet, Family, Forwarding, FrontendKey, ServicePortName, SocketAddress
+from kpf.model.rules import Forward, Rules
 from kpf.model.service import Service, ServicePort
 from kpf.model.snapshot import Snapshot
 from kpf.net.messages import Configure
 from kpf.netlink import addresses, conntrack
 from kpf.netlink.socket import frames
 from kpf.nft import encode
-from kpf.nft.batch import changes
+from kpf.nft.batch import difference
 from kpf.nft.kernel import Kernel
 from kpf.plan.desired import DesiredState, desired_state
 from kpf.plan.ground import ProxyPorts, ground_for
 from kpf.plan.intent import Planner
 from kpf.plan.node import NodeFacts
-from kpf.plan.transition import FlowsKept, InForce, Step, UpdateFrontends, WriteRules, transition
+from kpf.plan.transition import FlowsKept, Forget, InForce, Step, UpdateFrontends, WriteRules, transition
 from kpf.shm.directory import Directory
 from kpf.shm.region import Region
 from tests import budget
@@ -310,10 +312,15 @@ ENDPOINT_CHANGES: dict[str, tuple[int, ...]] = {
 }
 
 
+# kinds of Services, and the steps that a change of their endpoints may take
+KINDS_OF_SERVICE = {"proxied": (web, {UpdateFrontends, WriteRules}), "direct": (dns, {WriteRules, Forget})}
+
+
 @functools.cache
-def instructions(size: int) -> dict[str, int]:
-    """What each change of one Service among so many takes to plan and to compare, in bytecode."""
-    objects = {number: web(number) for number in range(size)}
+def instructions(size: int, kind: str) -> dict[str, int]:
+    """What each change of one Service among so many takes to plan, to compare and to encode, in bytecode."""
+    make, allowed = KINDS_OF_SERVICE[kind]
+    objects = {number: make(number) for number in range(size)}
     planner, state, now, found = Planner(), DesiredState(), InForce(), dict[str, int]()
     serials = itertools.count(1)
 
@@ -335,21 +342,26 @@ def instructions(size: int) -> dict[str, int]:
         steps = list(transition(now, desired))
         for step in steps:
             if isinstance(step, WriteRules):
-                changes(step.old or Rules(), step.new)
+                difference(step.old or Rules(), step.new)
         return desired, steps
 
+    def carry_out() -> None:
+        now.frontends, now.rules = dict(state.frontends), state.rules
+        now.flows = FlowsKept(state.captured, state.flows_kept)
+
     state, _ = plan(read())
-    now.frontends, now.rules = dict(state.frontends), state.rules
-    now.flows = FlowsKept(state.captured, state.flows_kept)
+    carry_out()
     # the second time, when what is looked up once for all has been looked up
     for change, pods in (*ENDPOINT_CHANGES.items(), *ENDPOINT_CHANGES.items()):
-        objects[1] = (objects[1][0], web(1, pods=pods)[1])
+        objects[1] = (objects[1][0], make(1, pods=pods)[1])
         newest = read()
+        # a random number takes a random number of attempts
+        random.seed(0)
         with counted_instructions() as count:
             state, steps = plan(newest)
         found[change] = count()
-        assert {type(step) for step in steps} <= {UpdateFrontends, WriteRules}
-        now.frontends, now.rules = dict(state.frontends), state.rules
+        assert {type(step) for step in steps} <= allowed
+        carry_out()
     return found
 
 
@@ -370,7 +382,36 @@ def counted_instructions() -> Iterator[Callable[[], int]]:
         sys.settrace(before)
 
 
+@pytest.mark.parametrize("kind", KINDS_OF_SERVICE)
 @pytest.mark.parametrize("change", ENDPOINT_CHANGES)
-def test_a_change_of_endpoints_is_planned_without_a_look_at_other_services(change: str) -> None:
-    few, many = (instructions(size)[change] for size in SIZES)
+def test_a_change_of_endpoints_is_planned_without_a_look_at_other_services(change: str, kind: str) -> None:
+    few, many = (instructions(size, kind)[change] for size in SIZES)
     assert few == many > 0
+
+
+# 20 frontends of 10 endpoints: sets of pins that say how large they may become would take 400 MiB
+PINNED, SLAB_LIMIT_KB = 20, 100 << 10
+
+
+def test_pins_take_no_room_in_the_kernel_before_there_are_any() -> None:
+    pods = tuple(SocketAddress(ip_address(f"10.128.0.{pod}"), 53) for pod in range(1, 11))
+    names = (ServicePortName("default", f"service-{number}", "", UDP) for number in range(PINNED))
+    forwards = {
+        FrontendKey(name, Family.IPV4, EndpointSet.CLUSTER, Forwarding.DIRECT): Forward(pods, 600) for name in names
+    }
+
+    async def taken_kb() -> int:
+        kernel, before_kb = Kernel(), slab_kb()
+        try:
+            await kernel.replace(Rules(forwards=forwards))
+            return slab_kb() - before_kb
+        finally:
+            kernel.close()
+
+    with own_namespace():
+        assert asyncio.run(taken_kb()) < SLAB_LIMIT_KB
+
+
+def slab_kb() -> int:
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Slab:"))

@@ -187,3 +187,16 @@ def test_an_address_and_port_is_a_portal_as_long_as_one_protocol_has_it() -> Non
     for ports, refused in ((both, True), (both[1:], True), (both[:1], True), ((ServicePort("t", TCP, 54),), False)):
         state = planned(*web, service("dns", ports=ports))
         assert ["itself a portal" in problem.message for problem in state.problems] == [True] * refused
+
+
+def test_a_health_check_port_is_nobody_elses_external_address() -> None:
+    checked = service("checked", **LOCAL, health_check_node_port=32100)
+    port = ServicePort("", TCP, 32100)
+    thief = service("thief", cluster_ips=("10.96.0.9",), external_ips=("192.168.1.10",), ports=(port,))
+    state = plan(checked, thief, endpoints(HERE, of="checked"), endpoints(THERE, of="thief"))
+    assert portal("192.168.1.10:32100") not in state.rules.portals
+    assert portal("10.96.0.9:32100") in state.rules.portals
+    assert [(problem.object, problem.field) for problem in state.problems] == [
+        ("Service default/thief", "spec.externalIPs")
+    ]
+    assert list(state.health_checks) == [32100]

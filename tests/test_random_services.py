@@ -21,7 +21,7 @@ from kpf.plan.node import NodeFacts
 from kpf.plan.transition import WriteRules, transition
 from kpf.sources.cache import Cache
 from kpf.sources.decode import decode
-from tests.kernel_table import chains_of, read_table, sets_of
+from tests.kernel_table import chains_of, maps_of, read_table, sets_of
 from tests.raw_objects import FORWARDING, LONG, NAMES, RawObjects
 from tests.test_nft_contract import expected, seen
 from tests.transition_world import World
@@ -83,7 +83,7 @@ class Proxy:
         rules = self.state.rules
         assert await seen(self.kernel) == expected(rules)
         assert await self.kernel.chains() == chains_of(rules)
-        assert (await read_table())[1:] == (sets_of(rules), len(rules.forwards))
+        assert (await read_table())[1:] == (sets_of(rules), maps_of(rules))
 
     def check_promises(self) -> None:
         """Nobody is sent back to a portal, and an address of a load balancer is guarded by its Service's ranges."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from kpf.config import Config
 from kpf.master.facts import NodeWatch
 from kpf.master.source import read_once
-from kpf.model.names import FrontendKey
+from kpf.model.names import Forwarding, FrontendKey
 from kpf.model.snapshot import Problem, Snapshot
 from kpf.nft.text import render
 from kpf.plan.desired import DesiredState, desired_state
@@ -61,6 +61,9 @@ def plan_lines(state: DesiredState) -> Iterator[str]:
         yield f"  endpoints: {', '.join(map(str, frontend.endpoints)) or 'none: refused'}"
     # what is left is the kernel's
     for key, those in sorted(portals.items()):
+        if key.forwarding is Forwarding.PROXIED:
+            yield f"{key}: not served"
+            continue
         forward = state.rules.forwards.get(key)
         affinity = f", ClientIP {forward.affinity_timeout_s} s" if forward and forward.affinity_timeout_s else ""
         yield f"{key}: direct{affinity}"

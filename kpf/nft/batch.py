@@ -20,6 +20,7 @@ from kpf.nft.elements import (
     Key,
     all_elements,
     cluster_ip_element,
+    far_elements,
     guard_element,
     hairpin_element,
     intervals,
@@ -125,7 +126,7 @@ def _forwards(old: Rules, new: Rules) -> list[bytes]:
     messages = [encode.flush_chain(forwards.chain_of(key)) for key in gone]
     messages += [encode.delete_chain(forwards.chain_of(key)) for key in gone.keys() - come.keys()]
     for key, forward in gone.items():
-        again = forwards.sets_of(key, come[key]) if key in come else ()
+        again = forwards.kept_sets(key, forward, come[key]) if key in come else ()
         for name in forwards.sets_of(key, forward):
             messages.append(encode.flush_chain(name))
             if name not in again:
@@ -138,14 +139,15 @@ def _new_forwards(known: Mapping[FrontendKey, Forward], new: Mapping[FrontendKey
     for identifier, (key, forward) in enumerate(new.items(), _FIRST_ANONYMOUS):
         start = random.randrange(len(forward.endpoints)) if key in known else 0
         made = forwards.parts(key, forward, identifier=identifier, start=start)
-        there = {*forwards.sets_of(key, known[key]), forwards.chain_of(key)} if key in known else set()
+        there = {*forwards.kept_sets(key, known[key], forward), forwards.chain_of(key)} if key in known else set()
         for one in made.sets:
             if one.name not in there:
                 yield encode.new_set(one, _NAMED)
         for chain_ in made.chains:
             if chain_.name not in there:
                 yield encode.new_chain(chain_.name)
-        yield from encode.anonymous_map(made.turn)
+        if made.turn is not None:
+            yield from encode.anonymous_map(made.turn)
         for chain_ in made.chains:
             yield from encode.new_rules(chain_)
 
@@ -175,7 +177,7 @@ def changes(old: Rules, new: Rules) -> tuple[Elements, Elements]:
         for item in chain[tuple[Portal | NodePort, Action]](portals[side], node_ports[side], loopback[side]):
             into.update(portal_elements(*item))
         for item in far[side]:
-            into.update(portal_elements(*item, "far-"))
+            into.update(far_elements(*item))
         into.update(map(guard_element, _only_in(left.guards, right.guards)))
         into.update(map(hairpin_element, _only_in(left.hairpins, right.hairpins)))
         into.update(map(cluster_ip_element, _only_in(left.cluster_ips, right.cluster_ips)))

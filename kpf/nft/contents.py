@@ -8,8 +8,8 @@ from kpf.model.rules import Verdict
 from kpf.netlink.attributes import attribute, attributes, message
 from kpf.netlink.socket import NLM_F_DUMP, NLM_F_REQUEST, NetlinkSocket, RefusedError
 from kpf.nft import encode, schema
-from kpf.nft.expressions import NFT_JUMP
-from kpf.nft.values import Goto, Jump, Value
+from kpf.nft.expressions import NF_ACCEPT, NF_DROP, NFT_JUMP
+from kpf.nft.values import Goto, Jump, Pass, Value
 
 GET_CHAINS, GET_SETS, GET_ELEMENTS = 10 << 8 | 4, 10 << 8 | 10, 10 << 8 | 13
 CHAIN_NAME, SET_NAME = 3, 2
@@ -57,8 +57,10 @@ def _value(data: memoryview | None) -> Value:
         return bytes(parts[1])
     verdict = attributes(parts[2])
     code, chain = struct.unpack(">i", verdict[1])[0], _text(verdict.get(2, memoryview(b"")))
-    if code == 0:
+    if code == NF_DROP:
         return Verdict.DROP
+    if code == NF_ACCEPT:
+        return Pass.PASS
     if chain == schema.REFUSE:
         return Verdict.REFUSE
     return Jump(chain) if code == NFT_JUMP else Goto(chain)

@@ -6,10 +6,10 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from itertools import chain
 
 from kpf.model.names import Family, IPAddress, IPNetwork, Protocol, SocketAddress, family_of
-from kpf.model.rules import Action, Masquerade, NodePort, Portal, Rules, Verdict
+from kpf.model.rules import Action, Direct, Masquerade, NodePort, Portal, Rules, Verdict
 from kpf.nft.forwards import chain_of, guard_of
 from kpf.nft.schema import MASQUERADE_ALWAYS, MASQUERADE_FOREIGN, name_of
-from kpf.nft.values import Goto, Jump, Value
+from kpf.nft.values import Goto, Jump, Pass, Value
 
 PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
 _PORT = struct.Struct(">H")
@@ -35,27 +35,43 @@ def _protocol_key(protocol: Protocol, port: int) -> bytes:
     return bytes((PROTOCOLS[protocol], 0, 0, 0)) + _PORT.pack(port) + b"\0\0"
 
 
-def portal_elements(portal: Portal | NodePort, action: Action, prefix: str = "") -> list[Element]:
-    """What makes a portal do that. `prefix`: "far-", or none."""
-    family = portal.family
-    suffix = "" if isinstance(portal, Portal) else "-node-ports"
-    address = portal.address.packed if isinstance(portal, Portal) else b""
-    if isinstance(action, int):
-        key = address_key(portal.address, portal.port) if isinstance(portal, Portal) else port_bytes(portal.port)
-        return [((name_of(f"{prefix}proxy{suffix}", family), key), port_bytes(action))]
-    key = address + _protocol_key(portal.protocol, portal.port)
+def portal_elements(portal: Portal | NodePort, action: Action) -> list[Element]:
+    """What makes a portal do that, for everybody."""
+    found = [_action_element(portal, action, "")]
+    if isinstance(action, Direct) and action.masquerade in _MASQUERADES:
+        found.append((_key("masquerade", portal), _MASQUERADES[action.masquerade]))
+    return found
+
+
+def far_elements(portal: Portal | NodePort, action: Action) -> list[Element]:
+    """What makes a portal do that for those who come from elsewhere; they are never masqueraded."""
+    found = [_action_element(portal, action, "far-")]
+    if not isinstance(action, Verdict):
+        # and whatever verdict there is for everybody is not for them
+        found.append((_key("far-verdict", portal), Pass.PASS))
+    return found
+
+
+def _action_element(portal: Portal | NodePort, action: Action, prefix: str) -> Element:
     if isinstance(action, Verdict):
-        return [((name_of(f"{prefix}verdict{suffix}", family), key), action)]
-    forwarded: list[Element] = [((name_of(f"{prefix}direct{suffix}", family), key), Goto(chain_of(action.frontend)))]
-    # nobody far away is masqueraded where he has rules of his own
-    if not prefix and action.masquerade in _MASQUERADES:
-        forwarded.append(((name_of(f"masquerade{suffix}", family), key), _MASQUERADES[action.masquerade]))
-    return forwarded
+        return _key(f"{prefix}verdict", portal), action
+    if isinstance(action, Direct):
+        return _key(f"{prefix}direct", portal), Goto(chain_of(action.frontend))
+    if isinstance(portal, Portal):
+        return (name_of(f"{prefix}proxy", portal.family), address_key(portal.address, portal.port)), port_bytes(action)
+    return (name_of(f"{prefix}proxy-node-ports", portal.family), port_bytes(portal.port)), port_bytes(action)
+
+
+def _key(kind: str, portal: Portal | NodePort) -> Key:
+    """In the map of that kind whose keys have the protocol."""
+    key = _protocol_key(portal.protocol, portal.port)
+    if isinstance(portal, Portal):
+        return name_of(kind, portal.family), portal.address.packed + key
+    return name_of(f"{kind}-node-ports", portal.family), key
 
 
 def guard_element(portal: Portal) -> Element:
-    key = portal.address.packed + _protocol_key(portal.protocol, portal.port)
-    return (name_of("guards", portal.family), key), Jump(guard_of(portal))
+    return _key("guards", portal), Jump(guard_of(portal))
 
 
 def hairpin_element(address: IPAddress) -> Element:
@@ -105,7 +121,7 @@ def all_elements(rules: Rules) -> Elements:
     for portal, action in everybody:
         found.update(portal_elements(portal, action))
     for portal, action in rules.far.items():
-        found.update(portal_elements(portal, action, "far-"))
+        found.update(far_elements(portal, action))
     found.update(map(guard_element, rules.guards))
     found.update(map(hairpin_element, rules.hairpins))
     found.update(map(cluster_ip_element, rules.cluster_ips))

@@ -13,7 +13,7 @@ from kpf.netlink.attributes import NESTED, attribute
 from kpf.netlink.attributes import message as netlink_message
 from kpf.netlink.socket import NLM_F_ACK, NLM_F_REQUEST
 from kpf.nft import schema
-from kpf.nft.expressions import NFT_GOTO, number, text, verdict_data
+from kpf.nft.expressions import NF_ACCEPT, NF_DROP, NFT_GOTO, number, text, verdict_data
 from kpf.nft.forwards import AnonymousMap
 from kpf.nft.schema import Chain, Hook, Set
 from kpf.nft.values import Goto, Jump, Value
@@ -125,24 +125,23 @@ def anonymous_map(one: AnonymousMap) -> Iterator[bytes]:
     yield from _messages(one.NAME, elements, NEW_ELEMENTS, NLM_F_CREATE, number(4, one.identifier))
 
 
-_DROP = attribute(2 | NESTED, attribute(1, struct.pack(">i", 0)))
-
-
 def _data(value: Value) -> bytes:
     """What a map says: NFTA_DATA_VALUE, or NFTA_DATA_VERDICT."""
     if isinstance(value, bytes):
         return attribute(1, value)
     if isinstance(value, Goto | Jump):
         return verdict_data(value.code, value.chain)
-    return _DROP if value is Verdict.DROP else verdict_data(NFT_GOTO, schema.REFUSE)
+    if value is Verdict.REFUSE:
+        return verdict_data(NFT_GOTO, schema.REFUSE)
+    return verdict_data(NF_DROP if value is Verdict.DROP else NF_ACCEPT)
 
 
 def element(key: bytes, value: Value = None, *, interval_end: bool = False) -> bytes:
-    """One list element. All that have a port, one of two verdicts or nothing share their bytes but for the key."""
-    if isinstance(value, bytes) and len(value) == 2:
-        before, between, after = _shape(len(key), b"\0\0", interval_end)
+    """One list element. All that have as many bytes, one of two verdicts or nothing share their bytes but for these."""
+    if isinstance(value, bytes):
+        before, between, after = _shape(len(key), bytes(len(value)), interval_end)
         return before + key + between + value + after
-    if isinstance(value, bytes | Goto | Jump):
+    if isinstance(value, Goto | Jump):
         # NFTA_LIST_ELEM 1; NFTA_SET_ELEM_KEY 1, _DATA 2
         return attribute(1 | NESTED, attribute(1 | NESTED, attribute(1, key)) + attribute(2 | NESTED, _data(value)))
     before, between, after = _shape(len(key), value, interval_end)
@@ -151,7 +150,7 @@ def element(key: bytes, value: Value = None, *, interval_end: bool = False) -> b
 
 @functools.cache
 def _shape(key_length: int, value: Value, interval_end: bool) -> tuple[bytes, bytes, bytes]:
-    """What stands before the key, between it and the value, and behind (all of a value that is no port).
+    """What stands before the key, between it and the value, and behind (all of a value that is no bytes).
 
     NFTA_SET_ELEM_KEY 1, _DATA 2, _FLAGS 3.
     """
@@ -161,10 +160,12 @@ def _shape(key_length: int, value: Value, interval_end: bool) -> tuple[bytes, by
     if interval_end:
         body += number(ELEMENT_FLAGS, INTERVAL_END)
     whole = attribute(1 | NESTED, body)
-    # three headers before the key; the port, 2 bytes and 2 of padding, is the last thing in an element that has one
+    # three headers before the key; bytes, padded, are the last thing in an element that has them
     end = 12 + key_length
-    start = len(whole) - 4 if isinstance(value, bytes) else end
-    return whole[:12], whole[end:start], whole[start + (2 if isinstance(value, bytes) else 0) :]
+    if not isinstance(value, bytes):
+        return whole[:12], b"", whole[end:]
+    start = len(whole) - (len(value) + 3 & ~3)
+    return whole[:12], whole[end:start], whole[start + len(value) :]
 
 
 def _messages(name: str, elements: Iterable[bytes], kind: int, flags: int, more: bytes = b"") -> Iterator[bytes]:

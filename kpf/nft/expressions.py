@@ -4,6 +4,7 @@ Numbers are those of include/uapi/linux/netfilter/nf_tables.h. Registers are the
 the verdict register. Numbers in attributes are big-endian, what the kernel computes with is as the machine has it.
 """
 
+import functools
 import struct
 
 from kpf.model.names import Family, IPNetwork
@@ -21,7 +22,7 @@ REJECT_TCP_RST, REJECT_ICMPX, ICMPX_PORT_UNREACHABLE = 1, 2, 1
 NAT_DNAT, NAT_RANGE_PROTO_SPECIFIED = 1, 2
 NUMGEN_INCREMENTAL = 0
 DYNSET_UPDATE = 1
-NF_DROP, NFT_JUMP, NFT_GOTO, NFT_RETURN = 0, -3, -4, -5
+NF_DROP, NF_ACCEPT, NFT_JUMP, NFT_GOTO, NFT_RETURN = 0, 1, -3, -4, -5
 # include/uapi/linux/netfilter/nf_conntrack_common.h: bits of ct->status; state bits as nft counts them
 STATUS_CONFIRMED, STATUS_DST_NAT, STATE_NEW = 1 << 3, 1 << 5, 1 << 3
 RTN_LOCAL = 2
@@ -40,6 +41,7 @@ def expression(name: str, *attributes: bytes) -> bytes:
     return attribute(1 | NESTED, inner)
 
 
+@functools.cache
 def number(kind: int, value: int) -> bytes:
     return attribute(kind, struct.pack(">I", value))
 
@@ -63,6 +65,7 @@ def word(value: int) -> bytes:
     return _WORD.pack(value)
 
 
+@functools.cache
 def meta(key: int, register: int = REGISTER) -> bytes:
     return expression("meta", number(1, register), number(2, key))
 
@@ -71,10 +74,13 @@ def set_meta(key: int) -> bytes:
     return expression("meta", number(2, key), number(3, REGISTER))
 
 
+# source ranges are compared too, of which there is no end
+@functools.lru_cache(maxsize=1024)
 def compare(value: bytes, *, operator: int = CMP_EQ) -> bytes:
     return expression("cmp", number(1, REGISTER), number(2, operator), _data(3, value))
 
 
+@functools.cache
 def payload(base: int, offset: int, length: int, register: int) -> bytes:
     return expression("payload", number(1, register), number(2, base), number(3, offset), number(4, length))
 
@@ -142,12 +148,14 @@ def inside(network: IPNetwork) -> bytes:
     return bitwise(mask, bytes(len(mask))) + compare(network.network_address.packed)
 
 
+@functools.cache
 def numgen(modulus: int) -> bytes:
     """0, 1, ... modulus - 1, 0, ...: the next one for each packet, over all CPUs."""
     kind = number(3, NUMGEN_INCREMENTAL)
     return expression("numgen", number(1, REGISTER), number(2, modulus), kind, number(4, 0))
 
 
+@functools.cache
 def dnat(one: Family, address: int, port: int, *, flags: int = 0) -> bytes:
     found = [number(1, NAT_DNAT), number(2, NFPROTO[one]), number(3, address), number(5, port)]
     if flags:

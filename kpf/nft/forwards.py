@@ -57,7 +57,7 @@ class Parts:
 
     sets: tuple[Set, ...]
     chains: tuple[Chain, ...]
-    turn: AnonymousMap
+    turn: AnonymousMap | None
 
 
 def parts(key: FrontendKey, forward: Forward, *, identifier: int, start: int) -> Parts:
@@ -69,6 +69,8 @@ def parts(key: FrontendKey, forward: Forward, *, identifier: int, start: int) ->
 
 
 def _balanced(key: FrontendKey, endpoints: tuple[SocketAddress, ...], identifier: int) -> Parts:
+    if len(endpoints) == 1:
+        return Parts((), (Chain(chain_of(key), ((_protocol(key), st.forward_to(endpoints[0])),)),), None)
     values = tuple(one.address.packed + one.port.to_bytes(2, "big") + b"\0\0" for one in endpoints)
     types = (ADDRESS_TYPE[key.family], TYPE_PORT)
     turn = AnonymousMap(identifier, values, schema.concatenated(types), sum(schema.SIZES[one] for one in types))
@@ -120,3 +122,11 @@ def sets_of(key: FrontendKey, forward: Forward) -> list[str]:
     if forward.affinity_timeout_s is None:
         return []
     return [pinned_to(key, endpoint) for endpoint in forward.endpoints]
+
+
+def kept_sets(key: FrontendKey, old: Forward, new: Forward) -> list[str]:
+    """Those that stay: a pin keeps the time-out that it was given, so with a shorter one all begin anew."""
+    if (new.affinity_timeout_s or 0) < (old.affinity_timeout_s or 0):
+        return []
+    stay = set(sets_of(key, new))
+    return [name for name in sets_of(key, old) if name in stay]

@@ -13,7 +13,7 @@ and at input, the guard: who reaches a listening proxy port without having been 
 before a CNI's masquerading, what was marked when it was forwarded is masqueraded.
 
 `far-*` concern what comes neither from this node's processes nor from its pods, and are asked first: with external
-policy Local, others than these get other endpoints.
+policy Local, others than these get other endpoints. For them nothing else is asked then.
 """
 
 import functools

@@ -3,6 +3,7 @@
 Pure. Every statement leaves its registers to the next one.
 """
 
+import functools
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
@@ -22,10 +23,12 @@ PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 _PREFIX = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 
 
+@functools.cache
 def family(one: Family) -> Statement:
     return Statement(f"meta nfproto {'ipv4' if one is Family.IPV4 else 'ipv6'}", ex.family(one))
 
 
+@functools.cache
 def protocol(name: str) -> Statement:
     return Statement(f"meta l4proto {name}", ex.meta(ex.META_L4PROTO) + ex.compare(bytes([PROTOCOLS[name]])))
 

@@ -7,7 +7,7 @@ from kpf.model.rules import Rules, Verdict
 from kpf.nft import forwards, schema
 from kpf.nft.elements import PROTOCOLS, all_elements, networks
 from kpf.nft.schema import Chain, Set
-from kpf.nft.values import Goto, Jump, Value
+from kpf.nft.values import Goto, Jump, Pass, Value
 
 _MARKS = schema.MASQUERADE_ALWAYS, schema.MASQUERADE_FOREIGN
 _PROTOCOL_NAMES = {number: protocol.lower() for protocol, number in PROTOCOLS.items()}
@@ -69,6 +69,8 @@ def _value(value: Value) -> str:
         return ""
     if isinstance(value, Verdict):
         return f" : {'drop' if value is Verdict.DROP else f'goto {schema.REFUSE}'}"
+    if isinstance(value, Pass):
+        return " : accept"
     if isinstance(value, Goto | Jump):
         return f" : {'goto' if isinstance(value, Goto) else 'jump'} {value.chain}"
     return f" : {int.from_bytes(value, 'big')}"

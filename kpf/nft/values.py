@@ -1,10 +1,11 @@
 """What an element of a map says."""
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar
 
 from kpf.model.rules import Verdict
-from kpf.nft.expressions import NFT_GOTO, NFT_JUMP
+from kpf.nft.expressions import NF_ACCEPT, NFT_GOTO, NFT_JUMP
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,5 +20,11 @@ class Jump:
     chain: str
 
 
-Value = bytes | Verdict | Goto | Jump | None
+class Pass(Enum):
+    """No other rule of this place is asked."""
+
+    PASS = NF_ACCEPT
+
+
+Value = bytes | Verdict | Goto | Jump | Pass | None
 """None in a set, a proxy port's bytes or a verdict in a map."""

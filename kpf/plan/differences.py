@@ -35,7 +35,7 @@ def _unlike(new: Mapping[K, V], old: Mapping[K, V]) -> list[V]:
 
 def missing(old: Mapping[K, object], new: Mapping[K, object]) -> set[K]:
     """Keys that are in `old` and not in `new`."""
-    return set(old).difference(new)
+    return set() if old is new else set(old).difference(new)
 
 
 def replaced(old: Mapping[K, V], new: Mapping[K, V], gone: Set[object]) -> Mapping[K, V]:

@@ -69,6 +69,7 @@ class Claims(NamedTuple):
     origin: str
     portals: tuple[PortalPlan, ...]
     cluster_ips: tuple[IPAddress, ...]
+    health_check_port: int = 0
 
     def problem(self, field: str, message: str) -> Problem:
         return Problem(self.origin, f"Service {self.name}", field, message)

@@ -212,8 +212,12 @@ def _captured(
 
 def _occupied(united: United, listening: frozenset[SocketAddress], facts: NodeFacts) -> Iterator[Portal | NodePort]:
     own = frozenset(facts.everywhere(facts.own_listeners))
+    # where it does: an external address that is this node's must not answer for another Service's health check
+    checks = frozenset(
+        SocketAddress(address, port) for port in united.health_check_ports for address in facts.local_addresses
+    )
     # kpf listens for TCP alone
-    for at in united.addresses & (listening | own):
+    for at in united.addresses & (listening | own | checks):
         if (portal := Portal(at.address, Protocol.TCP, at.port)) in united.claimants:
             yield portal
     # proxy ports give way to node ports by themselves

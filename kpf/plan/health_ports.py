@@ -22,7 +22,7 @@ def health_checks(
     """Each port for the oldest Service that asks for it, unless it is a node port; and complaints about the others."""
     served: dict[int, HealthCheck] = {}
     problems: list[Problem] = []
-    node_ports = {portal.port: portal for portal in united.node_ports if portal.protocol is Protocol.TCP}
+    node_ports = {portal.port: portal for portal in sorted(united.node_ports) if portal.protocol is Protocol.TCP}
     for claims in sorted(united.services[name] for name in asked):
         port, check = asked[claims.name]
         reason = ""

@@ -31,6 +31,7 @@ class United:
     addresses: frozenset[SocketAddress] = frozenset()
     node_ports: frozenset[NodePort] = frozenset()
     cluster_ips: frozenset[IPAddress] = frozenset()
+    health_check_ports: frozenset[int] = frozenset()
     problems: tuple[Problem, ...] = ()
 
     def owner(self, key: FrontendKey) -> Claims:
@@ -96,6 +97,7 @@ def _united(
         addresses=before.addresses.difference(_addresses(freed)).union(_addresses(found)),
         node_ports=before.node_ports.difference(changed).union(one for one in found if isinstance(one, NodePort)),
         cluster_ips=frozenset(chain.from_iterable(one.cluster_ips for one in services.values())),
+        health_check_ports=frozenset(one.health_check_port for one in services.values() if one.health_check_port),
         problems=tuple(_conflicts(services, [claimants[portal] for portal in contested])),
     )
 

@@ -1,5 +1,6 @@
 """One Service on its own: from its objects to its plan."""
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from kpf.model.names import (
     Family,
     Forwarding,
     FrontendKey,
+    IPAddress,
     Protocol,
     ServicePortName,
     SocketAddress,
@@ -20,7 +22,7 @@ from kpf.model.snapshot import Problem
 from kpf.plan.frontends import MAX_PROBLEMS, Claims, FrontendPlan, PortalPlan, ServicePlan
 from kpf.plan.health import health_check
 from kpf.plan.node import NodeFacts
-from kpf.plan.policy import Usable, flows_kept, local_addresses, reserved_kind, usable_endpoints
+from kpf.plan.policy import Backends, Usable, flows_kept, local_addresses, reserved_kind, usable_endpoints
 from kpf.plan.routes import FORWARDING, Ways, asked_forwarding, portals
 
 Slices = tuple[EndpointSlice, ...]
@@ -76,10 +78,11 @@ def plan_service(service: Service, slices: Slices, basis: Basis) -> ServicePlan:
                         frontends[key] = found.frontend(key)
                 claimed.append(plan)
     cluster_ips = tuple(ip for ip in service.cluster_ips if family_of(ip) in families and not reserved_kind(ip))
-    claims = Claims(service.created, service.name, service.origin, tuple(claimed), cluster_ips)
+    checked = health_check(service, slices, basis.node_name)
+    check_port = service.health_check_node_port if checked else 0
+    claims = Claims(service.created, service.name, service.origin, tuple(claimed), cluster_ips, check_port)
     problems = [claims.problem(*one) for one in (*refused, *complaints)]
     problems += [claims.problem(*one)._replace(is_limit=True) for one in _unsupported(service, basis)]
-    checked = health_check(service, slices, basis.node_name)
     return ServicePlan(service, slices, claims, frontends, (*problems, *_reserved_endpoints(slices)), checked)
 
 
@@ -116,18 +119,24 @@ class _Endpoints:
         if is_local:
             # none here but some elsewhere: the client may try another node, so it must not be told that there is none
             backends, when_empty = self._usable.local, Verdict.DROP if self._usable.cluster else Verdict.REFUSE
-        plan = FrontendPlan(backends, frozenset(backends), when_empty, self._service.affinity_timeout_s)
-        if key.forwarding is Forwarding.PROXIED:
-            return plan
-        here = local_addresses(self._slices, self._family, self._node_name)
+        is_direct = key.forwarding is Forwarding.DIRECT
         return FrontendPlan(
-            plan.endpoints,
-            plan.members,
-            plan.when_empty,
-            plan.affinity_timeout_s,
+            backends,
+            frozenset(backends),
+            when_empty,
+            self._service.affinity_timeout_s,
             flows_kept=self._flows_kept(is_local) if self._name.protocol is Protocol.UDP else frozenset(),
-            hairpins=here.intersection(endpoint.address for endpoint in backends),
+            hairpins=self._hairpins(backends) if is_direct else frozenset(),
         )
+
+    def _hairpins(self, backends: Backends) -> frozenset[IPAddress]:
+        here = self._here
+        # mostly none is here, and to hash an address takes longer than all else
+        return here.intersection(endpoint.address for endpoint in backends) if here else here
+
+    @functools.cached_property
+    def _here(self) -> frozenset[IPAddress]:
+        return local_addresses(self._slices, self._family, self._node_name)
 
     def _flows_kept(self, is_local: bool) -> frozenset[SocketAddress]:
         return flows_kept(
