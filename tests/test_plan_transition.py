@@ -1,5 +1,6 @@
 """A transition that stops after any step leaves no portal without a place to go."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -16,8 +17,8 @@ from kpf.plan.desired import DesiredState, desired_state
 from kpf.plan.ground import ProxyPorts, ground_for
 from kpf.plan.intent import Planner
 from kpf.plan.routes import FORWARDING
-from kpf.plan.transition import FlowsKept, Forget, transition
-from tests.transition_world import World, allowed
+from kpf.plan.transition import FlowsKept, Forget, is_all_forgotten, transition
+from tests.transition_world import RefusedError, World, allowed
 from tests.values import FACTS, TCP, UDP, endpoints, service, snapshot
 
 PORTS = ProxyPorts(range(20000, 20040), 1000, lambda _: True)
@@ -97,25 +98,53 @@ states = st.dictionaries(
 )
 
 
+class Sync(NamedTuple):
+    """One that may come to nothing. `stop_after`, `touched_before`: so many steps; `forgets`: conntrack obeys."""
+
+    wanted: dict[str, Wanted]
+    stop_after: int | None = None
+    touched_before: int | None = None
+    unknown_rules: bool = False
+    forgets: bool = True
+
+
+def sync(planned: Planned, one: Sync) -> DesiredState:
+    world, desired = planned.world, desire(one.wanted, planned)
+    world.heed()
+    if one.unknown_rules:
+        world.now.rules = None
+    with suppress(RefusedError):
+        for count, step in enumerate(transition(world.now, desired)):
+            if count == one.touched_before:
+                world.touch()
+            if count == one.stop_after:
+                break
+            if one.forgets or not isinstance(step, Forget):
+                world.perform(step)
+    return desired
+
+
+# how many steps there may be
+counts = st.none() | st.integers(0, 8)
+syncs = st.builds(
+    Sync, states, stop_after=counts, touched_before=counts, unknown_rules=st.booleans(), forgets=st.booleans()
+)
+
+
 @settings(deadline=None)
-@given(st.lists(st.tuples(states, st.integers(0, 8), st.booleans()), max_size=6))
-def test_every_prefix_of_every_transition_is_safe(history: list[tuple[dict[str, Wanted], int, bool]]) -> None:
+@given(st.lists(syncs, max_size=6))
+def test_every_prefix_of_every_transition_is_safe(history: list[Sync]) -> None:
     planned = Planned()
     world = planned.world
-    for wanted, stop_after, unknown_rules in history:
-        desired = desire(wanted, planned)
-        if unknown_rules:
-            world.now.rules = None
-        for count, step in enumerate(transition(world.now, desired)):
-            if count == stop_after:
-                break
-            world.perform(step)
-    desired = desire(history[-1][0] if history else {}, planned)
-    for step in transition(world.now, desired):
-        world.perform(step)
+    for one in history:
+        desired = sync(planned, one)
+        assert not (world.strays and is_all_forgotten(world.now, desired)), "nobody would come back for them"
+    desired = sync(planned, Sync(history[-1].wanted if history else {}))
     assert world.now.frontends == desired.frontends
-    assert world.now.rules == desired.rules
+    assert world.now.rules == world.rules == desired.rules
+    assert not world.strays, "clients go on with what they had before there was a portal"
     assert allowed(world.now.flows) == allowed(FlowsKept(desired.captured, desired.flows_kept))
+    assert is_all_forgotten(world.now, desired)
     assert list(transition(world.now, desired)) == []
 
 
@@ -164,6 +193,28 @@ def test_only_portals_that_are_new_have_early_connections_to_forget() -> None:
         {"10.96.0.97:80/TCP", "node port 30000/TCP (IPv4)"},
         {"10.96.0.98:80/TCP", "node port 30001/TCP (IPv4)"},
     ]
+
+
+def test_what_was_not_forgotten_is_forgotten_next_time_if_it_is_still_there() -> None:
+    planned = Planned()
+    wanted = {"a": Wanted(), "b": Wanted(), "c": Wanted(protocol=UDP)}
+    assert not is_all_forgotten(planned.world.now, sync(planned, Sync(wanted, forgets=False)))
+    del wanted["b"]
+    assert not is_all_forgotten(planned.world.now, sync(planned, Sync(wanted, forgets=False)))
+    assert is_all_forgotten(planned.world.now, sync(planned, Sync(wanted)))
+    (forgotten,) = planned.world.forgotten
+    assert forgotten.early == {Portal(AT_A.address, TCP, 80)}
+    assert forgotten.flows == {Portal(ip_address(f"10.96.0.{ord('c')}"), UDP, 80): of("c", 1)}
+    assert steps(planned, **wanted) == []
+
+
+def test_flows_that_come_into_doubt_while_others_are_forgotten_are_forgotten_again() -> None:
+    planned = Planned()
+    # the portal is written, and its flows are being forgotten, when somebody deletes the table
+    before_forget = 1
+    sync(planned, Sync({"a": DNS}, touched_before=before_forget))
+    planned.world.heed()
+    assert steps(planned, a=DNS) == ["WriteRules", "Forget"]
 
 
 PROXIED, DIRECT = Wanted(node_port=30000), Wanted(node_port=30000, forwarding="direct")

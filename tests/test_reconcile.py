@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from kpf.master import reconcile
+from kpf.master import effects, reconcile
 from kpf.master.effects import Effects
 from kpf.master.listeners import Listeners, OpenListener
 from kpf.master.reconcile import Reconciler
@@ -22,6 +22,7 @@ from kpf.model.rules import Action, Portal, Verdict
 from kpf.model.service import Service, ServicePort
 from kpf.model.snapshot import Snapshot
 from kpf.net import sockets
+from kpf.netlink.conntrack import Stale
 from kpf.nft.fake import FakeKernel
 from kpf.nft.kernel import Kernel
 from kpf.plan.node import NodeFacts
@@ -29,7 +30,7 @@ from kpf.shm import directory
 from kpf.shm.directory import Directory
 from kpf.shm.lock import LockBusyError
 from kpf.shm.region import Region
-from tests.values import TCP, endpoints, service, snapshot
+from tests.values import TCP, at, endpoints, service, snapshot
 
 FACTS = NodeFacts(name="node-1", proxy_addresses={Family.IPV4: ip_address("127.0.0.1")})
 PORTS = range(23100, 23110)
@@ -372,4 +373,28 @@ def test_a_node_port_that_a_proxy_port_has_moves_the_proxy_port() -> None:
         assert node.action(1) != port
         assert node.answers(2)
 
+    scene(play)
+
+
+def test_what_could_not_be_forgotten_is_tried_again_and_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[Stale] = []
+
+    async def forget(stale: Stale) -> int:
+        asked.append(stale)
+        if len(asked) < 3:
+            raise OSError(errno.ENOBUFS, "told to fail")
+        return 0
+
+    async def play(node: Node) -> None:
+        node.serve("a", 1)
+        await node.sync()
+        await until(lambda: len(asked) == 3)
+        await until(lambda: not node.effects.now.early)
+        assert [stale.tcp for stale in asked] == [{at("10.96.0.1:80")}] * 3
+        assert sum("may go on with what they had" in one.message for one in caplog.records) == 1
+
+    monkeypatch.setattr(effects, "forget", forget)
+    monkeypatch.setattr(reconcile, "RETRY_FIRST_S", 0.01)
     scene(play)

@@ -1,5 +1,6 @@
 """A world that the steps of a transition act on, and what must hold of it after each."""
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -19,15 +20,34 @@ from kpf.plan.transition import (
 from tests.values import UDP
 
 
+class RefusedError(Exception):
+    """A transaction that changes a table which is not there."""
+
+
 @dataclass
 class World:
-    """What the steps act on, and what must hold of it at every moment. `rules`: what the kernel really has."""
+    """What the steps act on, and what must hold of it at every moment.
+
+    `rules`: what the kernel really has. `strays`: portals it has whose clients may have begun without them.
+    `is_touched`: somebody has deleted the table, and nobody has heeded it yet.
+    """
 
     now: InForce = field(default_factory=InForce)
     rules: Rules = field(default_factory=Rules)
+    strays: set[Portal | NodePort] = field(default_factory=set)
     forgotten: list[Forget] = field(default_factory=list)
+    is_touched: bool = False
+
+    def touch(self) -> None:
+        self.rules, self.strays, self.is_touched = Rules(), set(), True
+        self.now.flows = FlowsKept()
+
+    def heed(self) -> None:
+        if self.is_touched:
+            self.now.rules, self.is_touched = None, False
 
     def perform(self, step: Step) -> None:
+        """Raises `RefusedError` where the kernel does."""
         match step:
             case OpenFrontends(frontends):
                 assert not self.now.frontends.keys() & {one.listener for one in frontends}
@@ -40,10 +60,18 @@ class World:
                 self.now.frontends.update({one.listener: one for one in frontends})
             case WriteRules(old, new):
                 assert old is None or old == self.now.rules
+                self.now.rules = None
+                if old is not None and self.is_touched:
+                    raise RefusedError
+                self.strays = (self.strays & captured(new)) | (captured(new) - captured(self.rules))
                 self.now.rules = self.rules = new
+                self.now.early = step.early
             case Forget():
                 self.check_forgotten(step)
-                self.now.flows = step.kept
+                self.strays -= step.early | step.flows.keys()
+                self.now.early = frozenset()
+                if self.now.flows is step.was:
+                    self.now.flows = step.kept
                 if step.early or step.flows:
                     self.forgotten.append(step)
             case CloseFrontends(listeners):
@@ -71,7 +99,7 @@ class World:
             assert not isinstance(rules.node_ports[node_port], int), "a node port has two proxy ports"
 
     def check_forgotten(self, step: Forget) -> None:
-        was, now = allowed(self.now.flows), allowed(step.kept)
+        was, now = allowed(step.was), allowed(step.kept)
         due = {portal for portal in was.keys() | now.keys() if was.get(portal) != now.get(portal)}
         assert due <= step.flows.keys(), "flows go on to where nobody is sent any more"
         assert step.flows == {portal: now.get(portal, frozenset()) for portal in step.flows}
@@ -83,6 +111,10 @@ class World:
         assert found, "redirected to a port that does not listen"
         assert found[0] not in self.now.unheard, "redirected to a listener that nobody accepts on"
         assert self.now.frontends[found[0]].endpoints, "redirected to nobody"
+
+
+def captured(rules: Rules) -> Set[Portal | NodePort]:
+    return rules.portals.keys() | rules.node_ports.keys()
 
 
 def allowed(kept: FlowsKept) -> dict[Portal | NodePort, frozenset[SocketAddress]]:

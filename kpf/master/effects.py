@@ -62,6 +62,7 @@ class Effects:
         self._background: set[asyncio.Task[None]] = set()
         self.now = InForce()
         self.closing: set[Listener] = set()
+        self._forget_fails = False
         self.on_closed: Callable[[], None] = lambda: None
         self._still_open: frozenset[Listener] | None = None
 
@@ -75,8 +76,9 @@ class Effects:
                 await self._workers.announce(self._listeners.announce(listeners))
             case UpdateFrontends(frontends):
                 await self._each(frontends, self._update)
-            case WriteRules(old, new):
-                await self._write(old, new)
+            case WriteRules():
+                await self._write(step.old, step.new)
+                self.now.early = step.early
             case Forget():
                 await self._forget(step)
             case CloseFrontends(listeners):
@@ -139,9 +141,17 @@ class Effects:
             try:
                 await forget(_stale(step))
             except OSError as error:
-                log.warning("clients may go on with what they had before their portal or endpoint changed: %s", error)
+                # it is tried again and again
+                level = logging.DEBUG if self._forget_fails else logging.WARNING
+                log.log(
+                    level, "clients may go on with what they had before their portal or endpoint changed: %s", error
+                )
+                self._forget_fails = True
                 return
-        self.now.flows = step.kept
+            self._forget_fails = False
+        self.now.early = frozenset()
+        if self.now.flows is step.was:
+            self.now.flows = step.kept
 
     def doubt_flows(self) -> None:
         """The table was away: flows that have begun meanwhile lead nowhere, and go with the next sync."""

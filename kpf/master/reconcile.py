@@ -22,7 +22,7 @@ from kpf.plan.desired import DesiredState, desired_state
 from kpf.plan.ground import ProxyPorts, ground_for
 from kpf.plan.intent import Intent, Planner
 from kpf.plan.node import NodeFacts
-from kpf.plan.transition import transition
+from kpf.plan.transition import is_all_forgotten, transition
 
 log = logging.getLogger("kpf")
 
@@ -163,7 +163,8 @@ class Reconciler:
                 ", in full" if full else "",
             )
         ground = self.desired.ground
-        return ground is not None and len(ground.listeners) == len(intent.united.proxied)
+        is_served = ground is not None and len(ground.listeners) == len(intent.united.proxied)
+        return is_served and is_all_forgotten(self._effects.now, self.desired)
 
     async def _carry_out(self, intent: Intent, facts: NodeFacts) -> int:
         """How many steps it took."""

@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import NamedTuple
 
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
@@ -29,6 +29,7 @@ NOT_ALLOWED = {errno.EPERM}
 HEADER, SEQUENCE = struct.Struct("=IHHII"), struct.Struct("=I")
 RECEIVE_BYTES = 1 << 20
 TIMEOUT_S = 10.0
+LARGE_BYTES = 1 << 18
 
 
 # struct sock_filter and the opcodes used (include/uapi/linux/filter.h, bpf_common.h); words are loaded big-endian
@@ -141,12 +142,15 @@ class NetlinkSocket:
         fprog = struct.pack("@HP", len(program) // _INSTRUCTION.size, ctypes.addressof(buffer))
         self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, fprog)
 
-    async def talk(self, messages: Sequence[bytes], *, ending: int = -1) -> list[Frame]:
+    async def talk(
+        self, messages: Sequence[bytes], *, ending: int = -1, expected: Set[int] = frozenset()
+    ) -> list[Frame]:
         """Send messages of which one, the last, ends the conversation: by its acknowledgement, or by its dump's end.
 
-        `ending`: which one, where it is not the last; those behind it are never answered.
-        Returns the frames of a dump. Raises `RefusedError` with the first refusal of any message,
-        `NetlinkTimeoutError`, or another OSError.
+        `ending`: which one, where it is not the last; those behind it are never answered. `expected`: errno values of
+        refusals that are answers like others, and no failure.
+        Returns the frames of a dump, and of expected refusals. Raises `RefusedError` with the first other refusal of
+        any message, `NetlinkTimeoutError`, or another OSError.
         """
         async with self._lock:
             self._drop_stale()
@@ -157,15 +161,28 @@ class NetlinkSocket:
             for number, message in enumerate(messages, first):
                 SEQUENCE.pack_into(stream, at + 8, number & 0xFFFFFFFF)
                 at += len(message)
-            self._socket.send(stream)
+            await self._send(stream)
             try:
                 async with asyncio.timeout(TIMEOUT_S):
                     sequences = range(first, self._sequence)
-                    return await self._collect(sequences, sequences[ending])
+                    return await self._collect(sequences, sequences[ending], expected)
             except TimeoutError:
                 raise NetlinkTimeoutError(errno.ETIMEDOUT, f"no answer within {TIMEOUT_S:g} s") from None
 
-    async def _collect(self, sequences: range, end: int) -> list[Frame]:
+    async def _send(self, stream: bytearray) -> None:
+        if len(stream) < LARGE_BYTES:
+            self._socket.send(stream)
+            return
+        # the kernel carries a transaction out while it takes it, and a large one may take seconds
+        sending = asyncio.create_task(asyncio.to_thread(self._socket.send, stream))
+        try:
+            await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            # or the next conversation would begin within this one
+            await asyncio.wait([sending])
+            raise
+
+    async def _collect(self, sequences: range, end: int, expected: Set[int]) -> list[Frame]:
         loop = asyncio.get_running_loop()
         found: list[Frame] = []
         refusals: list[Refusal] = []
@@ -177,10 +194,11 @@ class NetlinkSocket:
                     continue
                 if frame.kind == NLMSG_ERROR:
                     answer = acknowledgement(frame)
-                    if answer.errno:
+                    if answer.errno in expected:
+                        found.append(frame)
+                    elif answer.errno:
                         refusals.append(answer)
-                    else:
-                        ended = ended or frame.sequence == end
+                    ended = ended or frame.sequence == end
                 elif frame.kind == NLMSG_DONE:
                     ended = True
                 else:

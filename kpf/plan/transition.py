@@ -42,10 +42,14 @@ class UpdateFrontends:
 
 @dataclass(frozen=True, slots=True)
 class WriteRules:
-    """One transaction. `old` is None for a full sync, which makes the table anew."""
+    """One transaction. `old` is None for a full sync, which makes the table anew.
+
+    `early`: portals of TCP, those that come with it among them, to which attempts to connect may have come before them.
+    """
 
     old: Rules | None
     new: Rules
+    early: frozenset[Portal | NodePort]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +64,14 @@ class FlowsKept:
 class Forget:
     """Delete conntrack entries that keep clients from the endpoints that they should have.
 
-    `early`: portals of TCP that have just come: attempts to connect that came before them go.
+    `early`: portals of TCP that have come: attempts to connect that came before them go.
     `flows`: portals of UDP, and the endpoints whose flows may go on: those of all others go.
-    `kept`: what is true of all flows after that.
+    `was`, `kept`: what was true of all flows, and what is after that, unless it has come into doubt meanwhile.
     """
 
     early: frozenset[Portal | NodePort]
     flows: Mapping[Portal | NodePort, frozenset[SocketAddress]]
+    was: FlowsKept
     kept: FlowsKept
 
 
@@ -82,18 +87,19 @@ Step = OpenFrontends | Announce | UpdateFrontends | WriteRules | Forget | CloseF
 
 @dataclass(slots=True)
 class InForce:
-    """What is: open frontends, those that workers do not accept on yet, the kernel's rules (None: unknown), and whose
-    flows its conntrack may still have."""
+    """What is: open frontends, those that workers do not accept on yet, the kernel's rules (None: unknown), and what
+    its conntrack may still have: attempts that came before these portals of TCP, and whose flows."""
 
     frontends: dict[Listener, Frontend] = field(default_factory=dict)
     unheard: set[Listener] = field(default_factory=set)
     rules: Rules | None = None
+    early: frozenset[Portal | NodePort] = frozenset()
     flows: FlowsKept = FlowsKept()
 
 
 def transition(now: InForce, desired: DesiredState) -> Iterator[Step]:
     """Steps from what is, as it is at the call, to what must hold."""
-    rules = now.rules
+    rules, early, flows = now.rules, now.early, now.flows
     listeners, closed = differences(desired.frontends, now.frontends, attrgetter("listener"))
     suspects = [desired.frontends[listener] for listener in listeners]
     opened = tuple(new for new in suspects if new.listener not in now.frontends)
@@ -107,8 +113,9 @@ def transition(now: InForce, desired: DesiredState) -> Iterator[Step]:
     if len(emptied) < len(changed):
         yield UpdateFrontends(tuple(frontend for frontend in changed if frontend.endpoints))
     if rules != desired.rules:
-        yield WriteRules(rules, desired.rules)
-    yield from _forget(_new_portals(rules, desired.rules), now.flows, desired)
+        early = _early(early, rules, desired.rules)
+        yield WriteRules(rules, desired.rules, early)
+    yield from _forget(early, flows, desired)
     if emptied:
         # only once their portals refuse: a connection may still be on its way to the listener
         yield UpdateFrontends(emptied)
@@ -116,10 +123,17 @@ def transition(now: InForce, desired: DesiredState) -> Iterator[Step]:
         yield CloseFrontends(tuple(closed))
 
 
-def _new_portals(old: Rules | None, new: Rules) -> frozenset[Portal | NodePort]:
+def is_all_forgotten(now: InForce, desired: DesiredState) -> bool:
+    """Whether conntrack has nothing left that keeps clients from the endpoints that they should have."""
+    return not now.early and now.flows.captured is desired.captured and now.flows.flows is desired.flows_kept
+
+
+def _early(before: frozenset[Portal | NodePort], old: Rules | None, new: Rules) -> frozenset[Portal | NodePort]:
+    """Those of before that are still there, and those that have come."""
     known = old or Rules()
+    left = (one for one in before if one in new.portals or one in new.node_ports)
     portals, node_ports = missing(new.portals, known.portals), missing(new.node_ports, known.node_ports)
-    found = chain[Portal | NodePort](portals, node_ports)
+    found = chain[Portal | NodePort](left, portals, node_ports)
     return frozenset(one for one in found if one.protocol is Protocol.TCP)
 
 
@@ -127,7 +141,7 @@ def _forget(early: frozenset[Portal | NodePort], was: FlowsKept, desired: Desire
     kept = FlowsKept(desired.captured, desired.flows_kept)
     if kept.captured is was.captured and kept.flows is was.flows:
         if early:
-            yield Forget(early, {}, kept)
+            yield Forget(early, {}, was, kept)
         return
     captured = differences(kept.captured, was.captured, lambda claims: claims[0].service_name)
     flows = differences(kept.flows, was.flows, attrgetter("frontend"))
@@ -139,4 +153,4 @@ def _forget(early: frozenset[Portal | NodePort], was: FlowsKept, desired: Desire
         for claim in kept.captured.get(name, ()):
             if claim.portal.protocol is Protocol.UDP:
                 allowed[claim.portal] = frozenset().union(*(kept.flows[key].endpoints for key in claim.frontends))
-    yield Forget(early, allowed, kept)
+    yield Forget(early, allowed, was, kept)
