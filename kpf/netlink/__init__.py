@@ -1,1 +1,1 @@
-"""Netlink on the event loop: a socket of our own, messages encoded by pyroute2's classes."""
+"""Netlink on the event loop: a socket of our own, and messages encoded by hand."""
