@@ -61,7 +61,7 @@ def test_which_files_are_read(shop: Manifests) -> None:
 
 def test_the_example_has_no_problems() -> None:
     found = ManifestSource(ROOT / "examples" / "manifests").read()
-    assert (len(found.services), found.problems) == (3, ())
+    assert (len(found.services), found.problems) == (5, ())
 
 
 def test_this_node(shop: Manifests) -> None:
