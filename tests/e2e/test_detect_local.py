@@ -19,7 +19,7 @@ from kpf.lab.manifests import Manifests, endpoint_slice, service
 
 POD_PORT = 8080
 CLUSTER_IPS, EXTERNAL_IPS = ("10.96.0.53", "fd00:96::53"), ("203.0.113.53", "2001:db8::53")
-TIMEOUT_S = 0.6
+TIMEOUT_S = 1.0
 
 CONFIGURATION = "apiVersion: kpf.io/v1alpha1\nkind: KpfConfiguration\n"
 MODES: dict[str, tuple[str, frozenset[str]]] = {
@@ -38,6 +38,10 @@ def servers(cluster: Cluster) -> Iterator[None]:
     with Backends(cluster.remote) as servers:
         for address in cluster.remote.addresses:
             servers.open(address, POD_PORT, name="remote", mode="datagrams")
+        # so that afterwards nobody waits for his neighbours to be found
+        dials = [Dial("UDP", (address, POD_PORT)) for address in cluster.remote.addresses]
+        for machine, _ in _origins(cluster).values():
+            assert {one.name for one in machine.call(dial, dials, at_once=2, timeout_s=5.0)} == {"remote"}
         yield
 
 
