@@ -6,7 +6,7 @@ PYTHON ?= $(shell for one in python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test soak figures perf lint clean
+.PHONY: demo test soak mutants figures perf lint clean
 
 demo: .venv/installed
 	$(BIN)/kpf demo
@@ -16,6 +16,9 @@ test: .venv/tested
 
 soak: .venv/tested
 	$(BIN)/python -m pytest -m soak -s
+
+mutants: .venv/tested
+	$(BIN)/python -m tests.mutants
 
 figures: .venv/measured
 	$(BIN)/python -m perf.core

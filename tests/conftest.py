@@ -29,6 +29,7 @@ PURE_PREFIXES = (
     "test_documents",
     "test_examples",
     "test_manifests",
+    "test_mutants",
     "test_peers.py",
     "test_perf_figures",
     "test_plan",

@@ -1,8 +1,11 @@
 """Which entries are taken for stale, which are deleted, and which are left alone."""
 
 import asyncio
+import errno
+import os
 import socket
-from collections.abc import Callable, Coroutine, Iterator, Set
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
 
@@ -12,7 +15,7 @@ from kpf.lab.hosts import Host
 from kpf.model.names import Family, Protocol
 from kpf.netlink import conntrack
 from kpf.netlink.conntrack import Entry, Stale, forget, is_stale
-from kpf.netlink.socket import Frame, NetlinkSocket
+from kpf.netlink.socket import Frame, NetlinkSocket, RefusedError
 from tests.conntrack_table import NODE, Entries, Flow, host_outside
 from tests.values import TCP, UDP
 from tests.values import at as parse
@@ -193,37 +196,82 @@ def test_the_kernel_sorts_out_other_protocols_and_ports(
     entries(scene)
 
 
+@contextmanager
+def once_looked_at(interfere: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[list[int]]:
+    """Between the look at entries and their deletion. Yields how many messages `forget` sends at once, each time."""
+    talk = NetlinkSocket.talk
+    sent: list[int] = []
+
+    async def overtaken(netlink: NetlinkSocket, messages: Sequence[bytes], **options: Any) -> list[Frame]:
+        found = await talk(netlink, messages, **options)
+        sent.append(len(messages))
+        if len(sent) == 1:
+            patch.setattr(NetlinkSocket, "talk", talk)
+            await interfere()
+            patch.setattr(NetlinkSocket, "talk", overtaken)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NetlinkSocket, "talk", overtaken)
+        yield sent
+    assert sent, "nothing was looked at"
+
+
+ALL_GO = Stale(udp={parse("10.96.0.1:53"): frozenset()})
+
+
 @pytest.mark.parametrize("again", [False, True], ids=["gone", "made again"])
-def test_an_entry_that_has_gone_meanwhile_is_no_error(
-    entries: Scene, monkeypatch: pytest.MonkeyPatch, again: bool
-) -> None:
-    """Between the look and the deletion; its client's next packet may have made another one, which is not stale."""
+def test_an_entry_that_has_gone_meanwhile_is_no_error(entries: Scene, again: bool) -> None:
+    """Its client's next packet may have made another one, which is not stale."""
     flow = Flow(1, "10.96.0.1:53", "10.2.0.1:53")
     # the kernel makes an identifier of the tuple and the place in memory, which somebody else has to take first
     others = [Flow(sender, "10.96.0.2:53", "10.2.0.1:53") for sender in range(2, 66)]
 
     async def scene(table: Entries) -> None:
         await table.make(flow)
-        talk = NetlinkSocket.talk
-        overtaken = False
 
-        async def overtaking(
-            netlink: NetlinkSocket, messages: list[bytes], *, expected: Set[int] = frozenset()
-        ) -> list[Frame]:
-            nonlocal overtaken
-            found = await talk(netlink, messages, expected=expected)
-            if not overtaken and [frame.kind for frame in found] == [0x100]:
-                overtaken = True
-                await table.clear()
-                if again:
-                    await table.make(*others, flow)
-            return found
+        async def interfere() -> None:
+            await table.clear()
+            if again:
+                await table.make(*others, flow)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(NetlinkSocket, "talk", overtaking)
-            assert await forget(Stale(udp={parse("10.96.0.1:53"): frozenset()})) == 0
-        assert overtaken
+        with once_looked_at(interfere):
+            assert await forget(ALL_GO) == 0
         assert (1 in await table.senders()) is again
+
+    entries(scene)
+
+
+def test_hundreds_go_in_few_packs_though_half_of_them_have_gone_meanwhile(entries: Scene) -> None:
+    flows = [Flow(sender, "10.96.0.1:53", f"10.2.0.{sender % 2}:53") for sender in range(1, 451)]
+
+    async def scene(table: Entries) -> None:
+        await table.make(*flows)
+
+        async def interfere() -> None:
+            assert await forget(Stale(udp={parse("10.96.0.1:53"): {parse("10.2.0.1:53")}})) == 225
+
+        with once_looked_at(interfere) as sent:
+            assert await forget(ALL_GO) == 225
+        assert sent == [1, 200, 200, 50]
+        assert await table.senders() == set()
+
+    entries(scene)
+
+
+def test_a_refusal_for_another_reason_is_an_error(entries: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conntrack, "GONE", {errno.EBUSY})
+    flows = [Flow(sender, "10.96.0.1:53", f"10.2.0.{sender % 2}:53") for sender in range(1, 21)]
+
+    async def scene(table: Entries) -> None:
+        await table.make(*flows)
+
+        async def interfere() -> None:
+            await table.clear()
+            await table.make(*flows[:10])
+
+        with once_looked_at(interfere), pytest.raises(RefusedError, match=os.strerror(errno.ENOENT)):
+            await forget(ALL_GO)
 
     entries(scene)
 
@@ -242,7 +290,7 @@ def test_others_get_their_turn_while_two_thousand_entries_go(entries: Scene) -> 
                 turns += 1
 
         task = asyncio.create_task(other())
-        assert await forget(Stale(udp={parse("10.96.0.1:53"): frozenset()})) == 2000
+        assert await forget(ALL_GO) == 2000
         task.cancel()
         # they take 60 to 90 ms, of which the kernel's walk through the table is one piece of 10 to 25
         assert turns >= 6

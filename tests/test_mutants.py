@@ -1,0 +1,27 @@
+"""The catalogue of mutants is up to date; `make mutants` runs it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.mutants import Mutant
+from tests.mutants.catalogue import catalogue, mutated
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("mutant", list(catalogue()), ids=lambda mutant: mutant.name)
+def test_a_mutant_has_its_place_and_its_tests(mutant: Mutant) -> None:
+    broken = mutated(mutant, ROOT)
+    assert mutant.old != mutant.new
+    ast.parse(broken)
+    for test in mutant.tests:
+        path, *names = test.split("::")
+        text = (ROOT / path).read_text(encoding="utf-8")
+        assert all(name.partition("[")[0] in text for name in names if name != "runTest"), test
+
+
+def test_no_two_have_the_same_name() -> None:
+    names = [mutant.name for mutant in catalogue()]
+    assert len(names) == len(set(names))
