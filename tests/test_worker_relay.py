@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from kpf.worker.half import DEAD, EITHER, OPEN, PASSED, PENDING
+from kpf.worker.half import DEAD, EITHER, OPEN, PASSED, PENDING, SPLICING, Half
+from kpf.worker.relay import READ_SIZE, ROUNDS
 from tests.worker_driver import (
     Established,
     Node,
@@ -329,6 +330,50 @@ def test_one_that_pours_does_not_starve_the_others(kept: Node) -> None:
     assert sorted(took_s)[25] < 0.1
 
 
+MIB = 1 << 20
+# every byte but "!", so that urgent ones can be told
+PATTERN = bytes(number for number in range(256) if number != ord("!"))
+
+
+def pattern(size: int) -> bytes:
+    return (PATTERN * (size // len(PATTERN) + 1))[:size]
+
+
+@pytest.mark.parametrize("ends", ["the end at once", "the end later"])
+@pytest.mark.parametrize("way", ["to the server", "to the client"])
+@pytest.mark.parametrize(
+    "parts",
+    [(0, 9 * MIB), (8 * MIB, MIB), (9 * MIB, 0), (3 * MIB,) * 4],
+    ids=["mark at the beginning", "mark in the middle", "mark at the end", "three marks"],
+)
+def test_a_bulk_stream_with_urgent_data_arrives_whole(kept: Node, parts: tuple[int, ...], way: str, ends: str) -> None:
+    """All that is in band, then the end. An urgent byte is passed over, unless the next one overtakes it."""
+    got: list[bytes] = []
+    arrived = threading.Event()
+
+    def speak(sock: socket.socket) -> None:
+        for number, size in enumerate(parts):
+            if number:
+                sock.send(b"!", socket.MSG_OOB)
+            sock.sendall(pattern(size))
+        if ends == "the end later":
+            arrived.wait(5)
+        sock.shutdown(socket.SHUT_WR)
+
+    def hear(sock: socket.socket) -> None:
+        sock.settimeout(5)
+        while data := sock.recv(MIB):
+            got.append(data.replace(b"!", b""))
+            if sum(map(len, got)) == sum(parts):
+                arrived.set()
+
+    serving, calling = (hear, speak) if way == "to the server" else (speak, hear)
+    with Server(serving) as server, connect(serve(kept, server)) as sock:
+        calling(sock)
+        eventually(lambda: arrived.is_set() or server.errors, within_s=10)
+        assert b"".join(got) == b"".join(map(pattern, parts))
+
+
 # in this process, where the order of things can be chosen
 
 
@@ -423,3 +468,39 @@ def test_a_socket_that_was_waited_for_is_on_the_hot_path(session: Established, m
     assert receive_exactly(session.far_client, 6) == b"answer"
     session.far_backend.shutdown(socket.SHUT_WR)
     eventually(lambda: session.relay.carry(session.sessions.epoll.poll(0)) == [] and session.backend.end == PASSED)
+
+
+def test_a_direction_has_its_rounds_once_a_turn(session: Established, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever calls for it: what its source says, room on the other side, and that it was not through."""
+    rounds = 0
+
+    def copy(half: Half) -> bool:
+        nonlocal rounds
+        rounds += half is session.client
+        return True
+
+    monkeypatch.setattr(session.relay, "_copy", copy)
+    for _ in range(3):
+        session.relay.pump(session.client)
+    assert rounds == ROUNDS
+    for turn in (2, 3):
+        assert session.relay.settle()
+        session.relay.pump(session.client)
+        assert rounds == turn * ROUNDS
+    monkeypatch.undo()
+    session.relay.settle()
+    assert (session.client.state, list(session.relay.again)) == (0, [])
+
+
+def test_an_end_behind_a_mark_that_epoll_has_not_told_of_yet_is_none(session: Established) -> None:
+    """The mark, what follows it and the end come while the direction is being moved."""
+    session.far_client.sendall(bytes(READ_SIZE))
+    eventually(lambda: session.relay.carry(session.sessions.epoll.poll(0)) == [] and session.client.state & SPLICING)
+    assert receive_exactly(session.far_backend, READ_SIZE) == bytes(READ_SIZE)
+    session.far_client.send(b"!", socket.MSG_OOB)
+    session.far_client.sendall(b"behind it")
+    session.far_client.shutdown(socket.SHUT_WR)
+    time.sleep(0.02)
+    session.relay.pump(session.client)
+    session.relay.settle()
+    assert receive_all(session.far_backend) == b"behind it"

@@ -5,6 +5,9 @@ socket is dry or the other side is full. Rules that are not obvious:
 - Never splice into a pipe that holds bytes. With an empty one, EAGAIN can only mean that the socket is dry.
 - A short read means dry only without EPOLLRDHUP. With it, it means that the end comes next: what epoll says was so
   before the read. Neither is so with an error, or with urgent data.
+- At an urgent mark a splice goes no further and says EAGAIN, or 0 if the end has come (tcp_read_sock in Linux); only a
+  read passes over it. EPOLLPRI tells of the mark, if need be in an event of its own that is still to come.
+- The urgent byte is not passed on, unless a later mark has made an ordinary one of it; the mark is not carried over.
 - A send that raises EAGAIN has sent nothing, and lost nothing.
 - The end of a stream is passed on once, after all its bytes; shutdown may raise ENOTCONN while data is still unread,
   which is no reason to close.
@@ -19,7 +22,21 @@ import socket
 from collections.abc import Callable
 
 from kpf.shm.region import Words
-from kpf.worker.half import DEAD, DIALLING, EITHER, FAILED, NAGLING, PASSED, PENDING, PIPED, SEEN, SPLICING, Half
+from kpf.worker.half import (
+    DEAD,
+    DIALLING,
+    EITHER,
+    FAILED,
+    NAGLING,
+    PASSED,
+    PENDING,
+    PIPED,
+    RESTING,
+    SEEN,
+    SPLICING,
+    URGENT,
+    Half,
+)
 from kpf.worker.pipes import PIPE_SIZE, PipePool
 from kpf.worker.sessions import Sessions
 
@@ -119,7 +136,10 @@ class Relay:
     def _attend(self, half: Half, events: int) -> None:
         if half.state & DIALLING:
             self.on_dial(half, events)
-            return
+            if half.state & (DIALLING | DEAD) or not events & EPOLLPRI:
+                return
+        if events & EPOLLPRI:
+            half.state |= URGENT
         if events & EPOLLERR and half.state & PENDING:
             # no use in waiting for room on the other side
             self.fail(half)
@@ -134,7 +154,7 @@ class Relay:
 
     def pump(self, half: Half) -> None:
         """Move bytes in this direction until the source is dry or the other side is full."""
-        if half.state & (DEAD | FAILED):
+        if half.state & (DEAD | FAILED | RESTING):
             return
         try:
             if half.state & NAGLING:
@@ -148,6 +168,7 @@ class Relay:
                     return
                 if not (self._splice(half) if half.state & SPLICING else self._copy(half)):
                     return
+            half.state |= RESTING
             self.again.append(half)
         except OSError:
             self.fail(half)
@@ -201,14 +222,18 @@ class Relay:
             return True
         try:
             size = os.splice(half.fd, pipe[1], PIPE_SIZE, flags=SPLICE_FLAGS)
-        except OSError as error:
-            self._pipes.give(pipe)
-            if isinstance(error, BlockingIOError):
+        except BlockingIOError:
+            if not half.state & URGENT:
+                self._pipes.give(pipe)
                 return False
+            size = 0
+        except OSError:
+            self._pipes.give(pipe)
             raise
         if not size:
+            # the end, or a mark that epoll has not told of yet: a read knows
             self._pipes.give(pipe)
-            half.end = half.end or SEEN
+            half.state &= ~(URGENT | SPLICING)
             return True
         self._words[half.counter] += size
         if size < SPLICE_WORTH:
@@ -271,6 +296,7 @@ class Relay:
         half.state |= FAILED
         peer = half.peer
         if not peer.state & FAILED:
+            peer.state &= ~RESTING
             self.pump(peer)
             if half.state & DEAD:
                 return
@@ -284,6 +310,7 @@ class Relay:
         if self.again:
             again, self.again = self.again, []
             for half in again:
+                half.state &= ~RESTING
                 self.pump(half)
         self._sessions.settle()
         return bool(self.again)
