@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from kpf.net import channel, sockets
-from kpf.net.channel import MAX_DESCRIPTORS, MAX_FRONTENDS, ChannelError
-from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, Ready
+from kpf.net.channel import MAX_DESCRIPTORS, MAX_FRONTENDS, ChannelError, NoRoomError
+from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, NoRoom, Ready
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -34,6 +34,7 @@ def open_descriptors() -> int:
         Drain(6),
         Ready(7, "none"),
         Done(8),
+        NoRoom(10),
         Listen(9, ()),
     ],
     ids=lambda message: type(message).__name__,
@@ -90,16 +91,17 @@ def test_a_miscounted_frame_is_fatal_and_leaks_nothing(pair: Pair) -> None:
     assert open_descriptors() == before
 
 
-def test_descriptors_cut_off_at_the_limit_are_fatal_and_leak_nothing(pair: Pair) -> None:
+def test_descriptors_cut_off_at_the_limit_are_asked_for_again_and_leak_nothing(pair: Pair) -> None:
     before = open_descriptors()
     channel.send(pair[0], Listen(1, tuple(range(200))), [0] * 200)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (before + 50, limits[1]))
     try:
-        with pytest.raises(ChannelError):
+        with pytest.raises(NoRoomError) as caught:
             channel.receive(pair[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert caught.value.generation == 1
     assert open_descriptors() == before
 
 

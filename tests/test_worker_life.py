@@ -19,6 +19,7 @@ from kpf.net import channel
 from kpf.net.messages import Close, Drain
 from kpf.worker.half import DEAD, NAGLING, PASSED
 from kpf.worker.pipes import PipePool
+from kpf.worker.signals import IGNORED
 from kpf.worker.sweeper import HALF_CLOSED_LIMIT_MS, ROUND_MS, STEPS
 from tests.worker_driver import (
     Established,
@@ -61,10 +62,43 @@ def test_no_privilege_is_left_and_signals_are_the_masters_business() -> None:
             assert status["Groups"] == "" or os.geteuid() != 0
         else:
             assert worker.privileges.startswith("uid ")
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in IGNORED:
             worker.process.send_signal(number)
         with Greeter(1) as servers, connect(made.frontend(servers.at)[1]) as sock:
             assert receive_all(sock) == b"\0"
+
+
+def test_no_capability_is_left_where_there_is_no_other_id_to_become() -> None:
+    """To become another user takes them all, but the bounding set; here the worker has to give them up itself."""
+    with node(uid=0) as made:
+        status = status_of(made.workers[0].process.pid)
+        assert set(status["Uid"].split()) == {str(os.geteuid())}
+        capabilities = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+        assert {name: int(status[name], 16) for name in capabilities} == dict.fromkeys(capabilities, 0)
+
+
+def test_when_memory_runs_out_a_worker_goes_before_its_master() -> None:
+    def score(pid: int | str) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    with node() as made:
+        assert score(made.workers[0].process.pid) == min(score("self") + 100, 1000)
+
+
+def test_signals_are_ignored_before_anything_is_imported_that_takes_its_time() -> None:
+    """The first module of the worker's that is imported ends it by all of them."""
+    code = (
+        "import signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'kpf.worker.worker':\n"
+        f"            for number in {list(map(int, IGNORED))}: signal.raise_signal(number)\n"
+        "            print('alive', flush=True); sys.exit()\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "import kpf.worker.__main__\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("alive\n", 0)
 
 
 def test_the_heart_beats_when_nothing_happens() -> None:
@@ -84,14 +118,14 @@ def test_the_descriptor_limit_is_raised_to_the_hard_one() -> None:
 
 
 def test_at_its_limit_a_worker_pauses_and_goes_on_by_itself() -> None:
-    """With 160 descriptors there is room for 31 sessions; the others wait in the queue and are served later."""
-    with Greeter(1) as servers, node(descriptors=160) as made:
+    """With 413 descriptors there is room for 31 sessions; the others wait in the queue and are served later."""
+    with Greeter(1) as servers, node(descriptors=413) as made:
         servers.hold = True
         slot, at = made.frontend(servers.at)
         clients = [connect(at) for _ in range(60)]
         eventually(lambda: made.directory.worker(0).paused)
         limit = made.directory.worker(0).active
-        assert limit == (160 - 32 - 64 - 1) // 2
+        assert limit == (413 - 32 - 253 - 64 - 1) // 2
         time.sleep(0.3)
         view = made.directory.worker(0)
         assert (view.paused, view.active, view.pauses) == (True, limit, 1)
@@ -118,7 +152,7 @@ def cpu_ticks(made: Node) -> int:
 
 def test_short_of_descriptors_it_pauses_and_the_client_it_has_is_served_later() -> None:
     # without another id, so that its limit may be changed from here
-    with Greeter(1) as servers, node(descriptors=160, uid=os.getuid()) as made:
+    with Greeter(1) as servers, node(descriptors=413, uid=os.getuid()) as made:
         servers.hold = True
         slot, at = made.frontend(servers.at)
         pid = made.workers[0].process.pid
@@ -126,12 +160,12 @@ def test_short_of_descriptors_it_pauses_and_the_client_it_has_is_served_later() 
             receive_exactly(first, 1)
             # one more for the client, none for its backend: the limit is on the number
             used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
-            second_free = [number for number in range(160) if number not in used][1]
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (second_free, 160))
+            second_free = [number for number in range(413) if number not in used][1]
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (second_free, 413))
             with connect(at) as second:
                 eventually(lambda: made.directory.worker(0).paused)
                 assert sum(made.directory.frontend(slot).failed.values()) == 0
-                resource.prlimit(pid, resource.RLIMIT_NOFILE, (160, 160))
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, (413, 413))
                 assert receive_exactly(second, 1) == b"\0"
             assert not made.directory.members(slot)[0].shut_out
         servers.let_go()

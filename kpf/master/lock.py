@@ -1,15 +1,28 @@
-"""One daemon per network namespace: who holds the abstract socket `kpf` is it.
+"""One daemon per network namespace: who holds one of a few abstract sockets is it.
 
 An orphaned worker of an earlier daemon connects to it to learn when this one has taken over: its connection is
-accepted, and closed, only once the first sync is complete.
+accepted, and closed, only once the first sync is complete. A stranger may have bound some of these names before (any
+local user can), so each daemon takes the first free one, and then looks whether another daemon holds any of the others:
+of two that start at once, at least one sees the other.
 """
 
 import asyncio
+import contextlib
 import errno
+import logging
+import os
 import socket
-import struct
+import time
 
-ADDRESS = "\0kpf"
+from kpf.net.credentials import NAMES, Peer, peer_of
+
+log = logging.getLogger("kpf")
+
+TAKEN = {errno.EADDRINUSE}
+# between bind() and listen() of another daemon
+PATIENCE_S = 0.5
+# orphans, and strangers who try to be in their way; the kernel's own bound is net.core.somaxconn
+BACKLOG = 4096
 
 # out of descriptors or memory: those who ask wait in the queue
 SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -21,25 +34,25 @@ class AlreadyRunningError(RuntimeError):
 
 
 class DaemonLock:
-    """Held from its making until `release`. Raises `AlreadyRunningError`, which names the other's pid."""
+    """Held from its making until `release`. Raises `AlreadyRunningError`, which names the other's pid.
+
+    `name`: which of the names; None if strangers have them all. Then nothing keeps another daemon out, and orphans
+    leave only at their time-out: better than no daemon.
+    """
 
     def __init__(self) -> None:
         self._again: asyncio.TimerHandle | None = None
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            self._socket.bind(ADDRESS)
-        except OSError as error:
-            self._socket.close()
-            if error.errno != errno.EADDRINUSE:
-                raise
-            raise AlreadyRunningError(f"kpf already runs in this network namespace{_holder()}") from None
-        self._socket.listen()
+        self._socket, self.name, strangers = _claim()
+        if strangers:
+            log.warning("%s", _complaint(strangers, self.name))
 
     def announce_takeover(self) -> None:
         """Dismiss the orphans of an earlier daemon, those who ask now and later."""
-        asyncio.get_running_loop().add_reader(self._socket, self._dismiss)
+        if self._socket:
+            asyncio.get_running_loop().add_reader(self._socket, self._dismiss)
 
     def _dismiss(self) -> None:
+        assert self._socket is not None
         try:
             connection, _ = self._socket.accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -57,18 +70,81 @@ class DaemonLock:
     def release(self) -> None:
         if self._again:
             self._again.cancel()
-        asyncio.get_running_loop().remove_reader(self._socket)
-        self._socket.close()
+        if self._socket:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
 
 
-def _holder() -> str:
-    """ ", pid N" of the process that listens on the lock; empty if it went away meanwhile."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
+Strangers = dict[str, Peer | None]
+
+
+def _claim() -> tuple[socket.socket | None, str | None, Strangers]:
+    """A listening socket, its name, and who has those before it. Raises `AlreadyRunningError`, OSError."""
+    strangers: Strangers = {}
+    for name in NAMES:
+        mine = _bound(name, strangers)
+        if mine is not None:
+            try:
+                for other in NAMES:
+                    if other != name:
+                        _check(other, _holder(other))
+            except BaseException:
+                mine.close()
+                raise
+            return mine, name, strangers
+    return None, None, strangers
+
+
+def _bound(name: str, strangers: Strangers) -> socket.socket | None:
+    """Listening there, or None if a stranger does."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while True:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            probe.connect(ADDRESS)
-            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        except OSError:
-            return ""
-    pid, _, _ = struct.unpack("3i", credentials)
-    return f", pid {pid}"
+            sock.bind(name)
+            sock.listen(BACKLOG)
+        except OSError as error:
+            sock.close()
+            if error.errno not in TAKEN:
+                raise
+        else:
+            return sock
+        holder = _holder(name)
+        _check(name, holder)
+        if holder is not None or time.monotonic() > deadline_s:
+            strangers[name] = holder
+            return None
+        time.sleep(PATIENCE_S / 10)
+
+
+def _check(name: str, holder: Peer | None) -> None:
+    if holder is not None and holder.is_trusted(os.geteuid()):
+        raise AlreadyRunningError(f"kpf already runs in this network namespace, pid {holder.pid} ({_shown(name)})")
+
+
+def _holder(name: str) -> Peer | None:
+    """Who listens there; None if nobody does, or does not let us in."""
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe,
+        contextlib.suppress(OSError),
+    ):
+        probe.connect(name)
+        return peer_of(probe)
+    return None
+
+
+def _complaint(strangers: Strangers, name: str | None) -> str:
+    held = ", ".join(
+        f"{_shown(one)} by pid {peer.pid} of uid {peer.uid}" if peer else f"{_shown(one)} by one that does not answer"
+        for one, peer in strangers.items()
+    )
+    if name is not None:
+        return f"strangers hold sockets that are meant for kpf: {held}; {_shown(name)} is used instead"
+    return (
+        f"strangers hold all sockets that are meant for kpf: {held}; nothing keeps a second kpf out, "
+        "and workers of an earlier one leave only after drainTimeout"
+    )
+
+
+def _shown(name: str) -> str:
+    return name.replace("\0", "@")

@@ -17,12 +17,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kpf.net import channel
-from kpf.net.messages import Close, Configure, Done, Drain, Listen, Ready
+from kpf.net.messages import Close, Configure, Done, Drain, Listen, NoRoom, Ready
 
 log = logging.getLogger("kpf")
 
 # it has died: the pidfd is about to say so
 GONE = {errno.EPIPE, errno.ECONNRESET}
+# until a worker that had no room for descriptors is told again
+AGAIN_S = 1.0
 
 
 class WorkerGoneError(ConnectionError):
@@ -58,6 +60,7 @@ class WorkerProcess:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Outgoing] = deque()
         self._in_flight: _Outgoing | None = None
+        self._again: asyncio.TimerHandle | None = None
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
@@ -90,6 +93,10 @@ class WorkerProcess:
         if self._in_flight is not None or not self._queue:
             return
         self._in_flight = self._queue.popleft()
+        self._send_in_flight()
+
+    def _send_in_flight(self) -> None:
+        assert self._in_flight is not None
         try:
             channel.send(self._channel, self._in_flight.message, self._in_flight.descriptors)
         except OSError as error:
@@ -113,8 +120,12 @@ class WorkerProcess:
                 self._on_ready(self)
             case Done(generation) if self._in_flight and generation == self._in_flight.message.generation:
                 self._in_flight.done.set_result(None)
-                self._in_flight = None
+                self._in_flight = self._again = None
                 self._send_next()
+            case NoRoom(generation) if self._in_flight and generation == self._in_flight.message.generation:
+                level = logging.DEBUG if self._again else logging.WARNING
+                log.log(level, "worker %d (pid %d) is short of descriptors for its listeners", self.slot, self.pid)
+                self._again = self._loop.call_later(AGAIN_S, self._send_in_flight)
             case _:
                 self._give_up(channel.ChannelError(f"it sent {message} out of turn"))
 
@@ -126,6 +137,8 @@ class WorkerProcess:
     def _reap(self) -> None:
         self._loop.remove_reader(self._pidfd)
         self._loop.remove_reader(self._channel)
+        if self._again:
+            self._again.cancel()
         status = self._process.wait()
         os.close(self._pidfd)
         self._channel.close()

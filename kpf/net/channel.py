@@ -1,7 +1,9 @@
 """Frames between master and worker: one message of `kpf.net.messages` each, with its descriptors, over SOCK_SEQPACKET.
 
-The socket keeps frames apart. A frame whose descriptors are cut off or miscounted is fatal: whoever reads on would
-accept for the wrong frontend. Works on blocking and non-blocking sockets alike.
+The socket keeps frames apart. A frame that is cut off, or whose descriptors are miscounted, is fatal: whoever reads on
+would accept for the wrong frontend. Descriptors for which the receiver had no room are gone for good, whether the frame
+is read or only looked at (MSG_PEEK installs them, too); all is well if the frame is sent again. Works on blocking and
+non-blocking sockets alike.
 """
 
 import contextlib
@@ -12,7 +14,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, Ready
+from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, NoRoom, Ready
 
 # SCM_MAX_FD of the kernel (include/net/scm.h)
 MAX_DESCRIPTORS = 253
@@ -20,12 +22,20 @@ MAX_DESCRIPTORS = 253
 MAX_FRAME = 1 << 16
 MAX_FRONTENDS = 8192
 
-_TYPES = {kind.__name__: kind for kind in (Configure, Listen, Close, Drain, Ready, Done)}
+_TYPES = {kind.__name__: kind for kind in (Configure, Listen, Close, Drain, Ready, Done, NoRoom)}
 _SPACE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array("i").itemsize)
 
 
 class ChannelError(Exception):
     """What came, or was to be sent, is no message; the channel is of no use any more."""
+
+
+class NoRoomError(Exception):
+    """No room for the descriptors of the message of this `generation`; none of them is kept."""
+
+    def __init__(self, generation: int) -> None:
+        super().__init__(f"no room for the descriptors of message {generation}")
+        self.generation = generation
 
 
 def send(channel: socket.socket, message: Message, descriptors: Sequence[int] = ()) -> None:
@@ -44,7 +54,8 @@ def send(channel: socket.socket, message: Message, descriptors: Sequence[int] = 
 def receive(channel: socket.socket) -> tuple[Message, list[int]]:
     """The next message with its descriptors, which the caller owns from now on.
 
-    Raises EOFError when the other side is gone, BlockingIOError, `ChannelError`.
+    Raises EOFError when the other side is gone, BlockingIOError, `NoRoomError`, `ChannelError`; OSError for lack of
+    memory, and then it is still there.
     """
     try:
         frame, ancillary, flags, _ = channel.recvmsg(MAX_FRAME, _SPACE, socket.MSG_CMSG_CLOEXEC)
@@ -53,11 +64,13 @@ def receive(channel: socket.socket) -> tuple[Message, list[int]]:
         raise EOFError("the other side of the channel is gone") from error
     descriptors = _descriptors_in(ancillary)
     try:
-        if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
-            raise ChannelError("a message was cut off; out of descriptors?")
+        if flags & socket.MSG_TRUNC:
+            raise ChannelError("a message was cut off")
         if not frame:
             raise EOFError("the other side of the channel is gone")
         message = _decode(frame)
+        if flags & socket.MSG_CTRUNC and isinstance(message, Configure | Listen):
+            raise NoRoomError(message.generation)
         if len(descriptors) != _descriptors(message):
             raise ChannelError(f"{type(message).__name__} came with {len(descriptors)} descriptors")
     except BaseException:

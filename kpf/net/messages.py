@@ -1,7 +1,8 @@
 """What master and workers say to each other, one message a frame (`kpf.net.channel`).
 
-The master sends one message at a time and the worker answers each with `Done` of its generation. Listening sockets
-travel with `Listen`, the shared-memory descriptor with `Configure`. `Ready` comes by itself, once, before any `Done`.
+The master sends one message at a time and the worker answers each with `Done` of its generation, or `NoRoom`. Listening
+sockets travel with `Listen`, the shared-memory descriptor with `Configure`. `Ready` comes by itself, once, before any
+`Done`.
 """
 
 from dataclasses import dataclass
@@ -64,4 +65,12 @@ class Done:
     generation: int
 
 
-Message = Configure | Listen | Close | Drain | Ready | Done
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """From a worker: it is short of descriptors for the message of this generation, has kept none of those that came,
+    and is to be sent it again later."""
+
+    generation: int
+
+
+Message = Configure | Listen | Close | Drain | Ready | Done | NoRoom

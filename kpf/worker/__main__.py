@@ -2,7 +2,11 @@
 
 import sys
 
-from kpf.worker.worker import main
+from kpf.worker import signals
+
+signals.ignore()
+
+from kpf.worker.worker import main  # noqa: E402 (imports take a tenth of a second)
 
 if __name__ == "__main__":
     sys.exit(main(int(sys.argv[1])))

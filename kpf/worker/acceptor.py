@@ -1,19 +1,21 @@
 """Accepts a few connections of each listener a turn: fair between them, and seldom a call that says "nothing there".
 
 Listeners are level-triggered. At the connection limit, or short of descriptors or memory, a worker stops accepting:
-clients wait in the kernel's queue, the master steers new ones away, and it goes on by itself.
+clients wait in the kernel's queue, the master steers new ones away, and it goes on by itself. The master steers around
+it, too, while it does not hear all of its listeners.
 """
 
 import errno
 import resource
 import select
 
+from kpf.net.channel import MAX_DESCRIPTORS
 from kpf.shm.layout import ACTIVE, PAUSED, PAUSES, TOTAL
 from kpf.shm.region import Region
 from kpf.worker.clock import Clock
 from kpf.worker.dialer import SHORTAGES, Dialer
 from kpf.worker.listener import Listener
-from kpf.worker.sessions import Sessions
+from kpf.worker.sessions import NO_WATCHES, Sessions
 
 NOBODY = {errno.EAGAIN}
 # what may be pending on a connection by the time it is accepted: accept(2)
@@ -30,9 +32,13 @@ GONE = {
     errno.ETIMEDOUT,
     errno.EPERM,
 }
+# somebody has shut the listener down, or a security module is against it
+DEAF = {errno.EINVAL, errno.EACCES}
 
 # beside sessions and listeners: channel, epoll, shared memory, standard streams
 OWN_DESCRIPTORS = 32
+# a message of the master's, for which there must be room at all times
+MESSAGE_DESCRIPTORS = MAX_DESCRIPTORS
 PAUSE_MS = 100
 # of one listener in a turn, before others get theirs
 MAX_BURST = 32
@@ -42,7 +48,7 @@ DRAINS_A_TURN = 16
 
 class Acceptor:
     """All `listeners` of this worker, by descriptor. `limit`: how many sessions fit into the descriptors that are
-    left."""
+    left beside the reserve; there may be more of them, when listeners have come."""
 
     def __init__(
         self, sessions: Sessions, dialer: Dialer, clock: Clock, region: Region, *, worker: int, pipes: int
@@ -52,7 +58,11 @@ class Acceptor:
         self._record = region.layout.worker(worker)
         self.listeners: dict[int, Listener] = {}
         self._closing: dict[int, Listener] = {}
-        self._reserved = OWN_DESCRIPTORS + 2 * pipes
+        self._deaf: set[int] = set()
+        self._unwatched: set[int] = set()
+        self._watch_again_ms = 0
+        self._lacks_listeners = False
+        self._reserved = OWN_DESCRIPTORS + MESSAGE_DESCRIPTORS + 2 * pipes
         self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._total = region.words[self._record + TOTAL]
         self._paused_ms = 0
@@ -67,7 +77,7 @@ class Acceptor:
     @property
     def is_unsettled(self) -> bool:
         """True while `settle` has to be called after every turn."""
-        return bool(self._paused_ms or self._closing or self._dialer.short)
+        return bool(self._paused_ms or self._closing or self._dialer.short or self._unwatched)
 
     @property
     def is_closing(self) -> bool:
@@ -79,8 +89,13 @@ class Acceptor:
         self._sessions.make_room(descriptor)
         self.listeners[descriptor] = Listener(descriptor, frontend, layout=self._layout, worker=self._worker)
         if not self._paused_ms:
-            self._sessions.epoll.register(descriptor, select.EPOLLIN)
+            self._watch(descriptor)
         self._set_limit()
+
+    def lack(self, lacks_listeners: bool) -> None:
+        """There are listeners that the master could not hand over, or there are none any more."""
+        self._lacks_listeners = lacks_listeners
+        self._tell()
 
     def close(self, frontends: set[int] | None = None) -> None:
         """Close the listeners of these frontends, of all if None, once what is queued there is accepted: `settle`."""
@@ -106,6 +121,8 @@ class Acceptor:
             self._resume()
         elif self._dialer.short:
             self._pause()
+        elif self._unwatched:
+            self._watch_again()
         if self._closing:
             self._drain()
         return self.is_closing and not self._paused_ms
@@ -117,7 +134,8 @@ class Acceptor:
             descriptor, listener = next(iter(self._closing.items()))
             if self.accept(listener, MAX_BURST) < MAX_BURST and not self._paused_ms:
                 del self._closing[descriptor], self.listeners[descriptor]
-                self._sessions.epoll.unregister(descriptor)
+                self._unwatch(descriptor)
+                self._deaf.discard(descriptor)
                 listener.sock.close()
                 self._set_limit()
 
@@ -127,7 +145,7 @@ class Acceptor:
         accepted: list[tuple[int, str]] = []
         gone = 0
         while len(accepted) + gone < most:
-            if sessions.active >= self.limit or self._paused_ms:
+            if sessions.active >= self.limit or self._paused_ms or sessions.unwatched:
                 self._pause()
                 break
             # counted before it is here: SIGKILL may come between the kernel's accept and any word of ours, and a
@@ -143,6 +161,9 @@ class Acceptor:
                     continue
                 if error.errno in SHORTAGES:
                     self._pause()
+                elif error.errno in DEAF:
+                    self._unwatch(listener.descriptor)
+                    self._deaf.add(listener.descriptor)
                 elif error.errno not in NOBODY:
                     raise
                 break
@@ -156,24 +177,56 @@ class Acceptor:
     def _pause(self) -> None:
         if self._paused_ms:
             return
+        for descriptor in self.listeners:
+            self._unwatch(descriptor)
         self._paused_ms = self._clock.now_ms
         self._clock.is_restless = True
         self._words[self._record + PAUSES] += 1
-        self._words[self._record + PAUSED] = 1
-        for descriptor in self.listeners:
-            self._sessions.epoll.unregister(descriptor)
+        self._tell()
 
     def _resume(self) -> None:
         """Go on when there is room for more than one, and not at every turn: there may be many listeners."""
         room = self.limit - self._sessions.active
-        if self._clock.now_ms - self._paused_ms < PAUSE_MS or room <= self.limit // 64:
+        is_full = room <= self.limit // 64 or self._sessions.unwatched
+        if self._clock.now_ms - self._paused_ms < PAUSE_MS or is_full:
             self._clock.at(self._clock.now_ms + PAUSE_MS)
             return
         self._paused_ms = 0
         self._dialer.short = False
-        self._words[self._record + PAUSED] = 0
         for descriptor in self.listeners:
+            self._watch(descriptor)
+        self._tell()
+
+    def _watch(self, descriptor: int) -> None:
+        if descriptor in self._deaf:
+            return
+        try:
             self._sessions.epoll.register(descriptor, select.EPOLLIN)
+        except OSError as error:
+            if error.errno not in NO_WATCHES:
+                raise
+            self._unwatched.add(descriptor)
+            self._clock.is_restless = True
+            self._tell()
+
+    def _unwatch(self, descriptor: int) -> None:
+        if descriptor in self._unwatched:
+            self._unwatched.remove(descriptor)
+        elif not self._paused_ms and descriptor not in self._deaf:
+            self._sessions.epoll.unregister(descriptor)
+
+    def _watch_again(self) -> None:
+        if self._clock.now_ms >= self._watch_again_ms:
+            self._watch_again_ms = self._clock.now_ms + PAUSE_MS
+            unwatched, self._unwatched = self._unwatched, set()
+            for descriptor in unwatched:
+                self._watch(descriptor)
+            self._tell()
+        self._clock.at(self._watch_again_ms)
+
+    def _tell(self) -> None:
+        """The master steers around a worker that says so."""
+        self._words[self._record + PAUSED] = bool(self._paused_ms or self._unwatched or self._lacks_listeners)
 
     def _set_limit(self) -> None:
         self.limit = max((self._descriptors - self._reserved - len(self.listeners)) // 2, 1)

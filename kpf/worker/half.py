@@ -13,8 +13,9 @@ EITHER = READABLE | select.EPOLLOUT
 
 # Half.state: 0 is the plain relay with nothing in hand; anything else is looked at off the hot path.
 # PENDING: there are bytes that the other side had no room for; PIPED: they are in a pipe.
-# NAGLING: the client has sent only once, and the backend's socket does not have TCP_NODELAY yet. URGENT: there may be an
-# urgent mark, where a splice stops as if there were no more. RESTING: it has had its rounds, and goes on in the next turn.
+# NAGLING: the client has sent only once, and the backend's socket does not have TCP_NODELAY yet.
+# URGENT: there may be an urgent mark, where a splice stops as if there were no more.
+# RESTING: it has had its rounds, and goes on in the next turn.
 DIALLING, PENDING, PIPED, SPLICING, DEAD, FAILED, NAGLING, URGENT, RESTING = 1, 2, 4, 8, 16, 32, 64, 128, 256
 
 # Half.end: whether this side may still send; its end was seen; all bytes and the end were passed on.

@@ -1,27 +1,24 @@
 """What a worker does when its master is gone: it serves on until another one has taken over.
 
-The abstract socket `kpf` is the lock of the living master (`kpf.master.lock`): that one accepts and closes a
-connection to it once it has taken over all portals.
+The living master holds one of a few abstract sockets (`kpf.master.lock`): it accepts and closes a connection to it once
+it has taken over all portals. A stranger may hold another one, and is not listened to.
 """
 
 import contextlib
-import errno
 import select
 import socket
 
-ADDRESS = "\0kpf"
-RETRY_MS = 500
+from kpf.net.credentials import NAMES, peer_of
 
-# nobody is there yet; its queue is full
-NOT_YET = {errno.ECONNREFUSED, errno.EAGAIN, errno.ENOENT}
+RETRY_MS = 500
 
 
 class Orphan:
-    """Waits for another master. `deadline_ms`: when to leave in any case."""
+    """Waits for another master, of root or of the last one's user. `deadline_ms`: when to leave in any case."""
 
-    def __init__(self, epoll: select.epoll, deadline_ms: int) -> None:
+    def __init__(self, epoll: select.epoll, master_uid: int, deadline_ms: int) -> None:
         self.deadline_ms = deadline_ms
-        self._epoll = epoll
+        self._epoll, self._master_uid = epoll, master_uid
         self._socket: socket.socket | None = None
         self._next_ms = 0
 
@@ -35,23 +32,34 @@ class Orphan:
         if self._socket is not None or now_ms < self._next_ms:
             return
         self._next_ms = now_ms + RETRY_MS
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        for name in NAMES:
+            # nobody is there yet; its queue is full; descriptors or memory are short: there is a next time
+            with contextlib.suppress(OSError):
+                self._socket = self._connected(name)
+            if self._socket is not None:
+                return
+
+    def _connected(self, name: str) -> socket.socket | None:
+        """Raises OSError."""
+        kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        sock = socket.socket(socket.AF_UNIX, kind)
         try:
-            sock.connect(ADDRESS)
-        except OSError as error:
+            sock.connect(name)
+            if peer_of(sock).is_trusted(self._master_uid):
+                self._epoll.register(sock, select.EPOLLIN)
+                return sock
+        except OSError:
             sock.close()
-            if error.errno not in NOT_YET:
-                raise
-            return
-        self._socket = sock
-        self._epoll.register(sock, select.EPOLLIN)
+            raise
+        sock.close()
+        return None
 
     def is_relieved(self) -> bool:
         """epoll says so of its descriptor: True if another master has taken over, False if that one died before."""
         assert self._socket is not None
         relieved = False
         # a reset: it died with the connection in its queue
-        with contextlib.suppress(ConnectionResetError):
+        with contextlib.suppress(OSError):
             relieved = self._socket.recv(1) == b""
         self._socket.close()
         self._socket = None

@@ -277,6 +277,11 @@ class Relay:
 
     # beginning and end
 
+    def watch_again(self, now_ms: int) -> None:
+        """Try again to have all sockets watched, and end the sessions for which that has taken too long."""
+        for half in self._sessions.watch_again(now_ms):
+            self.fail(half)
+
     def begin(self, client: Half, backend: Half) -> None:
         """They are a session from now on; what is known of the client so far is passed on first."""
         client.peer, backend.peer = backend, client

@@ -1,22 +1,28 @@
 """The sessions of a worker, and the end of them: who is there, and what is done once a batch of events is through."""
 
+import errno
 import select
 import socket
 
 from kpf.shm.layout import ACTIVE, F_BYTES_IN, F_ENDED
 from kpf.shm.region import Words
-from kpf.worker.half import DEAD, PASSED, PIPED, Half
+from kpf.worker.half import DEAD, DIALLING, PASSED, PIPED, Half
 from kpf.worker.pipes import PipePool
 
 _ENDED_OF = F_ENDED - F_BYTES_IN
+
+# fs.epoll.max_user_watches, which all processes of a user share
+NO_WATCHES = {errno.ENOSPC, errno.ENOMEM}
+# how long one that epoll has no room for may wait
+UNWATCHED_LIMIT_MS = 4000
 
 
 class Sessions:
     """`active`: how many, dials included. `halves`: by descriptor, None where there is none.
 
     `ends` and `dead`: directions whose end is to be passed on, and sockets that are to be closed, when the batch is
-    through. Until then a socket's number cannot be used again, so no event is taken for another socket's. `record`: the
-    worker's own words.
+    through. Until then a socket's number cannot be used again, so no event is taken for another socket's. `unwatched`:
+    those that epoll had no room for, and since when if that is known. `record`: the worker's own words.
     """
 
     def __init__(self, epoll: select.epoll, words: Words, record: int, pipes: PipePool) -> None:
@@ -27,6 +33,7 @@ class Sessions:
         self._record_active = record + ACTIVE
         self.ends: list[Half] = []
         self.dead: list[Half] = []
+        self.unwatched: dict[Half, int] = {}
 
     def count(self, change: int) -> None:
         """A client more, or less."""
@@ -37,11 +44,30 @@ class Sessions:
         """Register with epoll, which says at once what is there already. Events of its descriptor are its own."""
         fd = half.fd
         try:
+            self.epoll.register(fd, half.mask)
             self.halves[fd] = half
         except IndexError:
             self.make_room(fd)
             self.halves[fd] = half
-        self.epoll.register(fd, half.mask)
+        except OSError as error:
+            if error.errno not in NO_WATCHES:
+                raise
+            self.unwatched[half] = 0
+
+    def watch_again(self, now_ms: int) -> list[Half]:
+        """Register those that epoll had no room for. Returns the ones that have waited too long; a dial has its own
+        time-out."""
+        late: list[Half] = []
+        waiting, self.unwatched = self.unwatched, {}
+        for half, since_ms in waiting.items():
+            if half.state & DEAD:
+                continue
+            self.watch(half)
+            if half in self.unwatched:
+                self.unwatched[half] = since_ms or now_ms
+                if since_ms and now_ms - since_ms >= UNWATCHED_LIMIT_MS and not half.state & DIALLING:
+                    late.append(half)
+        return late
 
     def make_room(self, descriptor: int) -> None:
         """Whatever epoll watches needs a place in `halves`."""

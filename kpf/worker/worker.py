@@ -8,12 +8,11 @@ import gc
 import os
 import resource
 import select
-import signal
 import socket
 from time import monotonic_ns
 
 from kpf.net import channel
-from kpf.net.messages import Close, Configure, Done, Drain, Listen, Ready
+from kpf.net.messages import Close, Configure, Drain, Listen
 from kpf.shm import layout
 from kpf.shm.balancer import Balancer
 from kpf.shm.layout import FRONTENDS_USED_AT, HEARTBEAT, MEMBERS_USED_AT
@@ -22,6 +21,7 @@ from kpf.worker import privileges
 from kpf.worker.acceptor import Acceptor
 from kpf.worker.clock import Clock
 from kpf.worker.dialer import Dialer
+from kpf.worker.orders import Orders
 from kpf.worker.orphan import Orphan
 from kpf.worker.pipes import PipePool
 from kpf.worker.relay import Relay
@@ -31,12 +31,12 @@ from kpf.worker.sweeper import Sweeper
 BATCH = 256
 # the master takes a worker whose heartbeat is late for stuck
 HEARTBEAT_MS = 500
+# of 1000: a worker is replaced, and others go on meanwhile; so it goes before the master, which has more memory
+OOM_SCORE_ADJ_ABOVE_MASTER = 100
 
 
 def main(descriptor: int) -> int:
     """Serve the master at the other end of this socket. Returns the exit status."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
     master = socket.socket(fileno=descriptor)
     os.set_inheritable(descriptor, False)
     try:
@@ -46,14 +46,15 @@ def main(descriptor: int) -> int:
     if not isinstance(message, Configure):
         raise channel.ChannelError(f"{type(message).__name__} before Configure")
     _raise_descriptor_limit()
+    _die_before_the_master()
     kept = privileges.drop(message.uid, message.gid)
-    worker = Worker(master, message, Region.attach(descriptors[0]))
+    orders = Orders(master)
+    worker = Worker(orders, message, Region.attach(descriptors[0]))
     gc.collect()
     gc.disable()
     gc.freeze()
-    with contextlib.suppress(BrokenPipeError):
-        channel.send(master, Ready(os.getpid(), kept))
-        channel.send(master, Done(message.generation))
+    orders.ready(kept, os.getpid())
+    orders.answer(message)
     worker.run()
     return 0
 
@@ -61,9 +62,9 @@ def main(descriptor: int) -> int:
 class Worker:
     """One slot's process."""
 
-    def __init__(self, master: socket.socket, configuration: Configure, region: Region) -> None:
+    def __init__(self, orders: Orders, configuration: Configure, region: Region) -> None:
         slot, record = configuration.slot, region.layout.worker(configuration.slot)
-        self._master, self._configuration = master, configuration
+        self._orders, self._configuration = orders, configuration
         self._words, self._record = region.words, record
         _forget_predecessor(region, slot)
         self._epoll = select.epoll()
@@ -77,9 +78,8 @@ class Worker:
         self._orphan: Orphan | None = None
         self._unanswered: Close | Drain | None = None
         self._leaving = self._is_over = False
-        master.setblocking(False)
-        self._sessions.make_room(master.fileno())
-        self._epoll.register(master, select.EPOLLIN)
+        self._sessions.make_room(orders.descriptor)
+        self._epoll.register(orders.descriptor, select.EPOLLIN)
 
     def run(self) -> None:
         """Accept, dial and relay until there is nothing left to do."""
@@ -113,10 +113,14 @@ class Worker:
         clock.due_ms = clock.now_ms + HEARTBEAT_MS
         self._dialer.expire()
         self._sweeper.sweep()
+        if self._sessions.unwatched:
+            self._relay.watch_again(clock.now_ms)
         more = acceptor.settle()
         if self._unanswered and not acceptor.is_closing:
-            self._answer(self._unanswered)
+            self._orders.answer(self._unanswered)
             self._unanswered = None
+        if self._orders.is_unsettled:
+            self._orders.settle()
         if self._orphan:
             self._orphan.tick(clock.now_ms)
             self._sessions.make_room(self._orphan.descriptor)
@@ -128,24 +132,26 @@ class Worker:
 
     def _other_ready(self, descriptor: int) -> None:
         """The master, this one or another; or a socket that was closed earlier in the batch."""
-        if descriptor == self._master.fileno():
+        if descriptor == self._orders.descriptor and self._orphan is None:
             self._obey()
         elif self._orphan is not None and descriptor == self._orphan.descriptor and self._orphan.is_relieved():
             self._leave()
 
     def _obey(self) -> None:
         try:
-            message, descriptors = channel.receive(self._master)
-        except BlockingIOError:
-            return
+            order = self._orders.next()
         except EOFError:
             self._master_is_gone()
             return
+        self._acceptor.lack(self._orders.lacks_listeners)
+        if order is None:
+            return
+        message, descriptors = order
         match message:
             case Listen(frontends=frontends):
                 for descriptor, frontend in zip(descriptors, frontends, strict=True):
                     self._acceptor.open(descriptor, frontend)
-                self._answer(message)
+                self._orders.answer(message)
             case Close(frontends=frontends):
                 self._acceptor.close(set(frontends))
                 self._unanswered = message
@@ -161,16 +167,13 @@ class Worker:
         self._acceptor.close()
         self._leaving = self._clock.is_restless = True
 
-    def _answer(self, message: Listen | Close | Drain) -> None:
-        # it may be gone: then the channel says so by itself
-        with contextlib.suppress(OSError):
-            channel.send(self._master, Done(message.generation))
-
     def _master_is_gone(self) -> None:
         self._clock.is_restless = True
-        self._epoll.unregister(self._master)
-        self._master.close()
-        self._orphan = Orphan(self._epoll, self._clock.now_ms + int(self._configuration.orphan_timeout_s * 1000))
+        self._epoll.unregister(self._orders.descriptor)
+        self._orders.close()
+        self._acceptor.lack(False)
+        deadline_ms = self._clock.now_ms + int(self._configuration.orphan_timeout_s * 1000)
+        self._orphan = Orphan(self._epoll, self._orders.master_uid, deadline_ms)
 
 
 def _forget_predecessor(region: Region, slot: int) -> None:
@@ -182,6 +185,15 @@ def _forget_predecessor(region: Region, slot: int) -> None:
         words[counters + layout.F_ENDED] = words[counters + layout.F_TOTAL]
     for member in range(words[MEMBERS_USED_AT]):
         words[places.member_counter(slot, member) + layout.M_ACTIVE] = 0
+
+
+def _die_before_the_master() -> None:
+    """When memory runs out."""
+    # a sandbox may hide it: then it is as it was
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
+        score = min(int(file.read()) + OOM_SCORE_ADJ_ABOVE_MASTER, 1000)
+        file.seek(0)
+        file.write(str(score))
 
 
 def _raise_descriptor_limit() -> None:

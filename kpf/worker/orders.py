@@ -1,0 +1,73 @@
+"""The worker's end of the channel: what the master says, and the answers, which a shortage only delays."""
+
+import errno
+import socket
+from collections import deque
+
+from kpf.net import channel
+from kpf.net.credentials import peer_of
+from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, NoRoom, Ready
+
+# the master has no time to read, or memory is short. All else means that it is gone, and the channel says so by itself
+NOT_NOW = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM}
+
+Order = Configure | Listen | Close | Drain
+
+
+class Orders:
+    """`descriptor`: of the channel. `master_uid`: who the master is. `lacks_listeners`: it had to refuse some."""
+
+    def __init__(self, master: socket.socket) -> None:
+        master.setblocking(False)
+        self._master = master
+        self.descriptor = master.fileno()
+        self.master_uid = peer_of(master).uid
+        self.lacks_listeners = False
+        self._answers: deque[Message] = deque()
+
+    @property
+    def is_unsettled(self) -> bool:
+        """True while there are answers that could not be given."""
+        return bool(self._answers)
+
+    def next(self) -> tuple[Message, list[int]] | None:
+        """The next order with its descriptors; None if there is none, or none that there is room for.
+
+        Raises EOFError when the master is gone, `ChannelError`.
+        """
+        try:
+            message, descriptors = channel.receive(self._master)
+        except channel.NoRoomError as error:
+            self.lacks_listeners = True
+            self._answers.append(NoRoom(error.generation))
+            self.settle()
+            return None
+        except OSError as error:
+            if error.errno not in NOT_NOW:
+                raise
+            return None
+        self.lacks_listeners = self.lacks_listeners and not isinstance(message, Listen)
+        return message, descriptors
+
+    def ready(self, privileges: str, pid: int) -> None:
+        self._answers.append(Ready(pid, privileges))
+        self.settle()
+
+    def answer(self, order: Order) -> None:
+        self._answers.append(Done(order.generation))
+        self.settle()
+
+    def settle(self) -> None:
+        """Give the answers there are, in their order, as far as they can be given now."""
+        while self._answers:
+            try:
+                channel.send(self._master, self._answers[0])
+            except OSError as error:
+                if error.errno in NOT_NOW:
+                    return
+            self._answers.popleft()
+
+    def close(self) -> None:
+        """The master is gone."""
+        self._answers.clear()
+        self._master.close()
