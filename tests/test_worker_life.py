@@ -16,11 +16,13 @@ from pathlib import Path
 import pytest
 
 from kpf.net import channel
+from kpf.net.credentials import NAMES
 from kpf.net.messages import Close, Drain
 from kpf.worker.half import DEAD, NAGLING, PASSED
 from kpf.worker.pipes import PipePool
 from kpf.worker.signals import IGNORED
 from kpf.worker.sweeper import HALF_CLOSED_LIMIT_MS, ROUND_MS, STEPS
+from tests.strangers import stranger
 from tests.worker_driver import (
     Established,
     Greeter,
@@ -283,6 +285,23 @@ def test_without_a_master_it_serves_until_another_has_taken_over() -> None:
 def accept_within(lock: socket.socket, seconds: float) -> socket.socket:
     lock.settimeout(seconds)
     return lock.accept()[0]
+
+
+def test_a_stranger_relieves_nobody_and_the_true_master_is_found_beside_it() -> None:
+    with Server(echo) as server, node(orphan_timeout_s=20) as made:
+        _, at = made.frontend([server.at])
+        with stranger(NAMES[0], how="relieves"):
+            orphan_of(made)
+            # it is asked at once, and again and again
+            with pytest.raises(subprocess.TimeoutExpired):
+                made.workers[0].process.wait(0.7)
+            with connect(at) as sock:
+                assert ask(sock)
+            with socket.socket(socket.AF_UNIX) as lock:
+                lock.bind(NAMES[3])
+                lock.listen()
+                accept_within(lock, 3).close()
+            assert made.workers[0].process.wait(5) == 0
 
 
 def test_a_new_master_that_dies_early_relieves_nobody() -> None:

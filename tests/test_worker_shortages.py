@@ -1,6 +1,7 @@
 """What a shortage costs, or an errno at one socket: one connection or one pause, never the worker."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import resource
@@ -13,7 +14,7 @@ import pytest
 
 from kpf.master import process
 from kpf.master.process import WorkerProcess
-from kpf.net import channel, sockets
+from kpf.net import channel, credentials, sockets
 from kpf.net.channel import MAX_DESCRIPTORS
 from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, NoRoom, Ready
 from kpf.shm.region import Region
@@ -292,7 +293,7 @@ def test_a_worker_whose_connections_epoll_has_no_room_for_accepts_no_more(sessio
 @pytest.mark.parametrize("short_of", ["descriptors", "watches"])
 def test_an_orphan_that_is_short_looks_again_later(short_of: str) -> None:
     with select.epoll() as epoll, socket.socket(socket.AF_UNIX) as lock:
-        lock.bind(orphan.NAMES[0])
+        lock.bind(credentials.NAMES[0])
         lock.listen()
         scarce = ScarceEpoll(epoll)
         scarce.is_full = short_of == "watches"
@@ -311,7 +312,7 @@ def test_an_orphan_that_is_short_looks_again_later(short_of: str) -> None:
         made.tick(1000 + orphan.RETRY_MS)
         assert made.descriptor != -1
         lock.setblocking(False)
-        with pytest.raises(BlockingIOError):
+        with contextlib.suppress(BlockingIOError):
             while True:
                 lock.accept()[0].close()
         assert made.is_relieved()

@@ -14,7 +14,8 @@ import os
 import socket
 import time
 
-from kpf.net.credentials import NAMES, Peer, peer_of
+from kpf.net import credentials
+from kpf.net.credentials import Peer, peer_of
 
 log = logging.getLogger("kpf")
 
@@ -81,11 +82,11 @@ Strangers = dict[str, Peer | None]
 def _claim() -> tuple[socket.socket | None, str | None, Strangers]:
     """A listening socket, its name, and who has those before it. Raises `AlreadyRunningError`, OSError."""
     strangers: Strangers = {}
-    for name in NAMES:
+    for name in credentials.NAMES:
         mine = _bound(name, strangers)
         if mine is not None:
             try:
-                for other in NAMES:
+                for other in credentials.NAMES:
                     if other != name:
                         _check(other, _holder(other))
             except BaseException:

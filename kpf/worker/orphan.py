@@ -8,7 +8,7 @@ import contextlib
 import select
 import socket
 
-from kpf.net.credentials import NAMES, peer_of
+from kpf.net import credentials
 
 RETRY_MS = 500
 
@@ -32,7 +32,7 @@ class Orphan:
         if self._socket is not None or now_ms < self._next_ms:
             return
         self._next_ms = now_ms + RETRY_MS
-        for name in NAMES:
+        for name in credentials.NAMES:
             # nobody is there yet; its queue is full; descriptors or memory are short: there is a next time
             with contextlib.suppress(OSError):
                 self._socket = self._connected(name)
@@ -45,7 +45,7 @@ class Orphan:
         sock = socket.socket(socket.AF_UNIX, kind)
         try:
             sock.connect(name)
-            if peer_of(sock).is_trusted(self._master_uid):
+            if credentials.peer_of(sock).is_trusted(self._master_uid):
                 self._epoll.register(sock, select.EPOLLIN)
                 return sock
         except OSError:
