@@ -83,8 +83,8 @@ def test_out_of_descriptors_orphans_wait_and_the_loop_goes_on(monkeypatch: pytes
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as orphan:
             orphan.connect(credentials.NAMES[0])
             orphan.setblocking(False)
-            listener = held._socket
-            assert listener is not None
+            assert held._socket is not None
+            listener: socket.socket = held._socket
 
             class Scarce:
                 def accept(self) -> tuple[socket.socket, str]:

@@ -1,6 +1,5 @@
 """A worker from its start to its end: privileges, limits, drain, death and successors, life without a master."""
 
-import fcntl
 import os
 import resource
 import select
@@ -19,7 +18,6 @@ from kpf.net import channel
 from kpf.net.credentials import NAMES
 from kpf.net.messages import Close, Drain
 from kpf.worker.half import DEAD, NAGLING, PASSED
-from kpf.worker.pipes import PipePool
 from kpf.worker.signals import IGNORED
 from kpf.worker.sweeper import HALF_CLOSED_LIMIT_MS, ROUND_MS, STEPS
 from tests.strangers import stranger
@@ -468,38 +466,3 @@ def test_a_half_closed_connection_that_is_silent_for_too_long_is_cut(
 
 def test_the_half_closed_may_be_silent_for_an_hour() -> None:
     assert HALF_CLOSED_LIMIT_MS == 3_600_000
-
-
-def test_pipes_are_few_and_as_large_as_they_must_be() -> None:
-    assert [PipePool(workers).limit for workers in (1, 2, 4, 60, 100)] == [32, 30, 15, 1, 0]
-    pool = PipePool(30)
-    first, second = pool.take(), pool.take()
-    assert first
-    assert second
-    assert pool.take() is None
-    assert not pool.has_room
-    assert fcntl.fcntl(first[1], fcntl.F_GETPIPE_SZ) == 1 << 20
-    pool.give(first)
-    assert pool.take() == first
-    pool.discard(second)
-    assert pool.has_room
-    pool.discard(first)
-
-
-def test_pipes_that_nobody_needs_are_closed() -> None:
-    before = len(os.listdir("/proc/self/fd"))
-    pool = PipePool(1)
-    taken = [pool.take() for _ in range(3)]
-    for pipe in taken:
-        assert pipe is not None
-        pool.give(pipe)
-    pool.trim()
-    assert len(os.listdir("/proc/self/fd")) == before + 6, "they were in use a moment ago"
-    pipe = pool.take()
-    assert pipe is not None
-    pool.give(pipe)
-    pool.trim()
-    assert len(os.listdir("/proc/self/fd")) == before + 2, "one of them was in use again"
-    pool.trim()
-    assert len(os.listdir("/proc/self/fd")) == before
-    assert pool.has_room

@@ -2,7 +2,7 @@
 
 Backends' sockets get keepalive once they have lived through a whole round: four system calls that short connections
 are spared. A connection that is half-closed and has been silent for too long is cut. Pipes that were not needed for a
-round are closed.
+round are closed, those that others need are taken from who does not read.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import struct
 from kpf.net.sockets import keep_alive
 from kpf.worker.clock import Clock
 from kpf.worker.half import DEAD, DIALLING, PASSED, Half
+from kpf.worker.lender import Lender
 from kpf.worker.pipes import PipePool
 from kpf.worker.relay import Relay
 from kpf.worker.sessions import Sessions
@@ -27,6 +28,7 @@ class Sweeper:
 
     def __init__(self, sessions: Sessions, relay: Relay, clock: Clock, pipes: PipePool) -> None:
         self._sessions, self._relay, self._clock, self._pipes = sessions, relay, clock, pipes
+        self._lender = Lender(sessions, pipes)
         self._next_ms = 0
         self._step = 0
         # by step: how often each half was seen
@@ -36,6 +38,7 @@ class Sweeper:
         """Do the next step when it is time."""
         if self._clock.now_ms >= self._next_ms:
             self._next_ms = self._clock.now_ms + ROUND_MS // STEPS
+            self._lender.look()
             self._step = (self._step + 1) % STEPS
             if not self._step:
                 self._pipes.trim()
@@ -50,7 +53,9 @@ class Sweeper:
 
     def _look_at(self, half: Half, age: int) -> None:
         if age == 2 and half.choice is not None:
-            keep_alive(half)
+            # a system that refuses it to one socket
+            with contextlib.suppress(OSError):
+                keep_alive(half)
         if half.end == PASSED and age > 2 and self._silent_ms(half) >= HALF_CLOSED_LIMIT_MS:
             self._relay.fail(half)
 
