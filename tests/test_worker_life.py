@@ -68,6 +68,17 @@ def test_no_privilege_is_left_and_signals_are_the_masters_business() -> None:
             assert receive_all(sock) == b"\0"
 
 
+def test_signals_that_go_to_a_process_group_end_no_worker() -> None:
+    named = ("HUP", "INT", "TERM", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "PIPE", "IO", "PWR", "STKFLT")
+    with Server(echo) as server, node() as made:
+        process = made.workers[0].process
+        with connect(made.frontend([server.at])[1]) as sock:
+            for name in named:
+                process.send_signal(getattr(signal, f"SIG{name}"))
+            assert ask(sock)
+        assert process.poll() is None
+
+
 def test_no_capability_is_left_where_there_is_no_other_id_to_become() -> None:
     """To become another user takes them all, but the bounding set; here the worker has to give them up itself."""
     with node(uid=0) as made:
@@ -129,9 +140,9 @@ def test_at_its_limit_a_worker_pauses_and_goes_on_by_itself() -> None:
         time.sleep(0.3)
         view = made.directory.worker(0)
         assert (view.paused, view.active, view.pauses) == (True, limit, 1)
-        busy_ticks = cpu_ticks(made)
+        busy_ticks = made.workers[0].cpu_ticks()
         time.sleep(0.5)
-        assert cpu_ticks(made) - busy_ticks <= 2
+        assert made.workers[0].cpu_ticks() - busy_ticks <= 2
         for sock in clients[:limit]:
             assert receive_exactly(sock, 1) == b"\0"
             sock.close()
@@ -143,11 +154,6 @@ def test_at_its_limit_a_worker_pauses_and_goes_on_by_itself() -> None:
         servers.let_go()
         eventually(made.is_quiet)
         eventually(lambda: not made.directory.worker(0).paused)
-
-
-def cpu_ticks(made: Node) -> int:
-    fields = Path(f"/proc/{made.workers[0].process.pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
 
 
 def test_short_of_descriptors_it_pauses_and_the_client_it_has_is_served_later() -> None:

@@ -7,6 +7,7 @@ import os
 import resource
 import select
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -89,6 +90,25 @@ def test_a_full_worker_takes_as_many_listeners_as_a_message_has() -> None:
                 assert ask(sock)
 
 
+def test_a_worker_above_its_new_limit_accepts_nobody_until_it_is_below() -> None:
+    """With 253 listeners more, DESCRIPTORS are too few for any reserve: one session at a time is all there may be."""
+    with Server(echo) as server, node(descriptors=DESCRIPTORS) as made:
+        _, at = made.frontend([server.at])
+        sessions = [connect(at) for _ in range(30)]
+        assert all(map(ask, sessions))
+        made.hand_over(made.workers[0], 0, make_listeners(made, MAX_DESCRIPTORS, server))
+        assert not made.directory.worker(0).paused
+        with connect(at) as late:
+            late.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                ask(late)
+            assert made.directory.worker(0).paused
+            for sock in sessions:
+                sock.close()
+            late.settimeout(5)
+            assert receive_exactly(late, 1) == b"x"
+
+
 def test_listeners_that_there_is_no_room_for_are_asked_for_again() -> None:
     """A second message, for which the first has left no room: nothing of it is kept, and the worker is steered around
     until it has got it all. What it has goes on."""
@@ -163,6 +183,10 @@ def test_a_listener_that_somebody_has_shut_down_costs_nobody_else_anything() -> 
             assert ask(kept)
             with pytest.raises(ConnectionRefusedError):
                 connect(at)
+            # nor any time
+            begun = made.workers[0].cpu_ticks()
+            time.sleep(0.2)
+            assert made.workers[0].cpu_ticks() - begun <= 2
             made.workers[0].tell(Close(made.next(), (slot,)))
             assert ask(kept)
 
