@@ -119,7 +119,7 @@ class Workers:
         self._processes[slot] = process
         process.send(self._newborn(slot), [self._directory.descriptor])
         for frontends, sockets in _batches(self._listeners.of_worker(slot)):
-            process.send(Listen(next(self._generation), frontends), [one.fileno() for one in sockets])
+            process.send(Listen(next(self._generation), frontends), sockets)
         self._handle(Spawned(slot, process.pid))
 
     def _on_ready(self, process: WorkerProcess) -> None:
@@ -140,22 +140,26 @@ class Workers:
     async def announce(self, groups: Sequence[OpenListener]) -> None:
         """Hand out listeners; wait a while until all who live accept on them."""
         answers = [
-            process.send(Listen(next(self._generation), frontends), [one.fileno() for one in sockets])
+            process.send(Listen(next(self._generation), frontends), sockets)
             for slot, process in self._processes.items()
             for frontends, sockets in _batches((group.frontend_slot, group.sockets[slot]) for group in groups)
         ]
         # they listen already: who is late delays connections and loses none
-        await _wait(answers)
+        if answers:
+            await asyncio.wait(answers, timeout=ACKNOWLEDGE_S)
 
-    async def withdraw(self, frontends: Sequence[int]) -> "list[asyncio.Future[None]]":
-        """Make all workers close these listeners; wait a while. Returns what is still unanswered."""
+    async def withdraw(self, frontends: Sequence[int]) -> None:
+        """Make all workers close these listeners; return once each has answered, or died.
+
+        Until then one that is late may still have to be told of them, and takes connections by their frontends' slots.
+        """
         answers = [
             process.send(Close(next(self._generation), tuple(batch)))
             for process in self._processes.values()
             for batch in _chunks(frontends)
         ]
-        await _wait(answers)
-        return [answer for answer in answers if not answer.done()]
+        if answers:
+            await asyncio.wait(answers)
 
     async def drain(self) -> None:
         """Replace nobody any more, let all finish what they have, and return when the last has ended."""
@@ -177,11 +181,6 @@ class Workers:
         while not condition():
             self._changed.clear()
             await self._changed.wait()
-
-
-async def _wait(answers: "list[asyncio.Future[None]]") -> None:
-    if answers:
-        await asyncio.wait(answers, timeout=ACKNOWLEDGE_S)
 
 
 def _chunks(items: Sequence[int]) -> Iterator[Sequence[int]]:
