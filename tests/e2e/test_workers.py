@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from kpf.lab.clients import connect, failures, hold, names, steady
 from kpf.lab.daemon import Daemon
-from tests.e2e.world import World, eventually
+from tests.e2e.world import World, eventually, stopped_child
 
 SHOP = ("10.96.0.10", 80)
 
@@ -116,7 +115,7 @@ def test_a_newborn_that_wakes_late_serves_each_service_by_its_own_pods(world: Wo
     with world.daemon(workers=1) as daemon:
         (pid,) = daemon.worker_pids()
         os.kill(pid, signal.SIGKILL)
-        newborn = _stopped_child(daemon, pid)
+        newborn = stopped_child(daemon, pid)
         before = len(os.listdir(f"/proc/{daemon.pid}/fd"))
         world.manifests.remove("old.yaml")
         # it must not be closed for as long as the newborn, which is to be told of it, has not answered
@@ -129,15 +128,6 @@ def test_a_newborn_that_wakes_late_serves_each_service_by_its_own_pods(world: Wo
             os.kill(newborn, signal.SIGCONT)
             assert names(clients.result()) == {pods[1]: 5}
         assert daemon.worker_pids() == [newborn]
-
-
-def _stopped_child(daemon: Daemon, former: int) -> int:
-    """The worker that comes after that one, stopped before it has begun to listen to the master."""
-    while True:
-        for child in psutil.Process(daemon.pid).children():
-            if child.pid != former and "kpf.worker" in child.cmdline():
-                child.suspend()
-                return child.pid
 
 
 def _queued() -> int:

@@ -2,10 +2,11 @@
 
 from tests.mutants import Mutant
 
-HANDOVER, WORKERS, RECONCILE = (
+HANDOVER, WORKERS, RECONCILE, LIFECYCLE = (
     "tests/test_master_handover.py::",
     "tests/test_master_workers.py::",
     "tests/test_reconcile.py::",
+    "tests/e2e/test_lifecycle.py::",
 )
 
 MUTANTS = (
@@ -88,5 +89,43 @@ MUTANTS = (
         "                    raise _HeldBackError\n"
         "                for step in transition(self._effects.now, self.desired):",
         (RECONCILE + "test_endpoints_follow_while_the_rules_are_refused",),
+    ),
+    Mutant(
+        "signals end the daemon until its event loop has handlers",
+        "kpf/__main__.py",
+        "        signals.hold()",
+        "        pass",
+        (
+            LIFECYCLE + "test_reloads_that_are_asked_for_from_the_start_to_the_end_are_harmless",
+            LIFECYCLE + "test_a_stop_that_comes_while_it_starts_is_obeyed",
+        ),
+    ),
+    Mutant(
+        "SIGUSR1 and SIGUSR2 end the daemon",
+        "kpf/master/intents.py",
+        "            loop.add_signal_handler(number, lambda: None)",
+        "            pass",
+        (LIFECYCLE + "test_signals_that_mean_nothing_are_harmless",),
+    ),
+    Mutant(
+        "signals that are held are never heard",
+        "kpf/signals.py",
+        "signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)",
+        "signal.pthread_sigmask(signal.SIG_UNBLOCK, ())",
+        (LIFECYCLE + "test_reloads_that_are_asked_for_from_the_start_to_the_end_are_harmless",),
+    ),
+    Mutant(
+        "reloads pile up",
+        "kpf/master/intents.py",
+        "        elif not self._queue.empty():",
+        "        elif self._queue.qsize() < 0:",
+        ("tests/test_intents.py::test_reloads_do_not_pile_up",),
+    ),
+    Mutant(
+        "a stop waits until the start is over",
+        "kpf/master/intents.py",
+        "await asyncio.wait([task, asked], return_when=asyncio.FIRST_COMPLETED)",
+        "await asyncio.wait([task])",
+        ("tests/test_intents.py", LIFECYCLE + "test_a_stop_does_not_wait_for_workers_that_are_never_ready"),
     ),
 )
