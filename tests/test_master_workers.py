@@ -196,11 +196,21 @@ def test_a_number_that_is_used_again_is_never_sent() -> None:
     assert statuses == [-signal.SIGKILL]
 
 
-def test_a_worker_that_talks_nonsense_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("said", "times"),
+    [
+        ("[]", 1),
+        ('["Done",{"generation":7}]', 1),
+        # a worker that has been taken over could have itself taken for a fresh one for ever
+        ('["Ready",{"pid":1,"privileges":"none"}]', 2),
+    ],
+)
+def test_a_worker_that_talks_nonsense_is_killed(said: str, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     statuses: list[int] = []
 
     def nonsense(theirs: Any) -> Any:
-        code = f"import socket, time; socket.socket(fileno={theirs.fileno()}).send(b'[]'); time.sleep(20)"
+        sending = f"to = socket.socket(fileno={theirs.fileno()}); [to.send({said.encode()!r}) for _ in range({times})]"
+        code = f"import socket, time; {sending}; time.sleep(20)"
         command = [sys.executable, "-c", code]
         return subprocess.Popen(command, pass_fds=[theirs.fileno()])
 

@@ -68,7 +68,7 @@ class WorkerProcess:
         self._queue: deque[_Outgoing] = deque()
         self._in_flight: _Outgoing | None = None
         self._again: asyncio.TimerHandle | None = None
-        self._is_short = False
+        self._is_short = self._is_ready = False
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
@@ -105,16 +105,15 @@ class WorkerProcess:
             channel.send(self._channel, following.message, following.descriptors())
         except OSError as error:
             if error.errno in SHORTAGES:
-                self._send_later(error)
+                self._send_later(f"{error.strerror}")
                 return
             if error.errno not in GONE:
                 self._give_up(error)
-        self._is_short = False
         self._in_flight = self._queue.popleft()
 
-    def _send_later(self, shortage: OSError) -> None:
+    def _send_later(self, why: str) -> None:
         if not self._is_short:
-            log.warning("worker %d (pid %d) cannot be told anything yet: %s", self.slot, self.pid, shortage.strerror)
+            log.warning("worker %d (pid %d) cannot be told anything yet: %s", self.slot, self.pid, why)
         self._is_short = True
         self._again = self._loop.call_later(RETRY_S, self._send_again)
 
@@ -134,12 +133,12 @@ class WorkerProcess:
             self._give_up(error)
             return
         match message:
-            case Ready(_, privileges):
-                self.privileges = privileges
+            case Ready(_, privileges) if not self._is_ready:
+                self._is_ready, self.privileges = True, privileges
                 self._on_ready(self)
             case Done(generation) if self._in_flight and generation == self._in_flight.message.generation:
                 self._in_flight.done.set_result(None)
-                self._in_flight = None
+                self._in_flight, self._is_short = None, False
                 self._send_next()
             case _:
                 self._give_up(channel.ChannelError(f"it sent {message} out of turn"))

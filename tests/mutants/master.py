@@ -37,6 +37,13 @@ MUTANTS = (
         (WORKERS + "test_a_shortage_delays_what_is_said_and_kills_nobody",),
     ),
     Mutant(
+        "a worker may say again and again that it is ready",
+        "kpf/master/process.py",
+        "            case Ready(_, privileges) if not self._is_ready:",
+        "            case Ready(_, privileges):",
+        (WORKERS + "test_a_worker_that_talks_nonsense_is_killed",),
+    ),
+    Mutant(
         "slots are retired without an answer",
         "kpf/master/effects.py",
         "        await self._workers.withdraw(self._listeners.withdraw(listeners))",
