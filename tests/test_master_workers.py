@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kpf.master import process, workers
+from kpf.master import process, supervisor, workers
 from kpf.master.listeners import Listeners
 from kpf.master.process import WorkerGoneError, WorkerProcess
 from kpf.master.supervisor import State
@@ -222,6 +222,21 @@ def test_a_worker_that_talks_nonsense_is_killed(said: str, times: int, monkeypat
 
     asyncio.run(run())
     assert statuses == [-signal.SIGKILL]
+
+
+def test_one_that_is_stuck_while_all_finish_what_they_have_is_killed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor, "LATE_S", 0.8)
+    monkeypatch.setattr(supervisor, "STUCK_S", 1.2)
+
+    async def play(made: Workers) -> None:
+        await made.start()
+        os.kill(made.slots[0].pid, signal.SIGSTOP)
+        await asyncio.wait_for(made.drain(), 10.0)
+
+    scene(play)
+    assert "is killed: no heartbeat" in caplog.text
 
 
 def test_a_death_by_any_signal_or_none_is_told_and_replaced(caplog: pytest.LogCaptureFixture) -> None:

@@ -98,6 +98,8 @@ class Workers:
         self._changed.set()
 
     def _steer(self, healthy: frozenset[int]) -> None:
+        if self._stopping:
+            return
         try:
             if not self._listeners.steer(healthy):
                 return
@@ -162,12 +164,19 @@ class Workers:
             await asyncio.wait(answers)
 
     async def drain(self) -> None:
-        """Replace nobody any more, let all finish what they have, and return when the last has ended."""
+        """Replace nobody any more, let all finish what they have, and return when the last has ended.
+
+        Who is stuck is killed all the same: others may wait for a lock that it holds.
+        """
         self._stopping = True
         self._handle(StopRequested())
         for process in self._processes.values():
             process.send(Drain(next(self._generation)))
-        await self._until(lambda: not self._processes)
+        supervising = asyncio.create_task(self.supervise())
+        try:
+            await self._until(lambda: not self._processes)
+        finally:
+            supervising.cancel()
 
     async def abort(self) -> None:
         """Kill all that are left."""

@@ -44,6 +44,14 @@ MUTANTS = (
         (WORKERS + "test_a_worker_that_talks_nonsense_is_killed",),
     ),
     Mutant(
+        "nobody looks after workers that finish what they have",
+        "kpf/master/workers.py",
+        "        try:\n            await self._until(lambda: not self._processes)\n        finally:\n",
+        "        supervising.cancel()\n        try:\n            await self._until(lambda: not self._processes)\n"
+        "        finally:\n",
+        (WORKERS + "test_one_that_is_stuck_while_all_finish_what_they_have_is_killed",),
+    ),
+    Mutant(
         "slots are retired without an answer",
         "kpf/master/effects.py",
         "        await self._workers.withdraw(self._listeners.withdraw(listeners))",
