@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kpf.master import process, workers
+from kpf.master import process, supervisor, workers
 from kpf.master.listeners import Listeners
 from kpf.master.process import WorkerGoneError, WorkerProcess
 from kpf.master.supervisor import State
@@ -104,7 +105,7 @@ def test_a_worker_that_a_message_cannot_be_sent_to_is_replaced_and_told_everythi
     def refusing(to: Any, message: Message, descriptors: Any = ()) -> None:
         sent.append(message)
         if isinstance(message, Listen) and sum(isinstance(one, Listen) for one in sent) == 1:
-            raise OSError(errno.ETOOMANYREFS, "too many references")
+            raise OSError(errno.EBADF, "bad file descriptor")
         real(to, message, descriptors)
 
     monkeypatch.setattr(channel, "send", refusing)
@@ -121,11 +122,95 @@ def test_a_worker_that_a_message_cannot_be_sent_to_is_replaced_and_told_everythi
     assert "cannot be spoken to" in caplog.text
 
 
-def test_a_worker_that_talks_nonsense_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", sorted(process.SHORTAGES), ids=lambda number: errno.errorcode[number])
+def test_a_shortage_delays_what_is_said_and_kills_nobody(
+    number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, shortages = channel.send, iter(range(3))
+
+    def short(to: Any, message: Message, descriptors: Any = ()) -> None:
+        if isinstance(message, Listen) and next(shortages, None) is not None:
+            raise OSError(number, os.strerror(number))
+        real(to, message, descriptors)
+
+    monkeypatch.setattr(channel, "send", short)
+    monkeypatch.setattr(process, "RETRY_S", 0.01)
+
+    async def play(made: Workers) -> None:
+        await made.start()
+        pid = made.slots[0].pid
+        (worker,) = made._processes.values()
+        first, second = worker.send(Listen(7, ())), worker.send(Listen(8, ()))
+        await second
+        assert first.done()
+        assert made.slots[0].pid == pid
+
+    scene(play)
+    assert next(shortages, None) is None
+    assert caplog.text.count(f"cannot be told anything yet: {os.strerror(number)}") == 1
+
+
+def test_one_that_dies_while_there_is_a_shortage_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = channel.send
+
+    def short(to: Any, message: Message, descriptors: Any = ()) -> None:
+        if isinstance(message, Listen):
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        real(to, message, descriptors)
+
+    monkeypatch.setattr(channel, "send", short)
+
+    async def play(made: Workers) -> None:
+        await made.start()
+        pid = made.slots[0].pid
+        (worker,) = made._processes.values()
+        answer = worker.send(Listen(7, ()))
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(WorkerGoneError):
+            await answer
+        await until(lambda: made.slots[0].state is State.READY and made.slots[0].pid != pid)
+        # the timer of the one that is gone would have spoken to a closed channel by now
+        await asyncio.sleep(2 * process.RETRY_S)
+        assert worker._again is None or worker._again.cancelled()
+
+    scene(play)
+
+
+def test_a_number_that_is_used_again_is_never_sent() -> None:
+    statuses: list[int] = []
+
+    async def run() -> None:
+        worker = WorkerProcess(0, on_ready=lambda _: None, on_exit=lambda _, status: statuses.append(status))
+        region = Region.create(1)
+        worker.send(configure(0), [region.descriptor])
+        first = socket.socket()
+        number = first.fileno()
+        answer = worker.send(Listen(1, (7,)), [first])
+        first.close()
+        with socket.socket() as other:
+            assert other.fileno() == number
+            with pytest.raises(WorkerGoneError):
+                await asyncio.wait_for(answer, 10.0)
+
+    asyncio.run(run())
+    assert statuses == [-signal.SIGKILL]
+
+
+@pytest.mark.parametrize(
+    ("said", "times"),
+    [
+        ("[]", 1),
+        ('["Done",{"generation":7}]', 1),
+        # a worker that has been taken over could have itself taken for a fresh one for ever
+        ('["Ready",{"pid":1,"privileges":"none"}]', 2),
+    ],
+)
+def test_a_worker_that_talks_nonsense_is_killed(said: str, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     statuses: list[int] = []
 
     def nonsense(theirs: Any) -> Any:
-        code = f"import socket, time; socket.socket(fileno={theirs.fileno()}).send(b'[]'); time.sleep(20)"
+        sending = f"to = socket.socket(fileno={theirs.fileno()}); [to.send({said.encode()!r}) for _ in range({times})]"
+        code = f"import socket, time; {sending}; time.sleep(20)"
         command = [sys.executable, "-c", code]
         return subprocess.Popen(command, pass_fds=[theirs.fileno()])
 
@@ -137,6 +222,21 @@ def test_a_worker_that_talks_nonsense_is_killed(monkeypatch: pytest.MonkeyPatch)
 
     asyncio.run(run())
     assert statuses == [-signal.SIGKILL]
+
+
+def test_one_that_is_stuck_while_all_finish_what_they_have_is_killed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor, "LATE_S", 0.8)
+    monkeypatch.setattr(supervisor, "STUCK_S", 1.2)
+
+    async def play(made: Workers) -> None:
+        await made.start()
+        os.kill(made.slots[0].pid, signal.SIGSTOP)
+        await asyncio.wait_for(made.drain(), 10.0)
+
+    scene(play)
+    assert "is killed: no heartbeat" in caplog.text
 
 
 def test_a_death_by_any_signal_or_none_is_told_and_replaced(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import errno
+import itertools
 import os
 import socket
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
@@ -18,11 +20,12 @@ from kpf.master.reconcile import Reconciler
 from kpf.master.workers import Workers
 from kpf.model.endpoint import EndpointSlice
 from kpf.model.names import Family
-from kpf.model.rules import Action, Portal, Verdict
+from kpf.model.rules import Action, Portal, Rules, Verdict
 from kpf.model.service import Service, ServicePort
 from kpf.model.snapshot import Snapshot
 from kpf.net import sockets
 from kpf.netlink.conntrack import Stale
+from kpf.nft.elements import all_elements
 from kpf.nft.fake import FakeKernel
 from kpf.nft.kernel import Kernel
 from kpf.plan.node import NodeFacts
@@ -37,20 +40,39 @@ PORTS = range(23100, 23110)
 
 
 class NoWorkers:
-    """Workers that answer at once. `pause`: what is awaited while listeners are announced."""
+    """Workers that answer at once, or when they are let: `pause` for what is announced, `answer` for what is closed."""
 
     def __init__(self) -> None:
         self.announced: list[OpenListener] = []
-        self.pause = asyncio.Event()
+        self.withdrawn: list[int] = []
+        self.pause, self.answer = asyncio.Event(), asyncio.Event()
         self.pause.set()
+        self.answer.set()
 
     async def announce(self, groups: Sequence[OpenListener]) -> None:
         self.announced += groups
         await self.pause.wait()
 
-    async def withdraw(self, frontends: Sequence[int]) -> list[asyncio.Future[None]]:
+    async def withdraw(self, frontends: Sequence[int]) -> None:
         assert all(any(group.frontend_slot == slot for group in self.announced) for slot in frontends)
-        return []
+        self.withdrawn += frontends
+        await self.answer.wait()
+
+
+class RefusingKernel(FakeKernel):
+    """`tries`: when a transaction was tried; each fails while it `refuses`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refuses, self.tries = False, list[float]()
+
+    def _begin(self) -> None:
+        self.tries.append(time.monotonic())
+        self.fail_next = self.fail_next or self.refuses
+        super()._begin()
+
+    def has(self, rules: Rules | None) -> bool:
+        return rules is not None and self.elements == dict(all_elements(rules))
 
 
 class Node:
@@ -58,9 +80,9 @@ class Node:
 
     def __init__(self, *, port_range: range = PORTS) -> None:
         self.objects: list[Service | EndpointSlice] = []
-        self.reads, self.knows_enough = 0, True
+        self.reads, self.knows_enough, self.readable = 0, True, True
         self.facts = FACTS
-        self.kernel, self.workers = FakeKernel(), NoWorkers()
+        self.kernel, self.workers = RefusingKernel(), NoWorkers()
         self.directory, self.listeners = Directory(Region.create(1)), Listeners(1)
         self.effects = Effects(self.directory, self.listeners, cast(Workers, self.workers), cast(Kernel, self.kernel))
         self.reconciler = Reconciler(
@@ -73,6 +95,8 @@ class Node:
 
     def read(self) -> Snapshot | None:
         self.reads += 1
+        if not self.readable:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         return snapshot(*self.objects) if self.knows_enough else None
 
     def serve(self, name: str, number: int, count: int = 1, **fields: object) -> None:
@@ -290,6 +314,132 @@ def test_after_a_failure_everything_is_written_anew(failure: str, caplog: pytest
         assert all(one.endpoints for one in node.effects.now.frontends.values())
         node.objects = [one for one in node.objects if not (isinstance(one, EndpointSlice) and one.name.name == "x")]
         await until(lambda: node.action(1) is Verdict.REFUSE if node.effects.now.rules else False)
+        # what the kernel has, whatever we believe of it
+        assert node.kernel.has(node.reconciler.desired.rules)
+
+    scene(play)
+
+
+def _pauses(times: Sequence[float]) -> list[float]:
+    return [after - before for before, after in itertools.pairwise(times)]
+
+
+async def _refused(node: Node, monkeypatch: pytest.MonkeyPatch, *, first_s: float) -> None:
+    """Services 1 and 2 are served, and the transaction for 3 has just been refused."""
+    node.serve("one", 1, 2)
+    node.serve("two", 2)
+    await node.sync()
+    monkeypatch.setattr(reconcile, "RETRY_FIRST_S", first_s)
+    node.kernel.refuses = True
+    node.kernel.tries.clear()
+    node.serve("three", 3)
+    node.reconciler.request()
+    await until(lambda: node.kernel.tries != [])
+
+
+def test_a_transaction_that_fails_is_tried_again_at_growing_intervals_whatever_is_requested(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reconcile, "RETRY_ASKED_S", 0.01)
+
+    async def play(node: Node) -> None:
+        await _refused(node, monkeypatch, first_s=0.1)
+        while len(node.kernel.tries) < 4:
+            node.serve("one", 1, len(node.kernel.tries))
+            node.reconciler.request()
+            await asyncio.sleep(0.01)
+        for pause_s, least_s in zip(_pauses(node.kernel.tries), (0.1, 0.2, 0.4), strict=True):
+            assert pause_s >= least_s
+        node.kernel.refuses = False
+        await until(lambda: node.kernel.has(node.effects.now.rules))
+        assert node.answers(3)
+
+    scene(play)
+
+
+def test_endpoints_follow_while_the_rules_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "RETRY_ASKED_S", 0.01)
+
+    async def play(node: Node) -> None:
+        await _refused(node, monkeypatch, first_s=60.0)
+        for count in (3, 1, 4):
+            node.serve("one", 1, count)
+            node.reconciler.request()
+            (slot,) = (slot for one, slot in node.effects.slots().items() if one.frontend.port.service == "one")
+            await until(lambda slot=slot, count=count: len(node.directory.members(slot)) == count)  # type: ignore[misc]
+        assert len(node.kernel.tries) == 1
+        assert node.reconciler.progress.waiting_since_s is not None
+
+    scene(play)
+
+
+def test_what_may_be_the_remedy_is_tried_soon_and_not_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "RETRY_ASKED_S", 0.3)
+
+    async def play(node: Node) -> None:
+        await _refused(node, monkeypatch, first_s=60.0)
+        for number in itertools.takewhile(lambda _: len(node.kernel.tries) < 3, itertools.count(4)):
+            node.serve("three", number % 250)
+            node.reconciler.request()
+            await asyncio.sleep(0.01)
+        assert min(_pauses(node.kernel.tries)) > 0.15
+        node.kernel.refuses = False
+        node.forget("three")
+        node.reconciler.request()
+        await until(lambda: node.kernel.has(node.effects.now.rules))
+        await until(lambda: node.reconciler.progress.waiting_since_s is None)
+
+    scene(play)
+
+
+def test_a_source_that_cannot_be_read_is_asked_again_at_intervals(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reconcile, "RETRY_ASKED_S", 0.3)
+
+    def failures() -> list[float]:
+        return [one.created for one in caplog.records if "what was in force stays so" in one.message]
+
+    async def play(node: Node) -> None:
+        node.serve("one", 1)
+        await node.sync()
+        monkeypatch.setattr(reconcile, "RETRY_FIRST_S", 60.0)
+        transactions, node.readable = node.kernel.transactions, False
+        while len(failures()) < 3:
+            node.reconciler.request()
+            await asyncio.sleep(0.01)
+        assert min(_pauses(failures())) > 0.15
+        node.readable = True
+        await node.sync()
+        # nothing is wrong with the table
+        assert node.kernel.transactions == transactions
+
+    scene(play)
+
+
+def test_a_slot_is_used_again_only_when_all_workers_have_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(effects, "QUIET_S", 0.0)
+    monkeypatch.setattr(directory, "COLLECT_MS", 0)
+
+    async def play(node: Node) -> None:
+        node.serve("old", 1)
+        await node.sync()
+        ((listener, slot),) = node.effects.slots().items()
+        node.workers.answer.clear()
+        node.forget("old")
+        await node.sync()
+        await until(lambda: node.workers.withdrawn == [slot])
+        for number in (2, 3):
+            node.serve(f"new-{number}", number)
+            await node.sync()
+        assert slot not in node.effects.slots().values()
+        assert node.effects.closing == {listener}
+        assert not sockets.port_is_free("127.0.0.1", listener.at.port)
+        node.workers.answer.set()
+        await until(lambda: not node.effects.closing)
+        node.serve("new-4", 4)
+        await node.sync()
+        assert slot in node.effects.slots().values()
 
     scene(play)
 

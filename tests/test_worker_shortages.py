@@ -141,7 +141,7 @@ def test_listeners_that_there_is_no_room_for_are_asked_for_again() -> None:
 def test_the_master_tells_a_worker_again_that_had_no_room(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(process, "AGAIN_S", 0.05)
+    monkeypatch.setattr(process, "RETRY_S", 0.05)
 
     async def scene() -> None:
         ready, ended = asyncio.Event(), asyncio.Event()

@@ -129,6 +129,7 @@ class Effects:
                 return
 
     async def _write(self, old: Rules | None, new: Rules) -> None:
+        # unless it is known to have succeeded, a full sync follows
         self.now.rules = None
         if old is None:
             await self._kernel.replace(new)
@@ -169,17 +170,12 @@ class Effects:
     async def _close(self, listeners: tuple[Listener, ...]) -> None:
         slots = [self._listeners[listener].frontend_slot for listener in listeners]
         await self.quiet(slots)
-        unanswered = await self._workers.withdraw(self._listeners.withdraw(listeners))
+        await self._workers.withdraw(self._listeners.withdraw(listeners))
         for listener in listeners:
-            self._still_open = None
-            self._listeners.close(listener)
+            self._directory.retire(self._listeners.close(listener))
             self.closing.discard(listener)
+        self._still_open = None
         self.on_closed()
-        # a worker that is stuck still has them: their slots are used again only once it has answered, or died
-        if unanswered:
-            await asyncio.wait(unanswered)
-        for slot in slots:
-            self._directory.retire(slot)
 
     async def quiet(self, slots: Iterable[int]) -> None:
         """Wait until nothing has been accepted for a while: what was redirected before may still be on its way."""

@@ -4,10 +4,8 @@ import asyncio
 import gc
 import logging
 import resource
-import signal
 import time
 from collections.abc import Callable
-from enum import Enum, auto
 from pathlib import Path
 
 from kpf import __version__
@@ -15,6 +13,7 @@ from kpf.config import Config, ConfigError, reload_needs_restart
 from kpf.master import report
 from kpf.master.effects import Effects
 from kpf.master.facts import NodeWatch
+from kpf.master.intents import Intent, Intents
 from kpf.master.listeners import Listeners
 from kpf.master.lock import AlreadyRunningError, DaemonLock
 from kpf.master.reconcile import Reconciler
@@ -48,15 +47,6 @@ class ControlSocketError(RuntimeError):
     """The control socket cannot be made."""
 
 
-class Intent(Enum):
-    RELOAD = auto()
-    STOP = auto()
-    STOP_NOW = auto()
-
-
-SIGNALS = {signal.SIGHUP: Intent.RELOAD, signal.SIGTERM: Intent.STOP, signal.SIGINT: Intent.STOP_NOW}
-
-
 def main(config: Config, reload: Callable[[], Config]) -> int:
     """Run the daemon until it is told to stop. `reload` reads the configuration anew and raises `ConfigError`."""
     gc.set_threshold(*COLLECT_AFTER)
@@ -85,7 +75,7 @@ class Master:
 
     def __init__(self, config: Config, reload: Callable[[], Config], lock: DaemonLock) -> None:
         self._config, self._reload, self._lock = config, reload, lock
-        self._intents: asyncio.Queue[Intent] = asyncio.Queue()
+        self._intents = Intents()
         self._started_s = time.monotonic()
         self._draining = False
         workers = config.workers
@@ -110,16 +100,21 @@ class Master:
 
     async def run(self) -> None:
         """Serve from the first sync to the end of the last connection."""
-        for number, intent in SIGNALS.items():
-            asyncio.get_running_loop().add_signal_handler(number, self._intents.put_nowait, intent)
+        with self._intents.heard():
+            await self._live()
+
+    async def _live(self) -> None:
         try:
-            tasks = await self._start()
+            tasks = await self._intents.unless_stopped(self._start())
         except BaseException:
             # nobody is served yet: without this the workers would wait for a successor of ours
             await self._workers.abort()
             await self._servers.close()
             await self._health_checks.close()
             raise
+        if tasks is None:
+            await self._stop(now=True)
+            return
         try:
             intent = await self._obey(tasks)
         finally:

@@ -23,8 +23,9 @@ log = logging.getLogger("kpf")
 
 # it has died: the pidfd is about to say so
 GONE = {errno.EPIPE, errno.ECONNRESET}
-# until a worker that had no room for descriptors is told again
-AGAIN_S = 1.0
+# of memory, or of descriptors that may be on their way at once (unix(7)): no fault of the worker, and it passes
+SHORTAGES = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}
+RETRY_S = 0.1
 
 
 class WorkerGoneError(ConnectionError):
@@ -36,9 +37,15 @@ Order = Configure | Listen | Close | Drain
 
 @dataclass(slots=True)
 class _Outgoing:
+    """`files`: what goes with it. A number is asked for when it is sent: of a socket that is closed by then it is -1,
+    never somebody else's."""
+
     message: Order
-    descriptors: Sequence[int]
+    files: Sequence[socket.socket | int]
     done: asyncio.Future[None]
+
+    def descriptors(self) -> list[int]:
+        return [one if isinstance(one, int) else one.fileno() for one in self.files]
 
 
 class WorkerProcess:
@@ -61,6 +68,7 @@ class WorkerProcess:
         self._queue: deque[_Outgoing] = deque()
         self._in_flight: _Outgoing | None = None
         self._again: asyncio.TimerHandle | None = None
+        self._is_short = self._is_ready = False
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
@@ -74,12 +82,12 @@ class WorkerProcess:
         self._loop.add_reader(self._pidfd, self._reap)
         self._loop.add_reader(self._channel, self._receive)
 
-    def send(self, message: Order, descriptors: Sequence[int] = ()) -> asyncio.Future[None]:
+    def send(self, message: Order, files: Sequence[socket.socket | int] = ()) -> asyncio.Future[None]:
         """Queue a message; the future ends with its acknowledgement, or with `WorkerGoneError`.
 
-        One message is in flight at a time. The descriptors must stay open until then.
+        One message is in flight at a time. What goes with it must stay open until it is sent: then the kernel holds it.
         """
-        outgoing = _Outgoing(message, descriptors, self._loop.create_future())
+        outgoing = _Outgoing(message, files, self._loop.create_future())
         # somebody may lose interest in a worker that dies
         outgoing.done.add_done_callback(lambda future: future.cancelled() or future.exception())
         self._queue.append(outgoing)
@@ -90,18 +98,28 @@ class WorkerProcess:
         signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def _send_next(self) -> None:
-        if self._in_flight is not None or not self._queue:
+        if self._in_flight or self._again or not self._queue:
             return
-        self._in_flight = self._queue.popleft()
-        self._send_in_flight()
-
-    def _send_in_flight(self) -> None:
-        assert self._in_flight is not None
+        following = self._queue[0]
         try:
-            channel.send(self._channel, self._in_flight.message, self._in_flight.descriptors)
+            channel.send(self._channel, following.message, following.descriptors())
         except OSError as error:
+            if error.errno in SHORTAGES:
+                self._send_later(f"{error.strerror}")
+                return
             if error.errno not in GONE:
                 self._give_up(error)
+        self._in_flight = self._queue.popleft()
+
+    def _send_later(self, why: str) -> None:
+        if not self._is_short:
+            log.warning("worker %d (pid %d) cannot be told anything yet: %s", self.slot, self.pid, why)
+        self._is_short = True
+        self._again = self._loop.call_later(RETRY_S, self._send_again)
+
+    def _send_again(self) -> None:
+        self._again = None
+        self._send_next()
 
     def _receive(self) -> None:
         try:
@@ -115,17 +133,17 @@ class WorkerProcess:
             self._give_up(error)
             return
         match message:
-            case Ready(_, privileges):
-                self.privileges = privileges
+            case Ready(_, privileges) if not self._is_ready:
+                self._is_ready, self.privileges = True, privileges
                 self._on_ready(self)
             case Done(generation) if self._in_flight and generation == self._in_flight.message.generation:
                 self._in_flight.done.set_result(None)
-                self._in_flight = self._again = None
+                self._in_flight, self._is_short = None, False
                 self._send_next()
             case NoRoom(generation) if self._in_flight and generation == self._in_flight.message.generation:
-                level = logging.DEBUG if self._again else logging.WARNING
-                log.log(level, "worker %d (pid %d) is short of descriptors for its listeners", self.slot, self.pid)
-                self._again = self._loop.call_later(AGAIN_S, self._send_in_flight)
+                self._queue.appendleft(self._in_flight)
+                self._in_flight = None
+                self._send_later("it is short of descriptors")
             case _:
                 self._give_up(channel.ChannelError(f"it sent {message} out of turn"))
 

@@ -1,8 +1,12 @@
 """Makes what is follow what must hold: level-triggered, coalesced, one sync at a time.
 
-A request only marks that something may have changed; a sync reads everything anew. After an error comes a full sync,
-with a back-off. Whatever was in force stays so until a sync replaces it. A frontend for which there is no room is left
-out, named, and tried again; the others do not wait for it.
+A request only marks that something may have changed; a sync reads everything anew. Whatever was in force stays so until
+a sync replaces it. A frontend for which there is no room is left out, named, and tried again; the others do not wait
+for it.
+
+After a failure there is a back-off. What is requested meanwhile waits for a second of it at most, since it may be the
+remedy; but rules that were refused are not written again before it is over. A sync until then ends in front of its
+transaction, so endpoints in shared memory follow all the same.
 """
 
 import asyncio
@@ -16,13 +20,14 @@ from kpf.master.effects import Effects, FrontendsFailedError
 from kpf.master.listeners import is_free
 from kpf.master.occupied import OccupiedNodePorts
 from kpf.model.names import FrontendKey
+from kpf.model.rules import Rules
 from kpf.model.snapshot import Node, Problem, Snapshot
 from kpf.nft.kernel import TransactionFailedError
 from kpf.plan.desired import DesiredState, desired_state
 from kpf.plan.ground import ProxyPorts, ground_for
 from kpf.plan.intent import Intent, Planner
 from kpf.plan.node import NodeFacts
-from kpf.plan.transition import is_all_forgotten, transition
+from kpf.plan.transition import Step, WriteRules, is_all_forgotten, transition
 
 log = logging.getLogger("kpf")
 
@@ -30,6 +35,7 @@ MIN_INTERVAL_S = 0.1
 FULL_SYNC_INTERVAL_S = 3600.0
 RETRY_FIRST_S = 0.25
 RETRY_LAST_S = 10.0
+RETRY_ASKED_S = 1.0
 
 # a refused transaction, an address that has gone, manifests that cannot be read: it may come right
 RETRIED = (TransactionFailedError, OSError)
@@ -47,6 +53,25 @@ class Progress:
     synced: bool = False
     waiting_since_s: float | None = None
     last_success_s: float = field(default_factory=time.monotonic)
+
+
+class _HeldBackError(Exception):
+    """The rules are those that have just been refused."""
+
+
+@dataclass(slots=True)
+class _BackOff:
+    """`wait_s`: 0 while all is well. `until_s`: when what has failed is tried again, on the monotonic clock."""
+
+    wait_s: float = 0.0
+    until_s: float = float("-inf")
+
+    def grow(self) -> None:
+        self.wait_s = min(max(self.wait_s * 2, RETRY_FIRST_S), RETRY_LAST_S)
+        self.until_s = time.monotonic() + self.wait_s
+
+    def end(self) -> None:
+        self.wait_s, self.until_s = 0.0, float("-inf")
 
 
 class Reconciler:
@@ -74,6 +99,9 @@ class Reconciler:
         self._occupied = OccupiedNodePorts()
         self._full = True
         self._full_due_s = float("-inf")
+        self._back_off = _BackOff()
+        # what was written last, if that has failed
+        self._refused: Rules | None = None
         # the guard knows a listener until it is closed
         effects.on_closed = self.request
         self.on_problems: Callable[[tuple[Problem, ...]], None] = lambda _: None
@@ -95,24 +123,22 @@ class Reconciler:
 
     async def run(self) -> None:
         """Sync when asked to, for ever; at once when it has been quiet, else `MIN_INTERVAL_S` after the last one."""
-        retry_s = 0.0
         while True:
-            await self._wait(retry_s)
+            await self._wait()
             started_s = time.monotonic()
-            complete = await self._attempt()
-            retry_s = 0.0 if complete else min(max(retry_s * 2, RETRY_FIRST_S), RETRY_LAST_S)
-            await asyncio.sleep(max(0.0, started_s + MIN_INTERVAL_S - time.monotonic()))
+            interval_s = await self._attempt()
+            await asyncio.sleep(max(0.0, started_s + interval_s - time.monotonic()))
 
-    async def _wait(self, retry_s: float) -> None:
-        wait_s = retry_s or max(self._full_due_s - time.monotonic(), 0.0)
+    async def _wait(self) -> None:
+        due_s = self._back_off.until_s if self._back_off.wait_s else self._full_due_s
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
+            async with asyncio.timeout(max(due_s - time.monotonic(), 0.0)):
                 await self._requested.wait()
         self._requested.clear()
         self._full = self._full or time.monotonic() >= self._full_due_s
 
-    async def _attempt(self) -> bool:
-        """True if all that is wanted is in force."""
+    async def _attempt(self) -> float:
+        """Seconds from its beginning to that of the next one, at least."""
         self._newest_since_s = None
         if self.progress.waiting_since_s is None:
             self.progress.waiting_since_s = time.monotonic()
@@ -121,13 +147,17 @@ class Reconciler:
             if snapshot is None:
                 # whoever knows more will ask; until then there is nothing to try
                 self._full_due_s = time.monotonic() + FULL_SYNC_INTERVAL_S
-                return True
+                self._back_off.end()
+                return MIN_INTERVAL_S
             complete = await self._sync(snapshot)
+        except _HeldBackError:
+            return MIN_INTERVAL_S
         except RETRIED as error:
             log.error("sync failed, what was in force stays so: %s", error)
         except Exception:
             # one object that kpf cannot cope with must not end the service of all others
             log.exception("sync failed by a defect in kpf, what was in force stays so")
+            self._full = True
         else:
             self.progress.generation += 1
             self.progress.synced = True
@@ -135,15 +165,20 @@ class Reconciler:
             self.progress.waiting_since_s = self._newest_since_s
             self.first_sync.set()
             self.changed.set()
-            return complete
-        self._full = True
-        return False
+            if complete:
+                self._back_off.end()
+            else:
+                self._back_off.grow()
+            return MIN_INTERVAL_S
+        self._back_off.grow()
+        return min(self._back_off.wait_s, RETRY_ASKED_S)
 
     async def _sync(self, snapshot: Snapshot) -> bool:
+        """True if all that is wanted is in force."""
         started_s = time.monotonic()
-        full, self._full = self._full, False
-        if full:
+        if self._full:
             self._effects.now.rules = None
+        self._full, full = False, self._effects.now.rules is None
         self.node, facts = snapshot.node, self._facts(snapshot)
         intent = self._planner.intent(snapshot, facts)
         try:
@@ -182,13 +217,23 @@ class Reconciler:
             self.desired = desired_state(intent, ground, self.desired)
             try:
                 for step in transition(self._effects.now, self.desired):
-                    await self._effects.perform(step)
+                    await self._perform(step)
                     steps += 1
             except FrontendsFailedError as error:
                 # they are not desired in the next round, so it ends
                 left_out |= error.reasons
             else:
                 return steps
+
+    async def _perform(self, step: Step) -> None:
+        if not isinstance(step, WriteRules):
+            await self._effects.perform(step)
+            return
+        if step.new == self._refused and time.monotonic() < self._back_off.until_s:
+            raise _HeldBackError
+        self._refused = step.new
+        await self._effects.perform(step)
+        self._refused = None
 
     def _report(self, problems: tuple[Problem, ...]) -> None:
         """Say each problem once, and once more when it has come back."""

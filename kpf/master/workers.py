@@ -98,6 +98,8 @@ class Workers:
         self._changed.set()
 
     def _steer(self, healthy: frozenset[int]) -> None:
+        if self._stopping:
+            return
         try:
             if not self._listeners.steer(healthy):
                 return
@@ -119,7 +121,7 @@ class Workers:
         self._processes[slot] = process
         process.send(self._newborn(slot), [self._directory.descriptor])
         for frontends, sockets in _batches(self._listeners.of_worker(slot)):
-            process.send(Listen(next(self._generation), frontends), [one.fileno() for one in sockets])
+            process.send(Listen(next(self._generation), frontends), sockets)
         self._handle(Spawned(slot, process.pid))
 
     def _on_ready(self, process: WorkerProcess) -> None:
@@ -140,30 +142,41 @@ class Workers:
     async def announce(self, groups: Sequence[OpenListener]) -> None:
         """Hand out listeners; wait a while until all who live accept on them."""
         answers = [
-            process.send(Listen(next(self._generation), frontends), [one.fileno() for one in sockets])
+            process.send(Listen(next(self._generation), frontends), sockets)
             for slot, process in self._processes.items()
             for frontends, sockets in _batches((group.frontend_slot, group.sockets[slot]) for group in groups)
         ]
         # they listen already: who is late delays connections and loses none
-        await _wait(answers)
+        if answers:
+            await asyncio.wait(answers, timeout=ACKNOWLEDGE_S)
 
-    async def withdraw(self, frontends: Sequence[int]) -> "list[asyncio.Future[None]]":
-        """Make all workers close these listeners; wait a while. Returns what is still unanswered."""
+    async def withdraw(self, frontends: Sequence[int]) -> None:
+        """Make all workers close these listeners; return once each has answered, or died.
+
+        Until then one that is late may still have to be told of them, and takes connections by their frontends' slots.
+        """
         answers = [
             process.send(Close(next(self._generation), tuple(batch)))
             for process in self._processes.values()
             for batch in _chunks(frontends)
         ]
-        await _wait(answers)
-        return [answer for answer in answers if not answer.done()]
+        if answers:
+            await asyncio.wait(answers)
 
     async def drain(self) -> None:
-        """Replace nobody any more, let all finish what they have, and return when the last has ended."""
+        """Replace nobody any more, let all finish what they have, and return when the last has ended.
+
+        Who is stuck is killed all the same: others may wait for a lock that it holds.
+        """
         self._stopping = True
         self._handle(StopRequested())
         for process in self._processes.values():
             process.send(Drain(next(self._generation)))
-        await self._until(lambda: not self._processes)
+        supervising = asyncio.create_task(self.supervise())
+        try:
+            await self._until(lambda: not self._processes)
+        finally:
+            supervising.cancel()
 
     async def abort(self) -> None:
         """Kill all that are left."""
@@ -177,11 +190,6 @@ class Workers:
         while not condition():
             self._changed.clear()
             await self._changed.wait()
-
-
-async def _wait(answers: "list[asyncio.Future[None]]") -> None:
-    if answers:
-        await asyncio.wait(answers, timeout=ACKNOWLEDGE_S)
 
 
 def _chunks(items: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -1,10 +1,12 @@
 """Start, reload, drain, stop, crash, take over: what clients see of it, and what is left."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ from kpf.lab.clients import connect, failures, hold, names, steady
 from kpf.lab.daemon import Daemon, DaemonFailedError
 from kpf.lab.tables import delete_table, list_tables
 from kpf.lab.topology import NODE_ADDRESSES
-from tests.e2e.world import World, eventually
+from tests.e2e.world import World, eventually, stopped_child
 
 SHOP = ("10.96.0.10", 80)
 
@@ -112,6 +114,95 @@ def test_a_restart_delays_connections_and_loses_none(world: World) -> None:
             outcomes = load.result()
     assert names(failures(outcomes)) == {}
     assert max(outcome.first_byte_s for outcome in outcomes) < 8.0
+
+
+def test_reloads_that_are_asked_for_from_the_start_to_the_end_are_harmless(world: World) -> None:
+    pods = world.pods([1])
+    world.serve("shop", SHOP[0], pods)
+    daemon = world.daemon()
+    storm = threading.Thread(target=_storm, args=[daemon, signal.SIGHUP])
+    storm.start()
+    try:
+        with daemon:
+            assert world.answers(SHOP, 3) == {pods[0]: 3}
+            # held signals are nothing that a worker should inherit
+            assert [_blocked(pid) for pid in (daemon.pid, *daemon.worker_pids())] == [0, 0, 0]
+            assert daemon.stop(how=signal.SIGTERM) == 0
+    finally:
+        storm.join()
+    assert "are read anew" in daemon.log()
+
+
+def _storm(daemon: Daemon, number: signal.Signals) -> None:
+    """That signal every few milliseconds, from the import of the configuration to the end of the process."""
+    _await_import(daemon)
+    with contextlib.suppress(ProcessLookupError):
+        while daemon.exit_status() is None:
+            daemon.signal(number)
+            time.sleep(0.005)
+
+
+def _await_import(daemon: Daemon) -> None:
+    """Until it reads its configuration: the first of what it does that takes long."""
+    eventually(lambda: daemon.process is not None and b"pydantic_core" in Path(f"/proc/{daemon.pid}/maps").read_bytes())
+
+
+def _blocked(pid: int) -> int:
+    """The mask of signals that a process has blocked, as proc(5) has it."""
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigBlk:")]
+    return int(line.split()[1], 16)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_that_comes_while_it_starts_is_obeyed(world: World, how: signal.Signals) -> None:
+    world.serve("shop", SHOP[0], world.pods([1]))
+    daemon = world.daemon()
+
+    def stop() -> None:
+        _await_import(daemon)
+        daemon.signal(how)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with contextlib.suppress(DaemonFailedError):
+        daemon.start()
+    stopper.join()
+    assert daemon.process is not None
+    assert daemon.process.wait(10.0) == 0
+    assert daemon.log().endswith(" stopped\n")
+    assert list_tables() == []
+
+
+def test_a_stop_does_not_wait_for_workers_that_are_never_ready(world: World) -> None:
+    daemon = world.daemon(workers=1)
+
+    def stop() -> None:
+        eventually(lambda: daemon.process is not None)
+        stopped_child(daemon, former=0)
+        daemon.signal(signal.SIGTERM)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    began_s = time.monotonic()
+    with pytest.raises(DaemonFailedError, match=r"ended with status 0"):
+        daemon.start()
+    stopper.join()
+    assert time.monotonic() - began_s < 10.0
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_signals_that_mean_nothing_are_harmless(world: World, number: signal.Signals) -> None:
+    pods = world.pods([1])
+    world.serve("shop", SHOP[0], pods)
+    daemon = world.daemon()
+    storm = threading.Thread(target=_storm, args=[daemon, number])
+    storm.start()
+    try:
+        with daemon:
+            assert world.answers(SHOP, 3) == {pods[0]: 3}
+            assert daemon.stop() == 0
+    finally:
+        storm.join()
 
 
 def test_a_start_that_fails_leaves_nobody_behind(world: World) -> None:

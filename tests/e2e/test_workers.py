@@ -1,15 +1,17 @@
 """Workers that are killed or stuck: who notices, and for how long."""
 
+import contextlib
 import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from kpf.lab.clients import connect, failures, hold, names, steady
 from kpf.lab.daemon import Daemon
-from tests.e2e.world import World, eventually
+from tests.e2e.world import World, eventually, stopped_child
 
 SHOP = ("10.96.0.10", 80)
 
@@ -105,6 +107,35 @@ def test_a_worker_that_dies_at_once_again_and_again_does_not_stop_the_other(worl
             os.kill(victim, signal.SIGKILL)
             assert names(world.lab.outside.call(connect, SHOP, 20, timeout_s=5.0)) == {pods[0]: 20}
             eventually(lambda victim=victim: len(set(daemon.worker_pids()) - {victim}) == 2)  # type: ignore[misc]  # mypy cannot infer it
+
+
+def test_a_newborn_that_wakes_late_serves_each_service_by_its_own_pods(world: World) -> None:
+    pods = world.pods([1, 2])
+    world.serve("old", SHOP[0], pods[:1])
+    with world.daemon(workers=1) as daemon:
+        (pid,) = daemon.worker_pids()
+        os.kill(pid, signal.SIGKILL)
+        newborn = stopped_child(daemon, pid)
+        before = len(os.listdir(f"/proc/{daemon.pid}/fd"))
+        world.manifests.remove("old.yaml")
+        # it must not be closed for as long as the newborn, which is to be told of it, has not answered
+        with contextlib.suppress(TimeoutError):
+            eventually(lambda: len(os.listdir(f"/proc/{daemon.pid}/fd")) < before, timeout_s=2.0)
+        world.serve("new", "10.96.0.11", pods[1:])
+        eventually(lambda: [one["name"] for one in daemon.status()["services"]] == ["new"])
+        with world.lab.outside.begin(connect, ("10.96.0.11", 80), 5, at_once=5) as clients:
+            eventually(lambda: _queued() == 5)
+            os.kill(newborn, signal.SIGCONT)
+            assert names(clients.result()) == {pods[1]: 5}
+        assert daemon.worker_pids() == [newborn]
+
+
+def _queued() -> int:
+    """Connections to proxy ports in our namespace that stand."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(
+        int(local.rpartition(":")[2], 16) in range(20000, 30000) and state == "01" for _, local, _, state, *_ in lines
+    )
 
 
 def test_descriptors_are_back_after_load(world: World) -> None:

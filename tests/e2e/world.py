@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from kpf.lab.backends import Backends, Mode
 from kpf.lab.clients import Address, connect, names
 from kpf.lab.daemon import Daemon
@@ -54,3 +56,12 @@ def shop(name: str, cluster_ip: str, addresses: Sequence[str], **spec: Any) -> l
 def eventually(condition: Callable[[], bool], timeout_s: float = 5.0) -> float:
     """Seconds until it held; the test fails if it does not."""
     return wait_until(condition, timeout_s=timeout_s)
+
+
+def stopped_child(daemon: Daemon, former: int) -> int:
+    """The worker that comes after that one, stopped before it has begun to listen to the master."""
+    while True:
+        for child in psutil.Process(daemon.pid).children():
+            if child.pid != former and "kpf.worker" in child.cmdline():
+                child.suspend()
+                return child.pid

@@ -45,8 +45,8 @@ MUTANTS = (
     Mutant(
         "the master does not tell again",
         "kpf/master/process.py",
-        "self._loop.call_later(AGAIN_S, self._send_in_flight)",
-        "self._loop.call_later(AGAIN_S, self._send_next)",
+        "                self._queue.appendleft(self._in_flight)\n",
+        "",
         (f"{SHORTAGES}::test_the_master_tells_a_worker_again_that_had_no_room",),
     ),
     # urgent data

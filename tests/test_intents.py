@@ -1,0 +1,87 @@
+"""What signals ask: in which order it is told, and what a stop interrupts."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from kpf import signals
+from kpf.master.intents import Intent, Intents
+
+
+def play(scene: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(scene, 10.0))
+
+
+def test_reloads_do_not_pile_up() -> None:
+    async def scene() -> None:
+        intents = Intents()
+        for intent in (Intent.RELOAD, Intent.RELOAD, Intent.STOP, Intent.RELOAD, Intent.STOP_NOW):
+            intents.note(intent)
+        assert [await intents.get() for _ in range(3)] == [Intent.RELOAD, Intent.STOP, Intent.STOP_NOW]
+        intents.note(Intent.RELOAD)
+        assert await intents.get() is Intent.RELOAD
+
+    play(scene())
+
+
+def test_what_was_held_is_heard_and_what_means_nothing_is_not() -> None:
+    async def scene() -> None:
+        intents = Intents()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        signals.hold()
+        try:
+            for number in (signal.SIGUSR1, signal.SIGHUP, signal.SIGUSR2):
+                os.kill(os.getpid(), number)
+            with intents.heard():
+                assert await intents.get() is Intent.RELOAD
+            # nobody is left to obey
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert signal.SIGTERM in signal.sigpending()
+            assert signal.sigwait([signal.SIGTERM]) == signal.SIGTERM
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    play(scene())
+
+
+@pytest.mark.parametrize("intent", [Intent.STOP, Intent.STOP_NOW])
+def test_a_stop_interrupts_what_would_never_end(intent: Intent) -> None:
+    async def scene() -> None:
+        intents, ended = Intents(), asyncio.Event()
+
+        async def endless() -> int:
+            try:
+                intents.note(Intent.RELOAD)
+                await asyncio.sleep(0)
+                intents.note(intent)
+                await asyncio.Event().wait()
+                return 0
+            finally:
+                ended.set()
+
+        assert await intents.unless_stopped(endless()) is None
+        assert ended.is_set()
+        assert await intents.get() is Intent.RELOAD
+        assert await intents.get() is intent
+
+    play(scene())
+
+
+def test_what_ends_or_fails_first_does_so() -> None:
+    async def three() -> int:
+        return 3
+
+    async def fails() -> int:
+        raise OSError("no")
+
+    async def scene() -> None:
+        intents = Intents()
+        assert await intents.unless_stopped(three()) == 3
+        with pytest.raises(OSError, match="no"):
+            await intents.unless_stopped(fails())
+
+    play(scene())
