@@ -147,6 +147,21 @@ def test_any_thousand_services_and_slices_become_what_they_must(seed: int) -> No
     play(scene)
 
 
+def test_a_guard_whose_ranges_cannot_be_read_lets_nobody_in() -> None:
+    async def scene(proxy: Proxy) -> None:
+        balanced = {"ingress": ["192.0.2.1", "2001:db8::1"], "clusterIPs": ["10.96.0.1", "fd00:96::1"], **LOCAL}
+        for ranges in (["10.0.0.0/33"], ["nonsense", "10.0.0.0/8"]):
+            proxy.take(wanted(loadBalancerSourceRanges=ranges, **balanced))
+            rules = await proxy.sync()
+            let_in = {portal.family: sources for portal, sources in rules.guards.items()}
+            assert let_in[Family.IPV6] == (ip_network("::/128"),), "no packet has this source"
+            assert ip_network("0.0.0.0/32") in let_in[Family.IPV4]
+            assert not any(ip_address("203.0.113.7") in one for one in let_in[Family.IPV4])
+            assert any(ip_address("10.1.2.3") in one for one in let_in[Family.IPV4]) == (len(ranges) > 1)
+
+    play(scene)
+
+
 def wanted(name: str = "web", **spec: Any) -> dict[str, Any]:
     """A Service of port 53/UDP at 10.96.0.1 unless `spec` says otherwise."""
     status = {"loadBalancer": {"ingress": [{"ip": one} for one in spec.pop("ingress", ())]}}
