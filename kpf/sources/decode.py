@@ -115,7 +115,7 @@ def decode_as(kind: Kind, raw: Any) -> Decoded:
     if not isinstance(raw, dict):
         return _refused("", kind, "", f"is not an object: {shown(raw)}")
     decoded = _decode_known(raw, kind, "", rules=False)
-    if decoded.malformed:
+    if decoded.malformed or not decoded.problems:
         return decoded
     # the server has taken it: what is left out is beyond this version of kpf
     return replace(decoded, problems=tuple(one._replace(is_limit=True) for one in decoded.problems))
@@ -130,7 +130,8 @@ def _decode_known(raw: Mapping[str, Any], kind: Kind, origin: str, *, rules: boo
         name = ObjectName(namespace, metadata["name"])
         value, found = make(form.object, name, origin)
     except MalformedError as error:
-        return Decoded(kind, _name_of(raw, kind), problems=_problems(raw, kind, origin, error.mistakes), malformed=True)
+        mistakes = [one for one in error.mistakes if rules or not one.is_rule]
+        return Decoded(kind, _name_of(raw, kind), problems=_problems(raw, kind, origin, mistakes), malformed=True)
     if not form.mistakes and not found:
         return Decoded(kind, name, value)
     found = [one for one in found if not one.is_rule or (rules and not form.lacks_some_of(one.place))]

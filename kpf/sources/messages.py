@@ -30,21 +30,15 @@ def message_of(error: Any) -> str:
     kind, given, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "missing":
         return "is required"
-    if kind == "too_short":
-        return f"must have at least {context['min_length']} element"
-    if kind == "too_long":
-        return f"must have at most {context['max_length']} elements, not {context['actual_length']}"
     if kind == "literal_error":
         expected = str(context["expected"]).removeprefix("'', ")
-    elif kind == "value_error":
-        expected = str(context["error"])
-        return f"{expected}, not {shown(given)}"
-    elif kind in ("greater_than_equal", "less_than_equal"):
+        return f"must be one of {expected}, not {shown(given)}"
+    if kind == "value_error":
+        return f"{context['error']}, not {shown(given)}"
+    if kind in ("greater_than_equal", "less_than_equal"):
         limit = f"at least {context['ge']}" if "ge" in context else f"at most {context['le']}"
         return f"must be {limit}, not {shown(given)}"
-    else:
-        return f"{_EXPECTED.get(kind, error['msg'])}, not {shown(given)}"
-    return f"must be one of {expected}, not {shown(given)}"
+    return f"{_EXPECTED.get(kind, error['msg'])}, not {shown(given)}"
 
 
 def shown(value: object) -> str:

@@ -79,9 +79,8 @@ class Form(NamedTuple):
         left_out: LeftOut | None = self.left_out
         for part in place:
             if isinstance(part, int) and left_out:
-                for index in sorted(
-                    gone for gone, inner in left_out.items() if inner is None and isinstance(gone, int)
-                ):
+                gone = [index for index, inner in left_out.items() if inner is None and isinstance(index, int)]
+                for index in sorted(gone):
                     part += index <= part
             found.append(part)
             left_out = left_out.get(part) if left_out else None

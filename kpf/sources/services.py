@@ -181,22 +181,19 @@ def _cluster_ips(spec: wire.ServiceSpec, kind: ServiceType | None, mistakes: lis
 
 
 def _cluster_ip_rules(first: str, listed: Sequence[str], kind: ServiceType | None) -> Iterator[Mistake]:
-    if not first:
-        if listed:
-            message = "must be empty when clusterIP is not specified"
-            yield Mistake(("spec", "clusterIPs"), message, is_rule=True)
-        else:
-            message = f"is required when type is {kind}: kpf allocates none (None: headless)"
-            yield Mistake(("spec", "clusterIP"), message, is_rule=True)
-        return
-    if listed and listed[0] != first:
+    if not first and listed:
+        message = "must be empty when clusterIP is not specified"
+        yield Mistake(("spec", "clusterIPs"), message, is_rule=True)
+    elif not first and kind is not None:
+        message = f"is required when type is {kind}: kpf allocates none (None: headless)"
+        yield Mistake(("spec", "clusterIP"), message, is_rule=True)
+    if first and listed and listed[0] != first:
         message = f"must be the same as clusterIP, {shown(first)}, not {shown(listed[0])}"
         yield Mistake(("spec", "clusterIPs", 0), message, is_rule=True)
-    if first == HEADLESS:
-        if kind is not ServiceType.CLUSTER_IP:
-            yield Mistake(("spec", "clusterIP"), f"may not be None when type is {kind}", is_rule=True)
-        if len(listed) > 1:
-            yield Mistake(("spec", "clusterIPs"), "must be just None, or addresses", is_rule=True)
+    if first == HEADLESS and kind in _REACHABLE:
+        yield Mistake(("spec", "clusterIP"), f"may not be None when type is {kind}", is_rule=True)
+    if first == HEADLESS and len(listed) > 1:
+        yield Mistake(("spec", "clusterIPs"), "must be just None, or addresses", is_rule=True)
 
 
 def _external_ips(spec: wire.ServiceSpec, mistakes: list[Mistake]) -> tuple[IPAddress, ...]:
