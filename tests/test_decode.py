@@ -199,6 +199,13 @@ def test_null_lists_are_empty() -> None:
     assert (found.endpoints, found.ports) == ((), ())
 
 
+def test_what_a_server_fills_in_need_not_be_there() -> None:
+    hinted = {"addresses": ["10.244.0.1"], "hints": {"forZones": [{}, {"name": "a"}]}}
+    found = endpoint_slice(endpoints=[hinted], ports=[None])
+    assert found.ports == (EndpointPort("", Protocol.TCP, None),)
+    assert found.endpoints[0].for_zones == ("", "a")
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [

@@ -27,7 +27,7 @@ def node(raw: wire.Node, name: ObjectName, _origin: str) -> tuple[Node, list[Mis
         internal_ips=tuple(one for one in addresses if one is not None),
         pod_cidrs=pod_cidrs,
         being_deleted=bool(metadata.get("deletionTimestamp"))
-        or any(taint.get("key") == TAINT_TO_BE_DELETED for taint in spec.get("taints") or ()),
+        or any(taint["key"] == TAINT_TO_BE_DELETED for taint in spec.get("taints") or ()),
     ), mistakes
 
 

@@ -19,6 +19,7 @@ ANNOTATION_CHANGE_TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
 
 _FAMILIES = {str(family): family for family in Family}
 _NOT_SERVED = "FQDN"
+_NO_ADDRESS = "must have at least 1 element"
 
 
 def endpoint_slice(
@@ -33,6 +34,9 @@ def endpoint_slice(
         if address_type != _NOT_SERVED:
             message = f"must be one of 'IPv4', 'IPv6' or '{_NOT_SERVED}', not {shown(address_type)}"
             mistakes.append(Mistake(("addressType",), message))
+        for index, one in enumerate(raw.get("endpoints") or ()):
+            if not one["addresses"]:
+                mistakes.append(Mistake(("endpoints", index, "addresses"), _NO_ADDRESS, is_rule=True))
         return None, mistakes
     endpoints = _endpoints(raw.get("endpoints") or (), family, mistakes)
     labels = raw["metadata"].get("labels") or {}
@@ -54,18 +58,19 @@ def _change_triggered(metadata: wire.Metadata) -> str:
     return ((metadata.get("annotations") or {}).get(ANNOTATION_CHANGE_TRIGGERED) or "")[:MAX_ANNOTATION]
 
 
-def _ports(listed: Sequence[wire.EndpointPort], mistakes: list[Mistake]) -> tuple[EndpointPort, ...]:
+def _ports(listed: Sequence[wire.EndpointPort | None], mistakes: list[Mistake]) -> tuple[EndpointPort, ...]:
     mistakes += _too_many(("ports",), len(listed), MAX_PORTS)
-    ports = [
-        EndpointPort(port.get("name") or "", Protocol(port.get("protocol") or Protocol.TCP), port.get("port"))
-        for port in listed[:MAX_PORTS]
-    ]
+    ports = [_port(port or {}) for port in listed[:MAX_PORTS]]
     names: set[str] = set()
     for index, port in enumerate(ports):
         if port.name in names:
             mistakes.append(Mistake(("ports", index, "name"), f"is given twice: {port.name!r}", is_rule=True))
         names.add(port.name)
     return tuple(ports)
+
+
+def _port(raw: wire.EndpointPort) -> EndpointPort:
+    return EndpointPort(raw.get("name") or "", Protocol(raw.get("protocol") or Protocol.TCP), raw.get("port"))
 
 
 def _endpoints(listed: Sequence[wire.Endpoint], family: Family, mistakes: list[Mistake]) -> tuple[Endpoint, ...]:
@@ -86,7 +91,7 @@ def _too_many(place: Place, count: int, most: int) -> Iterator[Mistake]:
 def _address(texts: Sequence[str], family: Family, place: Place, mistakes: list[Mistake]) -> IPAddress | None:
     """The first one, which alone is used, as by kube-proxy; None if it is of no use."""
     if not texts:
-        mistakes.append(Mistake(place, "must have at least 1 element"))
+        mistakes.append(Mistake(place, _NO_ADDRESS))
         return None
     address = _of_family(texts[0], family, (*place, 0), mistakes)
     if len(texts) > 1:
@@ -116,5 +121,5 @@ def _endpoint(raw: wire.Endpoint, address: IPAddress) -> Endpoint:
         # thousands of endpoints are on few nodes
         intern(raw.get("nodeName") or ""),
         tuple(hint.get("name") or "" for hint in hints.get("forZones") or ()),
-        tuple(hint.get("name") or "" for hint in hints.get("forNodes") or ()),
+        tuple(hint["name"] for hint in hints.get("forNodes") or ()),
     )

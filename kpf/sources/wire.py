@@ -116,14 +116,19 @@ class Conditions(TypedDict, total=False):
 
 
 @with_config(_STRICT)
-class Hint(TypedDict, total=False):
+class ZoneHint(TypedDict, total=False):
     name: str | None
 
 
 @with_config(_STRICT)
+class NodeHint(TypedDict, total=False):
+    name: Required[str]
+
+
+@with_config(_STRICT)
 class Hints(TypedDict, total=False):
-    forZones: list[Hint] | None
-    forNodes: list[Hint] | None
+    forZones: list[ZoneHint] | None
+    forNodes: list[NodeHint] | None
 
 
 @with_config(_STRICT)
@@ -138,7 +143,7 @@ class Endpoint(TypedDict, total=False):
 class EndpointSlice(TypedDict, total=False):
     metadata: Required[Metadata]
     addressType: Required[str]
-    ports: list[EndpointPort] | None
+    ports: list[EndpointPort | None] | None
     endpoints: list[Endpoint] | None
 
 
@@ -150,7 +155,7 @@ class NodeAddress(TypedDict, total=False):
 
 @with_config(_STRICT)
 class Taint(TypedDict, total=False):
-    key: str | None
+    key: Required[str]
 
 
 @with_config(_STRICT)
