@@ -162,6 +162,24 @@ def test_a_guard_whose_ranges_cannot_be_read_lets_nobody_in() -> None:
     play(scene)
 
 
+def test_another_form_of_an_address_is_no_way_into_the_node() -> None:
+    loopback = ["::ffff:127.0.0.1", "0127.000.000.001", "::ffff:7f00:1"]
+
+    async def scene(proxy: Proxy) -> None:
+        made = pods("web", 4, 1)
+        made["endpoints"] += [{"addresses": [one]} for one in (*loopback, "169.0254.1.1", "::ffff:0:0")]
+        proxy.take(made)
+        proxy.take(wanted(externalIPs=[*loopback, "::ffff:192.0.2.1"], clusterIPs=["10.96.0.1", "::1"]))
+        rules = await proxy.sync()
+        assert {str(portal.address) for portal in rules.portals} == {"10.96.0.1", "192.0.2.1"}
+        (forward,) = rules.forwards.values()
+        assert [str(one.address) for one in forward.endpoints] == ["10.244.0.1"]
+        refused = [str(one) for one in proxy.state.problems]
+        assert len([one for one in refused if "is a loopback address" in one and "endpoints" in one]) == len(loopback)
+
+    play(scene)
+
+
 def wanted(name: str = "web", **spec: Any) -> dict[str, Any]:
     """A Service of port 53/UDP at 10.96.0.1 unless `spec` says otherwise."""
     status = {"loadBalancer": {"ingress": [{"ip": one} for one in spec.pop("ingress", ())]}}
