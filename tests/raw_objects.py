@@ -26,7 +26,7 @@ IPV6 = (
     *(f"2001:db8::{number:x}" for number in range(1, 8)),
     *("fd00::10", "::1", "::", "fe80::1", "ff02::1"),
 )
-NO_ADDRESSES = ("::ffff:10.96.0.1", "10.96.0.300", "10.96.0.01", "fe80::1%eth0", "", "x", "10.96.0.1:80")
+NO_ADDRESSES = ("::ffff:10.96.0.1", "10.96.0.01", "10.96.0.300", "10.96.0", "fe80::1%eth0", "", "x", "10.96.0.1:80")
 PODS = (*(f"10.244.1.{number}" for number in range(1, 12)), *(f"10.244.2.{number}" for number in range(1, 12)))
 PODS6 = tuple(f"fd00:10:244::{number:x}" for number in range(1, 20))
 RANGES = (
@@ -91,7 +91,7 @@ class RawObjects:
         if self._chance(0.3):
             spec["sessionAffinity"] = "ClientIP"
             if self._chance(0.7):
-                timeout = self.pick((1, 10, 10800, 86400, 86400, None) if self._chance(0.95) else (0, 86401))
+                timeout = self.pick((1, 10, 10800, 86400, 86400, None) if self._chance(0.95) else (0, 86401, 2**31 - 1))
                 spec["sessionAffinityConfig"] = {"clientIP": {"timeoutSeconds": timeout}}
         made: dict[str, Any] = {"apiVersion": "v1", "kind": "Service", "spec": spec}
         made["metadata"] = self._metadata(self.pick(NAMES), creationTimestamp=self.pick((None, *_TIMES)))
@@ -107,6 +107,9 @@ class RawObjects:
         ports = []
         has_node_ports = kind in ("NodePort", "LoadBalancer") or self._chance(0.01)
         names = self._random.sample([*PORT_NAMES][1:], k=3)
+        if self._chance(0.05):
+            # as no server takes it today
+            names = self._random.choices([*PORT_NAMES], k=3)
         one_number = self.pick(NUMBERS)
         for index in range(self.pick((1, 1, 2, 3))):
             port = {"name": names[index], "port": one_number if self._chance(0.4) else self.pick(NUMBERS)}

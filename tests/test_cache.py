@@ -24,7 +24,8 @@ def sound(value: Service | EndpointSlice) -> Decoded:
 
 def malformed(name: str = "web", kind: Kind = Kind.SERVICE, origin: str = "web.yaml") -> Decoded:
     full = ObjectName("default", name)
-    return Decoded(kind, full, problems=(Problem(origin, f"{kind} {full}", "spec.type", "is wrong"),))
+    problem = Problem(origin, f"{kind} {full}", "spec.ports", "is wrong")
+    return Decoded(kind, full, problems=(problem,), malformed=True)
 
 
 def node(name: str) -> Decoded:
@@ -95,6 +96,18 @@ def test_a_malformed_version_leaves_the_last_good_one_in_force(origin: str) -> N
     cache.drop(origin)
     cache.put("web.yaml", [sound(web)])
     assert cache.snapshot() == before
+
+
+def test_a_version_of_which_something_is_left_out_counts() -> None:
+    cache = Cache()
+    cache.put("web.yaml", [sound(service())])
+    cache.snapshot()
+    newer = service(created="2025-01-01T00:00:00Z")
+    problem = Problem("web.yaml", "Service default/web", "spec.ports[1].port", "is wrong")
+    cache.put("web.yaml", [replace(sound(newer), problems=(problem,))])
+    found = cache.snapshot()
+    assert found.services[WEB] is newer
+    assert found.problems == (problem,)
 
 
 def test_a_malformed_object_that_is_deleted_is_gone() -> None:

@@ -147,6 +147,39 @@ def test_any_thousand_services_and_slices_become_what_they_must(seed: int) -> No
     play(scene)
 
 
+def test_a_guard_whose_ranges_cannot_be_read_lets_nobody_in() -> None:
+    async def scene(proxy: Proxy) -> None:
+        balanced = {"ingress": ["192.0.2.1", "2001:db8::1"], "clusterIPs": ["10.96.0.1", "fd00:96::1"], **LOCAL}
+        for ranges in (["10.0.0.0/33"], ["nonsense", "10.0.0.0/8"]):
+            proxy.take(wanted(loadBalancerSourceRanges=ranges, **balanced))
+            rules = await proxy.sync()
+            let_in = {portal.family: sources for portal, sources in rules.guards.items()}
+            assert let_in[Family.IPV6] == (ip_network("::/128"),), "no packet has this source"
+            assert ip_network("0.0.0.0/32") in let_in[Family.IPV4]
+            assert not any(ip_address("203.0.113.7") in one for one in let_in[Family.IPV4])
+            assert any(ip_address("10.1.2.3") in one for one in let_in[Family.IPV4]) == (len(ranges) > 1)
+
+    play(scene)
+
+
+def test_another_form_of_an_address_is_no_way_into_the_node() -> None:
+    loopback = ["::ffff:127.0.0.1", "0127.000.000.001", "::ffff:7f00:1"]
+
+    async def scene(proxy: Proxy) -> None:
+        made = pods("web", 4, 1)
+        made["endpoints"] += [{"addresses": [one]} for one in (*loopback, "169.0254.1.1", "::ffff:0:0")]
+        proxy.take(made)
+        proxy.take(wanted(externalIPs=[*loopback, "::ffff:192.0.2.1"], clusterIPs=["10.96.0.1", "::1"]))
+        rules = await proxy.sync()
+        assert {str(portal.address) for portal in rules.portals} == {"10.96.0.1", "192.0.2.1"}
+        (forward,) = rules.forwards.values()
+        assert [str(one.address) for one in forward.endpoints] == ["10.244.0.1"]
+        refused = [str(one) for one in proxy.state.problems]
+        assert len([one for one in refused if "is a loopback address" in one and "endpoints" in one]) == len(loopback)
+
+    play(scene)
+
+
 def wanted(name: str = "web", **spec: Any) -> dict[str, Any]:
     """A Service of port 53/UDP at 10.96.0.1 unless `spec` says otherwise."""
     status = {"loadBalancer": {"ingress": [{"ip": one} for one in spec.pop("ingress", ())]}}

@@ -10,6 +10,7 @@ Known are the fields that the type has or had, from Kubernetes 1.9 to 1.37. Rule
   `masqueradeAll`, misspelt. If it says nothing it is passed over: it comes with the next version of kubeadm.
 - `bindAddress` 0.0.0.0 and :: stand for "find this node's address", not for "listen everywhere" as in kpf's own files;
   the family of `bindAddress` is that of the default listen addresses.
+- Addresses are read as kube-proxy reads them, with leading zeros; kpf's own files have them in their usual forms.
 - `iptables.masqueradeAll` and `nftables.masqueradeAll` count both, whatever the mode is.
 - `detectLocalMode: ClusterCIDR` without a `clusterCIDR` is kube-proxy's default, and therefore means kpf's.
 - `mode: nftables` makes "primary" the default of `nodePortAddresses`, as in kube-proxy.
@@ -18,10 +19,11 @@ Known are the fields that the type has or had, from Kubernetes 1.9 to 1.37. Rule
 
 import re
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from kpf.config.fields import shown
+from kpf.model.names import IPAddress
+from kpf.model.parsing import cidr_of, ip_of
 
 API_VERSION, KIND = "kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration"
 
@@ -101,6 +103,7 @@ _UNUSED: Mapping[str, Any] = {
 }
 _PARTS = {name.rsplit(".", depth)[0] for name in (*_USED, *_UNUSED) for depth in range(1, name.count(".") + 1)}
 
+_WITH_ADDRESSES = ("bindAddress", "clusterCIDR", "nodePortAddresses")
 _UNIT_NS = {"ns": 1.0, "us": 1e3, "µs": 1e3, "μs": 1e3, "ms": 1e6, "s": 1e9, "m": 60e9, "h": 3600e9}
 _TERM = r"(\d+(?:\.\d*)?|\.\d+)(ns|[uµμ]s|ms|s|m|h)"
 _DURATION = re.compile(rf"(?:{_TERM})+")  # Go's time.ParseDuration, without a sign
@@ -175,7 +178,7 @@ def _mistakes(used: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _own_fields(used: dict[str, Any], mode: Any) -> dict[FieldPath, Any]:
-    own = dict(used)
+    own = used | {name: _in_usual_form(used[name]) for name in _WITH_ADDRESSES if name in used}
     address = _address(own.get("bindAddress"))
     if address is not None and address.version == 6:
         own = {"healthzBindAddress": "::", "metricsBindAddress": "::1"} | own
@@ -199,9 +202,23 @@ def _own_fields(used: dict[str, Any], mode: Any) -> dict[FieldPath, Any]:
     return {tuple(name.split(".")): value for name, value in own.items()}
 
 
-def _address(value: Any) -> Any:
+def _in_usual_form(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_in_usual_form(one) for one in value]
+    return ",".join(map(_usual_form, value.split(","))) if isinstance(value, str) else value
+
+
+def _usual_form(text: str) -> str:
+    """Of an address or a network; anything else as it is."""
+    try:
+        return str(cidr_of(text) if "/" in text else ip_of(text))
+    except ValueError:
+        return text
+
+
+def _address(value: Any) -> IPAddress | None:
     """The IP address that the text is, None where it is anything else."""
     try:
-        return ip_address(value) if isinstance(value, str) else None
+        return ip_of(value) if isinstance(value, str) else None
     except ValueError:
         return None

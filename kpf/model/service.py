@@ -35,8 +35,9 @@ class Service:
     """A Service that may count. `cluster_ips` is empty for a headless one.
 
     `origin` says where it was read ("web.yaml", or "" for the API server).
-    `affinity_timeout_s` is None without session affinity, else 1..86400.
+    `affinity_timeout_s` is None without session affinity, else from 1 on (the API: to 86400).
     `load_balancer_ips` leaves out those with `ipMode: Proxy`.
+    `load_balancer_source_ranges`: if one could not be read, there are ranges among them that no packet comes from.
     `annotations` are those of kpf alone (`kpf.io/...`), sorted.
     `created` is the creationTimestamp in RFC 3339 (UTC, so that it sorts as text), "" where there is none.
     """

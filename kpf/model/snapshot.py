@@ -13,8 +13,8 @@ class Problem(NamedTuple):
     """One thing that is wrong with the input. Any part may be empty.
 
     `origin`: a file's name (with a line where it does not parse), `object`: "Service default/web",
-    `field`: "spec.ports[0].port", `message`: what is wrong with it, naming the value. `is_limit`: nothing is wrong with
-    the object, but this version of kpf cannot serve all of it.
+    `field`: "spec.ports[0].port", `message`: what is wrong with it, naming the value. `is_limit`: an API server has
+    taken the object, or would, but this version of kpf cannot serve all of it.
     """
 
     origin: str

@@ -101,9 +101,9 @@ class Cache:
 
 
 def _choose(versions: list[Decoded], in_force: Value | None) -> Value | None:
-    """The first version, if it is sound; else what is in force; else the first sound one."""
+    """The first version, if it can be used; else what is in force; else the first that can be used."""
     if not versions:
         return None
-    if versions[0].problems and in_force is not None:
+    if versions[0].malformed and in_force is not None:
         return in_force
-    return next((one.value for one in versions if not one.problems), None)
+    return next((one.value for one in versions if not one.malformed), None)

@@ -1,23 +1,26 @@
-"""From a raw object (a YAML or JSON document) to a value of the model, or to what is wrong with it.
+"""From a raw object (a YAML or JSON document) to a value of the model, and what is wrong with it.
 
 Rules: nothing raises, whatever the object is; all that is wrong with the shape of one object is found in one go, with
-field paths as the API server writes them; an object that the API server would refuse is left out whole. Kinds that
-kpf has no use for are passed over. Pure.
+field paths as the API server writes them. A mistake costs the part that it concerns (`parts`), and the object as a
+whole only if that cannot be spared: then it is malformed. What an API server has taken is not judged again: of such an
+object only that is a problem which has to be left out. Kinds that kpf has no use for are passed over. Pure.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from kpf.model.endpoint import EndpointSlice
 from kpf.model.names import ObjectName
 from kpf.model.service import Service
 from kpf.model.snapshot import Node, Problem, ServiceCIDR
-from kpf.sources import objects, wire
+from kpf.sources import nodes, services, slices, wire
+from kpf.sources.messages import path_of, shown
+from kpf.sources.parts import MalformedError, Mistake, form_of
 
 MAX_PROBLEMS = 20
 DEFAULT_NAMESPACE = "default"
@@ -36,17 +39,19 @@ class Kind(StrEnum):
 class Decoded:
     """What became of one object.
 
-    `value` is None for one with `problems`, and for one that does not count (a slice without a Service, say).
-    `name` is None where even that is wrong.
+    `value` has all of it that can be used; it is None for one that does not count (a slice without a Service, say), and
+    for one that is `malformed`: of that nothing can be used, so the version before it stays. `name` is None where even
+    that is wrong.
     """
 
     kind: Kind | None
     name: ObjectName | None
     value: Value | None = None
     problems: tuple[Problem, ...] = ()
+    malformed: bool = False
 
 
-_Making = Callable[[Any, ObjectName, str], tuple[Value | None, list[objects.Mistake]]]
+_Making = Callable[[Any, ObjectName, str], tuple[Value | None, list[Mistake]]]
 API_VERSIONS: Mapping[Kind, str] = {
     Kind.SERVICE: "v1",
     Kind.ENDPOINT_SLICE: "discovery.k8s.io/v1",
@@ -54,27 +59,18 @@ API_VERSIONS: Mapping[Kind, str] = {
     Kind.SERVICE_CIDR: "networking.k8s.io/v1",
 }
 _DECODERS: Mapping[Kind, tuple[TypeAdapter[Any], _Making]] = {
-    Kind.SERVICE: (wire.SERVICE, objects.service),
-    Kind.ENDPOINT_SLICE: (wire.ENDPOINT_SLICE, objects.endpoint_slice),
-    Kind.NODE: (wire.NODE, objects.node),
-    Kind.SERVICE_CIDR: (wire.SERVICE_CIDR, objects.service_cidr),
+    Kind.SERVICE: (wire.SERVICE, services.service),
+    Kind.ENDPOINT_SLICE: (wire.ENDPOINT_SLICE, slices.endpoint_slice),
+    Kind.NODE: (wire.NODE, nodes.node),
+    Kind.SERVICE_CIDR: (wire.SERVICE_CIDR, nodes.service_cidr),
 }
 _CLUSTER_WIDE = frozenset({Kind.NODE, Kind.SERVICE_CIDR})
 _KINDS: Mapping[tuple[str, str], Kind] = {(version, kind): kind for kind, version in API_VERSIONS.items()}
 _GROUPS = {(api_version.rpartition("/")[0], kind) for api_version, kind in _KINDS} | {("", "List")}
 
-_EXPECTED = {
-    "string_type": "must be text",
-    "int_type": "must be an integer",
-    "bool_type": "must be true or false",
-    "list_type": "must be a list",
-    "dict_type": "must be an object",
-    "string_pattern_mismatch": "must be a name: lower case letters, digits and '-'",
-}
-
 
 def decode(raw: Any, origin: str) -> Iterator[Decoded]:
-    """Decode one document; a `v1 List` gives each of its items. `origin` is the name of the file, "" for the API."""
+    """Decode one document; a `v1 List` gives each of its items. `origin` is the name of the file."""
     waiting = [raw]
     while waiting:
         one = waiting.pop()
@@ -89,7 +85,7 @@ def decode(raw: Any, origin: str) -> Iterator[Decoded]:
 
 
 def _refused(origin: str, described: str, field: str, message: str) -> Decoded:
-    return Decoded(None, None, problems=(Problem(origin, described, field, message),))
+    return Decoded(None, None, problems=(Problem(origin, described, field, message),), malformed=True)
 
 
 def _decode_one(raw: Any, origin: str) -> Decoded | None:
@@ -118,28 +114,38 @@ def decode_as(kind: Kind, raw: Any) -> Decoded:
     """Decode what the API server calls an object of this kind: in its lists, objects do not say so themselves."""
     if not isinstance(raw, dict):
         return _refused("", kind, "", f"is not an object: {shown(raw)}")
-    return _decode_known(raw, kind, "")
+    decoded = _decode_known(raw, kind, "", rules=False)
+    if decoded.malformed or not decoded.problems:
+        return decoded
+    # the server has taken it: what is left out is beyond this version of kpf
+    return replace(decoded, problems=tuple(one._replace(is_limit=True) for one in decoded.problems))
 
 
-def _decode_known(raw: Mapping[str, Any], kind: Kind, origin: str) -> Decoded:
+def _decode_known(raw: Mapping[str, Any], kind: Kind, origin: str, *, rules: bool = True) -> Decoded:
     shape, make = _DECODERS[kind]
     try:
-        valid = shape.validate_python(raw)
-    except ValidationError as error:
-        name = _name_of(raw, kind)
-        mistakes = [(path_of(one["loc"]), message_of(one)) for one in error.errors(include_url=False)]
-    else:
-        metadata = valid["metadata"]
+        form = form_of(shape, raw)
+        metadata = form.object["metadata"]
         namespace = "" if kind in _CLUSTER_WIDE else metadata.get("namespace") or DEFAULT_NAMESPACE
         name = ObjectName(namespace, metadata["name"])
-        value, mistakes = make(valid, name, origin)
-        if not mistakes:
-            return Decoded(kind, name, value)
+        value, found = make(form.object, name, origin)
+    except MalformedError as error:
+        mistakes = [one for one in error.mistakes if rules or not one.is_rule]
+        return Decoded(kind, _name_of(raw, kind), problems=_problems(raw, kind, origin, mistakes), malformed=True)
+    if not form.mistakes and not found:
+        return Decoded(kind, name, value)
+    found = [one for one in found if not one.is_rule or (rules and not form.lacks_some_of(one.place))]
+    told = [one._replace(place=form.original(one.place)) for one in found[:MAX_PROBLEMS]]
+    problems = _problems(raw, kind, origin, [*form.mistakes, *told, *found[MAX_PROBLEMS:]])
+    return Decoded(kind, name, value, problems)
+
+
+def _problems(raw: Mapping[str, Any], kind: Kind, origin: str, mistakes: Sequence[Mistake]) -> tuple[Problem, ...]:
     described = _described(kind, raw)
-    problems = [Problem(origin, described, field, message) for field, message in mistakes[:MAX_PROBLEMS]]
+    problems = [Problem(origin, described, path_of(one.place), one.message) for one in mistakes[:MAX_PROBLEMS]]
     if len(mistakes) > MAX_PROBLEMS:
         problems.append(Problem(origin, described, "", f"has {len(mistakes) - MAX_PROBLEMS} more problems"))
-    return Decoded(kind, name, problems=tuple(problems))
+    return tuple(problems)
 
 
 def _name_of(raw: Mapping[str, Any], kind: Kind | None) -> ObjectName | None:
@@ -165,52 +171,3 @@ def _described(kind: str, raw: Mapping[str, Any]) -> str:
     metadata = raw.get("metadata")
     written = metadata.get("name") if isinstance(metadata, dict) else None
     return f"{kind} {shown(written)}".strip() if written else f"{kind} without a name".strip()
-
-
-def path_of(place: tuple[int | str, ...]) -> str:
-    """A field's path as the API server writes it: spec.ports[0].port, metadata.labels[example.com/a]."""
-    path = ""
-    for part in place:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif part.isascii() and part.isalnum():
-            path += f".{part}" if path else part
-        else:
-            path += f"[{part if part.isascii() and part.isprintable() and len(part) < 80 else shown(part)}]"
-    return path
-
-
-def message_of(error: Any) -> str:
-    """What pydantic found wrong, in the words of this project. `error`: one of `ValidationError.errors()`."""
-    kind, given, context = error["type"], error["input"], error.get("ctx", {})
-    if kind == "missing":
-        return "is required"
-    if kind == "too_short":
-        return f"must have at least {context['min_length']} element"
-    if kind == "too_long":
-        return f"must have at most {context['max_length']} elements, not {context['actual_length']}"
-    if kind == "literal_error":
-        expected = str(context["expected"]).removeprefix("'', ")
-    elif kind == "value_error":
-        expected = str(context["error"])
-        return f"{expected}, not {shown(given)}"
-    elif kind in ("greater_than_equal", "less_than_equal"):
-        limit = f"at least {context['ge']}" if "ge" in context else f"at most {context['le']}"
-        return f"must be {limit}, not {shown(given)}"
-    else:
-        return f"{_EXPECTED.get(kind, error['msg'])}, not {shown(given)}"
-    return f"must be one of {expected}, not {shown(given)}"
-
-
-def shown(value: object) -> str:
-    """A value for a message: on one line, and short however large it is."""
-    if isinstance(value, dict):
-        return "an object"
-    if isinstance(value, list):
-        return "a list"
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false"}.get(value, "null") if value is not None else "null"
-    if isinstance(value, int) and value.bit_length() > 256:
-        return "a huge number"
-    text = repr(value[:100] if isinstance(value, str) else value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,62 +1,24 @@
 """The API's objects as they are written: exactly the fields in use, with their types and the values each may have.
 
 Fields that kpf has no use for are passed over; null stands for a field that is not given, as everywhere in the API.
-Limits are the API server's own (Kubernetes 1.36, pkg/apis/core/validation and pkg/apis/discovery/validation).
-Rules that concern more than one field are in `decode`.
+Limits are the API server's own (Kubernetes 1.36, pkg/apis/core/validation and pkg/apis/discovery/validation), but where
+kpf can serve what is beyond them. What a mistake costs is in `parts`. Addresses, and rules that concern more than one
+field, are in `services`, `slices` and `nodes`.
 """
 
-from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Annotated, Literal, Required
 
-from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, with_config
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
 
 # pydantic: typing.TypedDict will do from Python 3.12 on
 from typing_extensions import TypedDict
 
-from kpf.model.names import IPAddress, IPNetwork
-
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
+MAX_INT32 = 2**31 - 1
 
 _STRICT = ConfigDict(strict=True)
 
-
-def ip_of(text: str) -> IPAddress:
-    """The address. Raises ValueError for anything but a plain IPv4 or IPv6 address in its usual form."""
-    try:
-        if ":" not in text:
-            return IPv4Address(text)
-        address = IPv6Address(text)
-    except ValueError:
-        raise ValueError("must be an IP address") from None
-    if address.scope_id:
-        raise ValueError("must be an IP address without a zone")
-    if address.ipv4_mapped:
-        raise ValueError("must not be an IPv4-mapped IPv6 address")
-    return address
-
-
-def cidr_of(text: str) -> IPNetwork:
-    """The network; spaces around it and bits of the host are forgiven, as the API server does. Raises ValueError."""
-    address, slash, length = text.strip().partition("/")
-    # ip_network would take a bare address and a netmask too
-    if slash and length.isascii() and length.isdigit() and len(length) <= 3:
-        try:
-            return ip_network((str(ip_of(address)), int(length)), strict=False)
-        except ValueError:
-            pass
-    raise ValueError("must be a CIDR, such as 10.0.0.0/8")
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("must be text")
-    return value
-
-
-IP = Annotated[IPAddress, PlainValidator(lambda value: ip_of(_text(value)))]
-IPOrNone = Annotated[IPAddress | None, PlainValidator(lambda value: ip_of(_text(value)) if value else None)]
-CIDR = Annotated[IPNetwork, PlainValidator(lambda value: cidr_of(_text(value)))]
 Port = Annotated[int, Field(ge=1, le=65535)]
 PortOrNone = Annotated[int, Field(ge=0, le=65535)]  # 0 stands for none
 Label = Annotated[str, Field(pattern=DNS_LABEL)]
@@ -84,7 +46,7 @@ class ServicePort(TypedDict, total=False):
 
 @with_config(_STRICT)
 class ClientIPConfig(TypedDict, total=False):
-    timeoutSeconds: Annotated[int, Field(ge=1, le=86400)] | None
+    timeoutSeconds: Annotated[int, Field(ge=1, le=MAX_INT32)] | None
 
 
 @with_config(_STRICT)
@@ -94,12 +56,12 @@ class SessionAffinityConfig(TypedDict, total=False):
 
 @with_config(_STRICT)
 class ServiceSpec(TypedDict, total=False):
-    type: Literal["", "ClusterIP", "NodePort", "LoadBalancer", "ExternalName"] | None
+    type: str | None
     clusterIP: str | None
     clusterIPs: list[str] | None
     ports: list[ServicePort] | None
-    externalIPs: list[IP] | None
-    loadBalancerSourceRanges: list[CIDR] | None
+    externalIPs: list[str] | None
+    loadBalancerSourceRanges: list[str] | None
     sessionAffinity: Literal["", "None", "ClientIP"] | None
     sessionAffinityConfig: SessionAffinityConfig | None
     internalTrafficPolicy: Literal["Cluster", "Local"] | None
@@ -109,7 +71,7 @@ class ServiceSpec(TypedDict, total=False):
 
 @with_config(_STRICT)
 class Ingress(TypedDict, total=False):
-    ip: IPOrNone
+    ip: str | None
     ipMode: Literal["VIP", "Proxy"] | None
 
 
@@ -154,19 +116,24 @@ class Conditions(TypedDict, total=False):
 
 
 @with_config(_STRICT)
-class Hint(TypedDict, total=False):
+class ZoneHint(TypedDict, total=False):
+    name: str | None
+
+
+@with_config(_STRICT)
+class NodeHint(TypedDict, total=False):
     name: Required[str]
 
 
 @with_config(_STRICT)
 class Hints(TypedDict, total=False):
-    forZones: list[Hint] | None
-    forNodes: list[Hint] | None
+    forZones: list[ZoneHint] | None
+    forNodes: list[NodeHint] | None
 
 
 @with_config(_STRICT)
 class Endpoint(TypedDict, total=False):
-    addresses: Required[Annotated[list[str], Field(min_length=1, max_length=100)]]
+    addresses: Required[list[str]]
     conditions: Conditions | None
     nodeName: str | None
     hints: Hints | None
@@ -175,15 +142,15 @@ class Endpoint(TypedDict, total=False):
 @with_config(_STRICT)
 class EndpointSlice(TypedDict, total=False):
     metadata: Required[Metadata]
-    addressType: Required[Literal["IPv4", "IPv6", "FQDN"]]
-    ports: Annotated[list[EndpointPort], Field(max_length=20_000)] | None
-    endpoints: Annotated[list[Endpoint], Field(max_length=1000)] | None
+    addressType: Required[str]
+    ports: list[EndpointPort | None] | None
+    endpoints: list[Endpoint] | None
 
 
 @with_config(_STRICT)
 class NodeAddress(TypedDict, total=False):
-    type: Required[str]
-    address: Required[str]
+    type: str | None
+    address: str | None
 
 
 @with_config(_STRICT)
@@ -193,8 +160,8 @@ class Taint(TypedDict, total=False):
 
 @with_config(_STRICT)
 class NodeSpec(TypedDict, total=False):
-    podCIDR: Annotated[IPNetwork | None, PlainValidator(lambda value: cidr_of(_text(value)) if value else None)]
-    podCIDRs: list[CIDR] | None
+    podCIDR: str | None
+    podCIDRs: list[str] | None
     taints: list[Taint] | None
 
 
@@ -212,7 +179,7 @@ class Node(TypedDict, total=False):
 
 @with_config(_STRICT)
 class ServiceCIDRSpec(TypedDict, total=False):
-    cidrs: list[CIDR] | None
+    cidrs: list[str] | None
 
 
 @with_config(_STRICT)

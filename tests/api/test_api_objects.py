@@ -12,8 +12,10 @@ from tests.apiserver import ApiServer
 from tests.apiserver.objects import endpoint_slice, service
 
 
-def _many_endpoints() -> Any:
-    return endpoint_slice("web", [f"10.1.{number // 250}.{number % 250 + 1}" for number in range(10_000)])
+def _of_no_type() -> Any:
+    made = endpoint_slice("web", ["10.0.0.1"])
+    del made["addressType"]
+    return made
 
 
 def _without_spec() -> Any:
@@ -28,11 +30,14 @@ MALFORMED = [
         service("web", "10.96.0.1", ports=[{"port": "80", "protocol": "TCP"}]),
         "Service default/web: spec.ports[0].port: must be an integer, not '80'",
     ),
-    (_many_endpoints(), "EndpointSlice default/web-1: endpoints: must have at most 1000 elements, not 10000"),
     (
-        {**endpoint_slice("web", ["10.0.0.1"]), "addressType": "IPv6"},
-        "EndpointSlice default/web-1: endpoints[0].addresses[0]: must be an IPv6 address as addressType says, "
-        "not '10.0.0.1'",
+        service("web", "10.96.0.1") | {"spec": {"clusterIP": "10.96.0.300", "ports": [{"port": 80}]}},
+        "Service default/web: spec.clusterIP: must be an IP address, not '10.96.0.300'",
+    ),
+    (_of_no_type(), "EndpointSlice default/web-1: addressType: is required"),
+    (
+        {**endpoint_slice("web", ["10.0.0.1"]), "endpoints": {"addresses": ["10.0.0.1"]}},
+        "EndpointSlice default/web-1: endpoints: must be a list, not an object",
     ),
 ]
 
@@ -66,6 +71,56 @@ def test_an_object_that_is_malformed_from_the_start(
     assert SHOP in snapshot.services
     server.delete(malformed["kind"], "default", malformed["metadata"]["name"])
     kpf.until(lambda snapshot: not snapshot.problems)
+
+
+def _services_of_the_future() -> list[Any]:
+    """Which today's server would not take, or does not know; each keeps 10.96.0.1:80."""
+    made = service("web", "10.96.0.1")
+    spec = made["spec"]
+    return [
+        {**made, "spec": {**spec, **fields}}
+        for fields in (
+            {"type": "Anycast"},
+            {"sessionAffinity": "Cookie", "sessionAffinityConfig": {"cookie": {"name": "a"}}},
+            {"internalTrafficPolicy": "Nearby", "externalTrafficPolicy": "Nearby"},
+            {"ports": [*spec["ports"], {"name": "quic", "port": 443, "protocol": "QUIC"}]},
+            {"externalIPs": ["203.0.113.300"], "trafficDistribution": {"to": "anywhere"}},
+            {"clusterIPs": ["10.96.0.1", "fd00::x"]},
+        )
+    ]
+
+
+@pytest.mark.parametrize("newer", _services_of_the_future())
+def test_a_service_that_a_server_has_taken_is_served_whatever_it_says(
+    server: ApiServer, kpf: Follower, newer: Any
+) -> None:
+    """As far as it can be understood, and from its newest version: another port comes with it."""
+    newer["spec"]["ports"] = [*newer["spec"]["ports"], {"name": "more", "port": 81, "protocol": "TCP"}]
+    server.put(newer)
+    snapshot = kpf.until(lambda snapshot: len(snapshot.services[WEB].ports) == 2)
+    found = snapshot.services[WEB]
+    assert [port.port for port in found.ports] == [80, 81]
+    assert list(map(str, found.cluster_ips)) == ["10.96.0.1"]
+    assert all(problem.is_limit for problem in snapshot.problems)
+    assert 1 <= len(snapshot.problems) <= 2
+    kpf.source.report(snapshot.problems)
+    add(server)
+    kpf.until(has(LATE))
+    assert server.requests("events") == [], "nobody is to blame"
+
+
+def test_a_slice_that_a_server_has_taken_loses_no_more_than_it_must(server: ApiServer, kpf: Follower) -> None:
+    odd = endpoint_slice("web", ["10.0.0.1", "010.000.000.002", "10.0.0.300", "10.0.0.4"])
+    odd["endpoints"][3]["hints"] = {"forRegions": [{"name": "a"}]}
+    odd["ports"] = [*odd["ports"], {"name": "quic", "port": 443, "protocol": "QUIC"}]
+    server.put(odd)
+    snapshot = kpf.until(lambda snapshot: bool(snapshot.problems))
+    (piece,) = snapshot.slices[WEB]
+    assert [str(one.address) for one in piece.endpoints] == ["10.0.0.1", "10.0.0.2", "10.0.0.4"]
+    assert [one.field for one in snapshot.problems] == ["ports[1].protocol", "endpoints[2].addresses[0]"]
+    server.put({**odd, "addressType": "IPv8"})
+    snapshot = kpf.until(lambda snapshot: WEB not in snapshot.slices)
+    assert [one.field for one in snapshot.problems] == ["ports[1].protocol", "addressType"]
 
 
 @pytest.mark.parametrize("name", ["Odd", "odd\0name", "a/b", "..", "x" * 300, "caf\u00e9"])

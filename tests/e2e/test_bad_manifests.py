@@ -2,7 +2,7 @@
 
 import pytest
 
-from kpf.lab.manifests import endpoint_slice, service
+from kpf.lab.manifests import endpoint_slice, service, with_ingress
 from tests.e2e.world import POD_PORT, World, eventually, shop
 
 SHOP = ("10.96.0.10", 80)
@@ -41,6 +41,34 @@ def test_a_wrong_field_concerns_its_object_alone(world: World, path: str, value:
         daemon.wait_for_log("bad.yaml")
         line = next(line for line in daemon.log().splitlines() if "bad.yaml" in line)
         assert "default/bad" in line
+
+
+def test_addresses_are_read_as_kube_proxy_reads_them_and_what_is_none_costs_nothing_else(world: World) -> None:
+    """Forms that older API servers took, and newer ones keep; a guard that cannot be read opens nothing."""
+    pods = world.pods([1, 2])
+    odd = service(
+        "odd",
+        cluster_ips=["10.96.000.010"],
+        type="LoadBalancer",
+        externalIPs=["203.000.113.020", "::ffff:203.0.113.21", "203.0.113.300"],
+        loadBalancerSourceRanges=["192.168.050.0/24"],
+    )
+    guarded = service("guarded", cluster_ips=["10.96.0.11"], type="LoadBalancer", loadBalancerSourceRanges=["anybody"])
+    old_forms = [address.replace("10.244.1.", "010.244.001.00") for address in pods]
+    world.manifests.write(
+        "odd.yaml",
+        with_ingress(odd, "203.0.113.022"),
+        with_ingress(guarded, "203.0.113.23"),
+        *(endpoint_slice("odd", [*old_forms, "10.244.1.300"], port=POD_PORT),),
+        *(endpoint_slice("guarded", pods, port=POD_PORT),),
+    )
+    with world.daemon() as daemon:
+        for address in ("10.96.0.10", "203.0.113.20", "203.0.113.21", "203.0.113.22", "10.96.0.11"):
+            assert world.answers((address, 80), 2) == dict.fromkeys(pods, 1), address
+        assert world.answers(("203.0.113.23", 80), timeout_s=0.3) == {"timed out": 1}
+        said = [line for line in daemon.log().splitlines() if "odd.yaml" in line]
+    for what in ("externalIPs[2]", "endpoints[2].addresses[0]", "guarded: spec.loadBalancerSourceRanges[0]"):
+        assert len([line for line in said if what in line]) == 1, said
 
 
 def test_a_file_that_is_no_yaml_leaves_what_was_read_from_it(world: World) -> None:

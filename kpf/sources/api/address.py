@@ -2,7 +2,7 @@
 
 from urllib.parse import urlsplit
 
-from kpf.sources.decode import shown
+from kpf.sources.messages import shown
 
 _SCHEMES = ("http", "https")
 

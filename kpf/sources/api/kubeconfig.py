@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from kpf.documents import DocumentError, parse_yaml
 from kpf.model.snapshot import Problem
 from kpf.sources.api.address import host_mistake, url_mistake
-from kpf.sources.decode import message_of
+from kpf.sources.messages import message_of
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 HOST_VARIABLE, PORT_VARIABLE = "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"

@@ -45,7 +45,7 @@ class Mirror:
             return False
         self._versions[kind][name] = (one.uid, one.version)
         changed = self._complain(kind, name, one.decoded.problems)
-        if one.decoded.problems and self._index.get((kind, name)) is not None:
+        if one.decoded.malformed and self._index.get((kind, name)) is not None:
             return changed
         return self._index.put((kind, name), one.decoded.value) or changed
 

@@ -1,0 +1,125 @@
+"""EndpointSlices: their values, and the API server's rules that concern more than one field.
+
+Limits follow Kubernetes 1.36: pkg/apis/discovery/validation.
+"""
+
+from collections.abc import Iterator, Sequence
+from sys import intern
+
+from kpf.model.endpoint import Endpoint, EndpointPort, EndpointSlice
+from kpf.model.names import Family, IPAddress, ObjectName, Protocol
+from kpf.sources import wire
+from kpf.sources.messages import shown
+from kpf.sources.objects import LABEL_HEADLESS, LABEL_SERVICE_NAME, MAX_ANNOTATION, ip_at
+from kpf.sources.parts import Mistake, Place
+
+MAX_ENDPOINTS, MAX_ADDRESSES, MAX_PORTS = 1000, 100, 20_000
+# set by the EndpointSlice controller; when the change of a pod or Service happened that it stands for
+ANNOTATION_CHANGE_TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
+
+_FAMILIES = {str(family): family for family in Family}
+_NOT_SERVED = "FQDN"
+_NO_ADDRESS = "must have at least 1 element"
+
+
+def endpoint_slice(
+    raw: wire.EndpointSlice, name: ObjectName, origin: str
+) -> tuple[EndpointSlice | None, list[Mistake]]:
+    """The slice; None if it does not count: no Service, headless, or no IP addresses in it."""
+    mistakes: list[Mistake] = []
+    ports = _ports(raw.get("ports") or (), mistakes)
+    address_type = raw["addressType"]
+    family = _FAMILIES.get(address_type)
+    if family is None:
+        if address_type != _NOT_SERVED:
+            message = f"must be one of 'IPv4', 'IPv6' or '{_NOT_SERVED}', not {shown(address_type)}"
+            mistakes.append(Mistake(("addressType",), message))
+        for index, one in enumerate(raw.get("endpoints") or ()):
+            if not one["addresses"]:
+                mistakes.append(Mistake(("endpoints", index, "addresses"), _NO_ADDRESS, is_rule=True))
+        return None, mistakes
+    endpoints = _endpoints(raw.get("endpoints") or (), family, mistakes)
+    labels = raw["metadata"].get("labels") or {}
+    service_name = labels.get(LABEL_SERVICE_NAME)
+    if not service_name or LABEL_HEADLESS in labels:
+        return None, mistakes
+    return EndpointSlice(
+        name=name,
+        service=ObjectName(name.namespace, service_name),
+        family=family,
+        ports=ports,
+        endpoints=endpoints,
+        change_triggered=_change_triggered(raw["metadata"]),
+        origin=origin,
+    ), mistakes
+
+
+def _change_triggered(metadata: wire.Metadata) -> str:
+    return ((metadata.get("annotations") or {}).get(ANNOTATION_CHANGE_TRIGGERED) or "")[:MAX_ANNOTATION]
+
+
+def _ports(listed: Sequence[wire.EndpointPort | None], mistakes: list[Mistake]) -> tuple[EndpointPort, ...]:
+    mistakes += _too_many(("ports",), len(listed), MAX_PORTS)
+    ports = [_port(port or {}) for port in listed[:MAX_PORTS]]
+    names: set[str] = set()
+    for index, port in enumerate(ports):
+        if port.name in names:
+            mistakes.append(Mistake(("ports", index, "name"), f"is given twice: {port.name!r}", is_rule=True))
+        names.add(port.name)
+    return tuple(ports)
+
+
+def _port(raw: wire.EndpointPort) -> EndpointPort:
+    return EndpointPort(raw.get("name") or "", Protocol(raw.get("protocol") or Protocol.TCP), raw.get("port"))
+
+
+def _endpoints(listed: Sequence[wire.Endpoint], family: Family, mistakes: list[Mistake]) -> tuple[Endpoint, ...]:
+    mistakes += _too_many(("endpoints",), len(listed), MAX_ENDPOINTS)
+    endpoints = []
+    for index, endpoint in enumerate(listed[:MAX_ENDPOINTS]):
+        address = _address(endpoint["addresses"], family, ("endpoints", index, "addresses"), mistakes)
+        if address is not None:
+            endpoints.append(_endpoint(endpoint, address))
+    return tuple(endpoints)
+
+
+def _too_many(place: Place, count: int, most: int) -> Iterator[Mistake]:
+    if count > most:
+        yield Mistake(place, f"must have at most {most} elements, not {count}")
+
+
+def _address(texts: Sequence[str], family: Family, place: Place, mistakes: list[Mistake]) -> IPAddress | None:
+    """The first one, which alone is used, as by kube-proxy; None if it is of no use."""
+    if not texts:
+        mistakes.append(Mistake(place, _NO_ADDRESS))
+        return None
+    address = _of_family(texts[0], family, (*place, 0), mistakes)
+    if len(texts) > 1:
+        others: list[Mistake] = []
+        for position, text in enumerate(texts[1:MAX_ADDRESSES], 1):
+            _of_family(text, family, (*place, position), others)
+        mistakes += [one._replace(is_rule=True) for one in (*others, *_too_many(place, len(texts), MAX_ADDRESSES))]
+    return address
+
+
+def _of_family(text: str, family: Family, place: Place, mistakes: list[Mistake]) -> IPAddress | None:
+    address = ip_at(place, text, mistakes)
+    if address is None or address.version == family:
+        return address
+    mistakes.append(Mistake(place, f"must be an {family!s} address as addressType says, not {shown(text)}"))
+    return None
+
+
+def _endpoint(raw: wire.Endpoint, address: IPAddress) -> Endpoint:
+    conditions, hints = raw.get("conditions") or {}, raw.get("hints") or {}
+    return Endpoint(
+        address,
+        # absent or null: ready and serving, not terminating
+        conditions.get("ready") is not False,
+        conditions.get("serving") is not False,
+        conditions.get("terminating") is True,
+        # thousands of endpoints are on few nodes
+        intern(raw.get("nodeName") or ""),
+        tuple(hint.get("name") or "" for hint in hints.get("forZones") or ()),
+        tuple(hint["name"] for hint in hints.get("forNodes") or ()),
+    )

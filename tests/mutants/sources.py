@@ -1,0 +1,148 @@
+"""What objects are read as: addresses, and what a mistake costs."""
+
+from tests.mutants import Mutant
+
+PARSING, MISTAKES, STORED = "tests/test_parsing.py", "tests/test_decode_mistakes.py", "tests/test_stored_objects.py"
+
+MUTANTS = (
+    Mutant(
+        "addresses with leading zeros are none",
+        "kpf/model/parsing.py",
+        'address = _parsed(_LEADING_ZEROS.sub("", text))',
+        "address = _parsed(text)",
+        (PARSING, MISTAKES),
+    ),
+    Mutant(
+        "IPv4-mapped addresses are IPv6",
+        "kpf/model/parsing.py",
+        "address.ipv4_mapped or address\n",
+        "address\n",
+        (PARSING, MISTAKES),
+    ),
+    Mutant(
+        "IPv4-mapped networks are IPv6",
+        "kpf/model/parsing.py",
+        "if mapped is None or network.prefixlen < _MAPPED_BITS:",
+        "if network:",
+        (PARSING, MISTAKES),
+    ),
+    Mutant(
+        "networks are read strictly",
+        "kpf/sources/objects.py",
+        "mistakes, strict_cidr, cidr_of)",
+        "mistakes, strict_cidr, strict_cidr)",
+        (MISTAKES,),
+    ),
+    Mutant(
+        "a range that cannot be read opens the guard",
+        "kpf/sources/services.py",
+        "(*found,) if is_whole else (*found, *NOBODY)",
+        "(*found,)",
+        (MISTAKES,),
+    ),
+    Mutant(
+        "beside a range that can be read, one that cannot opens the other family",
+        "kpf/sources/services.py",
+        "(*found,) if is_whole else (*found, *NOBODY)",
+        "(*found,) if is_whole or found else (*found, *NOBODY)",
+        ("tests/test_random_services.py::test_a_guard_whose_ranges_cannot_be_read_lets_nobody_in",),
+    ),
+    Mutant(
+        "one cluster IP that cannot be read makes the Service malformed",
+        "kpf/sources/services.py",
+        "        if address is None:\n            continue\n        if family_of",
+        "        if address is None:\n            raise MalformedError(mistakes)\n        if family_of",
+        (MISTAKES,),
+    ),
+    Mutant(
+        "a Service without a cluster IP that can be read counts as headless",
+        "kpf/sources/services.py",
+        "    if not found:\n        # which",
+        "    if listed and not found:\n        # which",
+        (MISTAKES, "tests/api/test_api_objects.py"),
+    ),
+    Mutant(
+        "an unknown protocol costs the Service",
+        "kpf/sources/parts.py",
+        '    "spec.ports.*",\n',
+        "",
+        (MISTAKES, "tests/api/test_api_objects.py"),
+    ),
+    Mutant(
+        "a mistake in an endpoint costs the slice",
+        "kpf/sources/parts.py",
+        '        "endpoints.*",\n',
+        "",
+        (MISTAKES,),
+    ),
+    Mutant(
+        "a wrong type costs no more than an unknown value",
+        "kpf/sources/parts.py",
+        "spared = _SPARED_FOR_VALUES if is_value else _SPARED",
+        "spared = _SPARED_FOR_VALUES",
+        (MISTAKES, "tests/api/test_api_objects.py"),
+    ),
+    Mutant(
+        "what is left out takes what is around it along",
+        "kpf/sources/parts.py",
+        "for length in range(len(place), 0, -1):",
+        "for length in range(1, len(place) + 1):",
+        (MISTAKES,),
+    ),
+    Mutant(
+        "fields are named as if nothing was left out before them",
+        "kpf/sources/parts.py",
+        "part += index <= part",
+        "part += 0",
+        (MISTAKES,),
+    ),
+    Mutant(
+        "what a server has taken is judged again",
+        "kpf/sources/decode.py",
+        '_decode_known(raw, kind, "", rules=False)',
+        '_decode_known(raw, kind, "")',
+        (MISTAKES,),
+    ),
+    Mutant(
+        "what a server has taken becomes an Event",
+        "kpf/sources/decode.py",
+        "one._replace(is_limit=True)",
+        "one",
+        ("tests/api/test_api_objects.py", STORED),
+    ),
+    Mutant(
+        "a file's version of which something is left out does not count",
+        "kpf/sources/cache.py",
+        "if versions[0].malformed and in_force is not None:",
+        "if versions[0].problems and in_force is not None:",
+        ("tests/test_cache.py",),
+    ),
+    Mutant(
+        "a server's version of which something is left out does not count",
+        "kpf/sources/api/mirror.py",
+        "if one.decoded.malformed and self._index",
+        "if one.decoded.problems and self._index",
+        ("tests/api/test_api_objects.py",),
+    ),
+    Mutant(
+        "a malformed version takes the object away",
+        "kpf/sources/api/mirror.py",
+        "if one.decoded.malformed and self._index.get((kind, name)) is not None:",
+        "if False:",
+        ("tests/api/test_api_objects.py",),
+    ),
+    Mutant(
+        "affinity for more than a day is none",
+        "kpf/sources/wire.py",
+        "le=MAX_INT32",
+        "le=86400",
+        (MISTAKES,),
+    ),
+    Mutant(
+        "files of kube-proxy are read strictly",
+        "kpf/config/kube_proxy.py",
+        "return str(cidr_of(text) if",
+        "return text or str(cidr_of(text) if",
+        ("tests/test_config_kube_proxy.py",),
+    ),
+)
