@@ -12,7 +12,7 @@ from kpf.model.service import Service, ServicePort, ServiceType, TrafficPolicy
 from kpf.plan.desired import DesiredState, desired_state
 from kpf.plan.ground import ProxyPorts, ground_for, lay_ground
 from kpf.plan.intent import Planner
-from tests.values import FACTS, TCP, at, endpoints, service, snapshot
+from tests.values import FACTS, TCP, WORKERS, at, endpoints, service, snapshot
 
 RANGE = range(20000, 30000)
 PORTS = ProxyPorts(RANGE, 1000, lambda _: True)
@@ -144,10 +144,26 @@ def test_an_endpoint_that_leads_back_is_refused_and_the_others_serve(endpoint: s
     assert why in problem.message
 
 
-def test_an_endpoint_that_is_a_proxy_port_is_refused() -> None:
+@pytest.mark.parametrize("endpoint", ["192.0.2.1:80", "192.168.1.10:30080", "192.0.2.9:443"])
+def test_an_endpoint_that_is_a_portal_is_dialled_where_the_workers_dials_are_known(endpoint: str) -> None:
+    address, port = at(endpoint)
+    other = service(
+        "other", cluster_ips=("10.96.0.2",), external_ips=("192.0.2.9",), ports=(ServicePort("", TCP, 443),)
+    )
+    objects = (service(**FULL), other, endpoints(str(address), "10.0.0.5", port=port))
+    state = plan(*objects, facts=replace(FACTS, worker_uid=WORKERS))
+    (frontend,) = (one for one in state.frontends.values() if one.endpoints)
+    assert set(frontend.endpoints) == {at(endpoint), at(f"10.0.0.5:{port}")}
+    assert state.rules.worker_uid == WORKERS
+    assert not state.problems
+
+
+@pytest.mark.parametrize("worker_uid", [None, WORKERS])
+def test_an_endpoint_that_is_a_proxy_port_is_refused(worker_uid: int | None) -> None:
+    facts = replace(FACTS, worker_uid=worker_uid)
     (listener,) = plan(service(), endpoints("10.0.0.1")).frontends
     mine = endpoints("192.168.1.10", of="other", port=listener.at.port)
-    state = plan(service(), endpoints("10.0.0.1"), service("other", cluster_ips=("10.96.0.2",)), mine)
+    state = plan(service(), endpoints("10.0.0.1"), service("other", cluster_ips=("10.96.0.2",)), mine, facts=facts)
     assert state.rules.portals[portal("10.96.0.2:80")] is Verdict.REFUSE
     assert ["proxy port" in problem.message for problem in state.problems] == [True]
 

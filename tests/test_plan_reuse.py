@@ -21,7 +21,7 @@ from kpf.plan.ground import Ground, ProxyPorts, ground_for, lay_ground
 from kpf.plan.intent import Planner
 from kpf.plan.routes import FORWARDING
 from kpf.plan.transition import InForce, OpenFrontends, UpdateFrontends, transition
-from tests.values import FACTS, TCP, UDP, at, endpoints, service, snapshot
+from tests.values import FACTS, TCP, UDP, WORKERS, at, endpoints, service, snapshot
 
 # few, so that they run out, and are asked for as node ports and endpoints
 PORTS = ProxyPorts(range(20000, 20005), 5, lambda _: True)
@@ -36,6 +36,7 @@ NODES = (
     replace(FACTS, own_listeners=(at("0.0.0.0:20001"), at("10.96.0.2:80"))),
     replace(FACTS, forwarding=Forwarding.DIRECT, zone="b", local_addresses=FACTS.local_addresses | {RANGED.ip}),
     replace(FACTS, forwarding=Forwarding.PROXIED, zone="a", masquerade_all=True),
+    replace(FACTS, worker_uid=WORKERS),
 )
 CLUSTER_IPS = (("10.96.0.1",), ("10.96.0.2",), ("192.168.1.10",), ("10.96.0.1", "fd00:96::1"))
 # pods, a portal, the node itself, and what is never dialled; with ports that are portals, proxy ports and node ports
@@ -213,7 +214,7 @@ def assert_same(ground: Ground, other: Ground) -> None:
     assert ground.guarded == other.guarded
     assert ground.captured == other.captured
     assert ground.listening == other.listening
-    assert (ground.forbidden, ground.captured_at) == (other.forbidden, other.captured_at)
+    assert (ground.forbidden, ground.portals_at) == (other.forbidden, other.portals_at)
     assert {one: ground.why_forbidden(one) for one in ground.forbidden} == {
         one: other.why_forbidden(one) for one in other.forbidden
     }

@@ -58,7 +58,7 @@ class Decisions:
         outcomes: dict[FrontendKey, Outcome] = {}
         for key in dict.fromkeys(key for claim in claims for key in claim.frontends):
             wanted = plan.frontends[key]
-            endpoints, refused = self._dialled(plan, wanted, key.port.protocol)
+            endpoints, refused = self._dialled(plan, wanted, key)
             problems |= dict.fromkeys(refused)
             outcomes[key] = self._outcome(key, wanted, endpoints)
         for claim in claims:
@@ -104,11 +104,11 @@ class Decisions:
         return *claim.sources, ip_network(portal.address)
 
     def _dialled(
-        self, plan: ServicePlan, wanted: FrontendPlan, protocol: Protocol
+        self, plan: ServicePlan, wanted: FrontendPlan, key: FrontendKey
     ) -> tuple[tuple[SocketAddress, ...], tuple[Problem, ...]]:
         """The endpoints that may be dialled, and complaints about the others."""
         ground = self._ground
-        forbidden = ground.forbidden_to(protocol)
+        forbidden = ground.forbidden_to(key)
         if wanted.members.isdisjoint(forbidden):
             return wanted.endpoints, ()
         refused = [(one, ground.why_forbidden(one)) for one in wanted.endpoints if one in forbidden]

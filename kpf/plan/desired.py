@@ -130,6 +130,7 @@ def _rules(decided: Decisions, ground: Ground, intent: Intent, before: DesiredSt
         own_pods=facts.own_pods,
         masquerade_all=facts.masquerade_all,
         masquerade_bridged=facts.masquerade_bridged,
+        worker_uid=facts.worker_uid,
     )
 
 

@@ -52,7 +52,7 @@ def main(descriptor: int) -> int:
     gc.disable()
     gc.freeze()
     with contextlib.suppress(BrokenPipeError):
-        channel.send(master, Ready(os.getpid(), kept))
+        channel.send(master, Ready(os.getpid(), os.geteuid(), kept))
         channel.send(master, Done(message.generation))
     worker.run()
     return 0
