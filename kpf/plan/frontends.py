@@ -37,7 +37,8 @@ class PortalPlan(NamedTuple):
 
     `far`: where it leads for connections from elsewhere than this node and its pods, if that is another place.
     `loopback`: where the node port leads that is reached at 127.0.0.1 or ::1, if that is another place.
-    `masquerade` is of direct forwarding. `sources`: who alone may come, anybody if there is none.
+    `masquerade` is of direct forwarding. `sources`: who alone may come, anybody if there is none. `is_cluster_ip`: it
+    is asked for as such, and comes before what is asked for as an external address.
     """
 
     portal: Portal | NodePort
@@ -47,6 +48,7 @@ class PortalPlan(NamedTuple):
     loopback: FrontendKey | None = None
     masquerade: Masquerade = Masquerade.NEVER
     sources: tuple[IPNetwork, ...] = ()
+    is_cluster_ip: bool = False
 
     @property
     def service_name(self) -> ObjectName:
@@ -59,10 +61,7 @@ class PortalPlan(NamedTuple):
 
 
 class Claims(NamedTuple):
-    """What a Service asks for that another one might ask for too. Sorts by age, as claims are decided.
-
-    Endpoints come and go without changing it.
-    """
+    """What a Service asks for that another one might ask for too. Endpoints come and go without changing it."""
 
     created: str
     name: ObjectName
@@ -70,6 +69,11 @@ class Claims(NamedTuple):
     portals: tuple[PortalPlan, ...]
     cluster_ips: tuple[IPAddress, ...]
     health_check_port: int = 0
+
+    @property
+    def age(self) -> tuple[bool, str, ObjectName]:
+        """Sorts the older one first. Who does not say when it was made is younger than who does."""
+        return not self.created, self.created, self.name
 
     def problem(self, field: str, message: str) -> Problem:
         return Problem(self.origin, f"Service {self.name}", field, message)
