@@ -106,8 +106,8 @@ MUTANTS = (
     Mutant(
         "a claim of another kind keeps the portal",
         "kpf/plan/intent.py",
-        "        and claim.is_cluster_ip == holder.is_cluster_ip\n",
-        "",
+        " and claim.is_cluster_ip == holder.is_cluster_ip\n",
+        "\n",
         (f"{CLAIMS}::test_a_claim_of_another_kind_is_a_new_one",),
     ),
     Mutant(
@@ -118,10 +118,17 @@ MUTANTS = (
         (f"{CLAIMS}::test_at_a_start_the_older_one_has_it",),
     ),
     Mutant(
-        "a segment of a connection from before kpf is redirected or refused in prerouting",
-        "kpf/nft/statements.py",
-        '    kind = ex.tcp_flags() + ex.bitwise(bytes([ANY_FLAG]), b"\\0") + ex.compare(bytes([SYN]), operator=ex.CMP_NEQ)',
-        '    kind = ex.tcp_flags() + ex.bitwise(bytes([ANY_FLAG]), b"\\0") + ex.compare(bytes([SYN]))',
+        "a segment of a connection from before kpf is redirected",
+        "kpf/nft/schema.py",
+        "(*PREROUTING, -105), under_way, (st.jump(FAR_REDIRECTS),), redirects)",
+        "(*PREROUTING, -105), (st.jump(FAR_REDIRECTS),), redirects)",
+        (f"{TRAFFIC}::test_a_connection_from_before_goes_on_from_what_is_a_node_port_now",),
+    ),
+    Mutant(
+        "a segment of a connection from before kpf is refused",
+        "kpf/nft/schema.py",
+        "known, judged, under_way, guards,",
+        "known, judged, guards,",
         (f"{TRAFFIC}::test_a_connection_from_before_goes_on_from_what_is_a_node_port_now",),
     ),
     Mutant(
