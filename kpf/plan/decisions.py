@@ -13,11 +13,15 @@ from kpf.plan.health_ports import AskedHealthCheck
 
 
 class Frontend(NamedTuple):
-    """A frontend as it must be: where it listens and whom it dials."""
+    """A frontend as it must be: where it listens and whom it dials.
+
+    `may_return`: its connections may come back by another node, so it may not have all that workers can carry.
+    """
 
     listener: Listener
     endpoints: tuple[SocketAddress, ...]
     affinity_timeout_s: int | None
+    may_return: bool = False
 
 
 class Flows(NamedTuple):
@@ -73,7 +77,8 @@ class Decisions:
             listener = self._ground.listeners.get(key)
             if listener is None:
                 return Verdict.REFUSE
-            self.frontends[listener] = Frontend(listener, endpoints, wanted.affinity_timeout_s)
+            may_return = self._ground.may_return(wanted)
+            self.frontends[listener] = Frontend(listener, endpoints, wanted.affinity_timeout_s, may_return)
             return listener.at.port if endpoints else wanted.when_empty
         if key.port.protocol is Protocol.UDP:
             self.flows_kept[key] = Flows(key, wanted.flows_kept)

@@ -7,7 +7,7 @@ from itertools import chain
 from operator import attrgetter
 
 from kpf.model.health import HealthCheck
-from kpf.model.names import FrontendKey, IPAddress, ObjectName
+from kpf.model.names import Forwarding, FrontendKey, IPAddress, ObjectName
 from kpf.model.rules import NodePort, Portal, Rules
 from kpf.model.snapshot import Problem
 from kpf.plan.decisions import Decisions, Flows, Frontend
@@ -88,6 +88,13 @@ def _suspects(intent: Intent, ground: Ground, before: DesiredState) -> dict[Obje
             for name, plan in intent.plans.items()
             for frontend in plan.frontends.values()
             if not frontend.members.isdisjoint(moved)
+        )
+    if not ground.same_portals(was):
+        names |= dict.fromkeys(
+            name
+            for name, plan in intent.plans.items()
+            for key, frontend in plan.frontends.items()
+            if key.forwarding is Forwarding.PROXIED and ground.may_return(frontend) != was.may_return(frontend)
         )
     if ground.facts.local_addresses != was.facts.local_addresses:
         names |= dict.fromkeys(name for name, claims in ground.captured.items() if any(one.sources for one in claims))

@@ -18,14 +18,16 @@ MAX_PROBLEMS = 10
 
 @dataclass(frozen=True, slots=True)
 class FrontendPlan:
-    """`members` are the endpoints as a set. `when_empty`: what becomes of connections while there are none.
+    """`members` are the endpoints as a set, `ports` those that they have.
 
+    `when_empty`: what becomes of connections while there are none.
     `affinity_timeout_s` is None without session affinity. `flows_kept`: the endpoints whose flows may go on, of a
     frontend without connections (UDP). `hairpins`: endpoints on this node, of one that the kernel forwards.
     """
 
     endpoints: Backends
     members: frozenset[SocketAddress]
+    ports: frozenset[int]
     when_empty: Verdict
     affinity_timeout_s: int | None
     flows_kept: frozenset[SocketAddress] = frozenset()

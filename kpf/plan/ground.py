@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from operator import attrgetter
 from typing import NamedTuple
 
 from kpf.model.names import Forwarding, FrontendKey, IPAddress, ObjectName, Protocol, SocketAddress, family_of
 from kpf.model.rules import NodePort, Portal
 from kpf.model.snapshot import Problem
-from kpf.plan.frontends import PortalPlan
+from kpf.plan.frontends import FrontendPlan, PortalPlan
 from kpf.plan.intent import United
 from kpf.plan.node import NodeFacts
 from kpf.plan.ports import assign_ports
@@ -35,7 +36,7 @@ class Ground:
     `listening`: where kpf listens for all of them: what is sent there by TCP comes back to kpf. Where nothing tells the
     workers' dials from others, so does what they send to a portal: `node_ports_at`, and `portals_at`: all others.
     `forbidden`: all places from where a worker's dial would come back. `cluster_ips`: those whose other ports are
-    refused.
+    refused. `node_port_numbers`: of TCP.
     """
 
     united: United
@@ -48,6 +49,7 @@ class Ground:
     portals_at: frozenset[SocketAddress]
     forbidden: frozenset[SocketAddress]
     cluster_ips: frozenset[IPAddress]
+    node_port_numbers: frozenset[int]
     problems: tuple[Problem, ...]
 
     def holds(self, united: United, facts: NodeFacts, still_open: frozenset[Listener]) -> bool:
@@ -65,6 +67,22 @@ class Ground:
             # at the number of a proxy port a pod may listen
             return frozenset()
         return self.forbidden if key.forwarding is Forwarding.PROXIED else self.listening
+
+    def may_return(self, frontend: FrontendPlan) -> bool:
+        """A connection may come back for ever, by another node, where an endpoint is a portal as it is here."""
+        portals, numbers = self.united.addresses, self.node_port_numbers
+        if frontend.members.isdisjoint(portals) and frontend.ports.isdisjoint(numbers):
+            return False
+        found = chain(frontend.members & portals, (at for at in frontend.members if at.port in numbers))
+        return any(at.address not in self.facts.local_addresses for at in found)
+
+    def same_portals(self, other: "Ground") -> bool:
+        """What `may_return` says is the same for all frontends."""
+        return (self.united.addresses, self.node_port_numbers, self.facts.local_addresses) == (
+            other.united.addresses,
+            other.node_port_numbers,
+            other.facts.local_addresses,
+        )
 
     def why_forbidden(self, at: SocketAddress) -> str:
         if at in self.node_ports_at:
@@ -154,6 +172,7 @@ def lay_ground(
         forbidden=listening | portals_at | node_ports_at if leads_back else listening,
         # else a ClusterIP that is this node's own address would close all other ports of the node
         cluster_ips=united.cluster_ips - facts.local_addresses,
+        node_port_numbers=frozenset(one.port for one in united.node_ports if one.protocol is Protocol.TCP),
         problems=(*united.problems, *_unserved(united, listeners, left_out or {}), *complaints),
     )
 

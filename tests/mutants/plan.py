@@ -132,6 +132,27 @@ MUTANTS = (
         (f"{TRAFFIC}::test_a_connection_from_before_goes_on_from_what_is_a_node_port_now",),
     ),
     Mutant(
+        "what goes round between nodes has no bound",
+        "kpf/master/effects.py",
+        "                self._directory.set_may_return(slot, frontend.may_return)\n",
+        "",
+        ("tests/e2e/test_loops.py::test_what_goes_round_ends_and_takes_nothing_from_others",),
+    ),
+    Mutant(
+        "what goes round has all sessions of a worker",
+        "kpf/worker/acceptor.py",
+        "        room = max(self.limit // RETURNING_SHARE - active, 0)",
+        "        room = max(self.limit - active, 0)",
+        ("tests/test_worker_share.py",),
+    ),
+    Mutant(
+        "a frontend is not asked again whether it may return when portals come",
+        "kpf/plan/desired.py",
+        "    if not ground.same_portals(was):",
+        "    if False:",
+        ("tests/test_plan_desired.py::test_what_may_be_a_portal_of_another_node_may_return",),
+    ),
+    Mutant(
         "a proxied connection does not survive the loss of its conntrack entry",
         "kpf/nft/schema.py",
         "    under_way = st.under_way(), st.local_destination(), st.leave()",
