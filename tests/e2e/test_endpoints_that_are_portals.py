@@ -48,6 +48,11 @@ class Shape(StrEnum):
     TWO_HOSTS = "addresses of two hosts, both its own external IPs"
     NODE_PORT = "the node's address, its own node port"
     CLAIMED = "pods whose addresses are another Service's external IPs"
+    BORROWED = "another host's address, another Service's LB address"
+
+
+# the endpoints are another Service's portals
+CLAIMED = {Shape.CLAIMED, Shape.BORROWED}
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,8 @@ def shops(cluster: Cluster) -> list[Shop]:
                 one = Shop(shape, forwarding, own, here, 30777, number, ways)
             case Shape.CLAIMED:
                 one = Shop(shape, forwarding, pods, frozenset(pods), 8080, number)
+            case Shape.BORROWED:
+                one = Shop(shape, forwarding, {"outside": OUTSIDE_ADDRESSES}, frozenset(), 9443, number)
         # no two of TCP share a port: one of both is direct
         shift = 1 if forwarding is Forwarding.DIRECT_TCP else 0
         found.append(Shop(one.shape, one.forwarding, one.servers, one.here, one.port + shift, number, one.portals))
@@ -149,16 +156,20 @@ def shops(cluster: Cluster) -> list[Shop]:
 
 
 def claimant(shop: Shop) -> Object:
-    """A Service of somebody else that has the endpoints as its external IPs, and no endpoints."""
-    return service(
+    """A Service of somebody else that has the endpoints as its external addresses, and no endpoints."""
+    addresses = [address for pair in shop.servers.values() for address in pair]
+    made = service(
         f"claims-{shop.number}",
         namespace="elsewhere",
         cluster_ips=(f"10.96.3.{shop.number}", f"fd00:96::3{shop.number:02x}"),
         ports=[{"port": shop.port, "protocol": shop.protocol}],
-        externalIPs=[address for pair in shop.servers.values() for address in pair],
+        externalIPs=addresses if shop.shape is Shape.CLAIMED else [],
+        type="LoadBalancer",
+        allocateLoadBalancerNodePorts=False,
         ipFamilyPolicy="RequireDualStack",
         ipFamilies=["IPv4", "IPv6"],
     )
+    return with_ingress(made, *(addresses if shop.shape is Shape.BORROWED else ()))
 
 
 @dataclass(frozen=True)
@@ -191,7 +202,7 @@ def world(cluster: Cluster) -> Iterator[Portals]:
                     servers[name].open(address, shop.port, name=name, mode=mode)  # type: ignore[arg-type]
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kpf-")))
         manifests = Manifests(directory / "manifests")
-        claimants = [claimant(shop) for shop in made if shop.shape is Shape.CLAIMED]
+        claimants = [claimant(shop) for shop in made if shop.shape in CLAIMED]
         manifests.write("all.yaml", *nodes(), *claimants, *(one for shop in made for one in shop.objects()))
         daemon = Daemon(cluster.node, directory, manifests=manifests.directory, args=("--hostname-override", NODE))
         yield Portals(cluster, stack.enter_context(daemon), made)

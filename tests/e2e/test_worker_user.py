@@ -1,6 +1,8 @@
 """Whom workers become, and what may be dialled where nobody else is to be had."""
 
 import io
+import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -73,3 +75,18 @@ def test_where_there_is_one_user_portals_are_not_dialled_and_that_is_said() -> N
             text = io.StringIO()
             show(state, Console(file=text, width=200))
             assert NOT_TOLD_APART in text.getvalue()
+
+
+def test_render_says_whose_dials_are_left_alone(tmp_path: Path) -> None:
+    """As a daemon would that is started here: nobody's where there is one user."""
+    Manifests(tmp_path).write("shop.yaml", service("shop", cluster_ips=["10.96.0.10"]))
+    render = [sys.executable, "-m", "kpf", "render", "--manifests", str(tmp_path)]
+    text = subprocess.run(render, capture_output=True, text=True, check=True, timeout=20).stdout
+    assert text.count("meta skuid 93040 return") == 2 * (worker_user(93040) == 93040)
+    alone = subprocess.run(
+        [sys.executable, "-c", ONE_ID, *render], capture_output=True, text=True, check=True, timeout=20
+    )
+    assert "skuid" not in alone.stdout
+    if shutil.which("nft"):
+        for one in (text, alone.stdout):
+            subprocess.run(["nft", "-c", "-f", "-"], input=one, text=True, check=True, timeout=20)
