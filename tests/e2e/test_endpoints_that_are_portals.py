@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from kpf.config.model import DEFAULT_WORKER_USER
 from kpf.lab.backends import Backends
 from kpf.lab.cluster import (
     BRIDGE_ADDRESSES,
@@ -30,7 +31,13 @@ from kpf.lab.daemon import Daemon
 from kpf.lab.datagrams import Dial, dial
 from kpf.lab.machine import Machine
 from kpf.lab.manifests import Manifests, Object, endpoint_slice, service, with_ingress
+from kpf.master.identity import worker_user
 from tests.e2e.semantics import Cell, Client, Endpoints, Forwarding, Kind, Model, Origin, Policy
+
+# else the old rule is in force, of which test_worker_user knows
+pytestmark = pytest.mark.skipif(
+    worker_user(DEFAULT_WORKER_USER) != DEFAULT_WORKER_USER, reason="nobody else exists in this user namespace"
+)
 
 LOOPBACK = ("127.0.0.1", "::1")
 PODS = ("routed", "bridged")

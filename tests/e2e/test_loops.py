@@ -14,6 +14,7 @@ from kpf.lab.backends import Backends
 from kpf.lab.clients import connect, names, steady
 from kpf.lab.cluster import NODE, OTHER_NODE, OTHER_NODE_ADDRESSES, SECOND_NODE_ADDRESSES, Cluster
 from kpf.lab.daemon import Daemon
+from kpf.lab.datagrams import Dial, dial
 from kpf.lab.machine import Machine
 from kpf.lab.manifests import Manifests, endpoint_slice, service
 from tests.e2e.world import eventually
@@ -39,7 +40,12 @@ class Ring:
     def sessions(self, field: str) -> int:
         """Of what goes round, on both nodes."""
         names = zip(self.daemons, ("round-1", "round-2"), strict=True)
-        return sum(daemon.service(name)[field] for daemon, name in names)
+        return sum(
+            one[field]
+            for daemon, name in names
+            for one in daemon.status()["services"]
+            if (one["name"], one["protocol"]) == (name, "TCP")
+        )
 
 
 def daemon_on(machine: Machine, directory: Path, name: str) -> Daemon:
@@ -59,10 +65,14 @@ def ring(cluster: Cluster) -> Iterator[Ring]:
         pods = stack.enter_context(Backends(cluster.routed))
         pods.open(cluster.routed.addresses[0], 8080, name="pod")
         for name, ip, own, other in (("round-1", "10.96.4.1", HERE, THERE), ("round-2", "10.96.4.2", THERE, HERE)):
+            ports = [{"name": one, "port": 80, "nodePort": own[1], "protocol": one.upper()} for one in ("tcp", "udp")]
             manifests.write(
                 f"{name}.yaml",
-                service(name, cluster_ips=[ip], type="NodePort", ports=[{"port": 80, "nodePort": own[1]}]),
-                endpoint_slice(name, [other[0]], port=other[1]),
+                service(name, cluster_ips=[ip], type="NodePort", ports=ports),
+                *(
+                    endpoint_slice(name, other[:1], port=other[1], port_name=one, suffix=one, protocol=one.upper())
+                    for one in ("tcp", "udp")
+                ),
             )
         good = service("good", cluster_ips=GOOD[:1])
         manifests.write("good.yaml", good, endpoint_slice("good", cluster.routed.addresses[:1], port=8080))
@@ -91,3 +101,18 @@ def test_others_are_served_while_it_goes_round(ring: Ring) -> None:
         answers = names(ring.cluster.remote.call(steady, GOOD, 50.0, 2.0, timeout_s=2.0))
         assert set(names(load.result())) == {"ECONNRESET"}
     assert answers == {"pod": 100}
+
+
+def test_a_datagram_goes_round_until_its_hops_are_used_up(ring: Ring) -> None:
+    """The kernel forwards it, and every node takes one of 64 hops away."""
+    before, count = forwarded(ring.cluster.other), 5
+    outcomes = ring.cluster.outside.call(dial, [Dial("UDP", HERE)] * count, at_once=count, timeout_s=0.5)
+    assert not any(one.name for one in outcomes)
+    assert 0 < forwarded(ring.cluster.other) - before <= 64 * count
+
+
+def forwarded(machine: Machine) -> int:
+    """IPv4 packets that the machine has passed on so far."""
+    with machine.inside():
+        names, values = Path("/proc/thread-self/net/snmp").read_text(encoding="ascii").splitlines()[:2]
+    return int(values.split()[names.split().index("ForwDatagrams")])
