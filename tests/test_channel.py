@@ -32,7 +32,7 @@ def open_descriptors() -> int:
         Close(4, (1, 65_535)),
         Close(5, tuple(range(65_535, 65_535 - MAX_FRONTENDS, -1))),
         Drain(6),
-        Ready(7, "none"),
+        Ready(7, 65536, "none"),
         Done(8),
         NoRoom(10),
         Listen(9, ()),

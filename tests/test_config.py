@@ -54,6 +54,7 @@ def test_defaults() -> None:
     assert (config.logging.level, config.logging.format) == ("info", "text")
     assert (config.forwarding, config.allow_external_ips, config.masquerade_all) == ("auto", True, False)
     assert config.service_cidrs == ()
+    assert config.worker_user == 93040
     assert (config.manifests, config.bind_address, config.node_port_addresses, config.cluster_cidr) == ("", (), (), ())
     assert config.node_name == os.uname().nodename.lower()
     assert config.local_detection == "NodeCIDR"
@@ -88,6 +89,8 @@ def test_the_example_is_right() -> None:
         ("forwarding", "direct", "forwarding", "direct"),
         ("allowExternalIPs", False, "allow_external_ips", False),
         ("masqueradeAll", True, "masquerade_all", True),
+        ("workerUser", 1, "worker_user", 1),
+        ("workerUser", (1 << 32) - 2, "worker_user", (1 << 32) - 2),
         ("serviceCIDRs", "10.96.0.0/12,10.112.0.0/12", "service_cidrs", SERVICE_CIDRS),
         ("serviceCIDRs", ["10.96.0.1/12", "10.112.0.0/12"], "service_cidrs", SERVICE_CIDRS),
         ("serviceCIDRs", ["fd00::/108"], "service_cidrs", (ip_network("fd00::/108"),)),
@@ -156,6 +159,10 @@ def test_nested_fields(written: Any) -> None:
         ("forwarding", "maybe", "must be one of 'auto', 'proxied' or 'direct'"),
         ("allowExternalIPs", "yes please", "must be true or false"),
         ("masqueradeAll", "all", "must be true or false"),
+        ("workerUser", 0, "must be a numeric id 1..4294967294"),
+        ("workerUser", (1 << 32) - 1, "must be a numeric id 1..4294967294"),
+        ("workerUser", True, "must be a numeric id 1..4294967294"),
+        ("workerUser", "kpf", "must be a numeric id 1..4294967294"),
         ("serviceCIDRs", "10.96.0.0", "not a CIDR"),
         ("serviceCIDRs", ["10.96.0.0/12", "::/0"], "every address"),
         ("serviceCIDRs", 10, "must be text"),
@@ -279,7 +286,7 @@ def test_a_port_range_that_overlaps_the_ephemeral_one_is_warned_of(
     assert bool(warnings(load({}))) is said
 
 
-NO_FLAG = {"forwarding", "allowExternalIPs", "detectLocal", "masqueradeAll", "serviceCIDRs"}
+NO_FLAG = {"forwarding", "allowExternalIPs", "detectLocal", "masqueradeAll", "serviceCIDRs", "workerUser"}
 FIELDS = sorted({".".join(path) for path in FLAGS.values() if path} | NO_FLAG)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 

@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from kpf.master import process, supervisor, workers
+from kpf.master.identity import worker_user
 from kpf.master.listeners import Listeners
 from kpf.master.process import WorkerGoneError, WorkerProcess
 from kpf.master.supervisor import State
@@ -66,6 +68,25 @@ def test_a_worker_that_cannot_be_started_is_tried_again(step: str, monkeypatch: 
         assert made.slots[0].restarts == 2
 
     scene(play)
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_whose_the_dials_of_all_workers_are(others: bool) -> None:
+    async def play() -> None:
+        def newborn(slot: int) -> Configure:
+            user = os.getuid() + slot * others
+            return replace(configure(slot), workers=2, uid=user, gid=user)
+
+        made = Workers(Directory(Region.create(2)), Listeners(2), newborn=newborn, count=2)
+        try:
+            await made.start()
+            assert made.uid() == (None if others else os.getuid())
+        finally:
+            await made.abort()
+
+    if others and (os.getuid() or worker_user(1) != 1):
+        pytest.skip("nobody else is to be had")
+    asyncio.run(play())
 
 
 def test_a_worker_that_dies_before_it_is_ready_does_not_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

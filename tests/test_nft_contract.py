@@ -70,6 +70,7 @@ FULL = Rules(
     },
     hairpins={ip_address("10.244.1.1"): 2, ip_address("fd00::1"): 1},
     listening=frozenset({at("192.168.1.10:20001"), at("[fd00::10]:20002")}),
+    worker_uid=93040,
 )
 
 
@@ -247,6 +248,7 @@ def some_rules(draw: st.DrawFn) -> Rules:
         own_pods=draw(own_pods),
         masquerade_all=draw(st.booleans()),
         masquerade_bridged=draw(st.booleans()),
+        worker_uid=draw(st.sampled_from([None, 93040, (1 << 32) - 2])),
     )
 
 

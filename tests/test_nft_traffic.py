@@ -1,6 +1,9 @@
 """The table at work: real connections in a private namespace, from the node itself and from another host."""
 
 import asyncio
+import ctypes
+import errno
+import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -14,9 +17,11 @@ from kpf.lab.backends import Backends
 from kpf.lab.clients import Address, connect, each, failures, hold, names, steady
 from kpf.lab.hosts import Host, add_route
 from kpf.lab.machine import Machine
+from kpf.master.identity import worker_user
 from kpf.model.names import Family, SocketAddress
 from kpf.model.rules import Action, NodePort, Portal, Rules, Verdict
 from kpf.nft.kernel import Kernel
+from tests.conntrack_table import Entries
 from tests.values import TCP, at
 
 NODE = ("192.168.70.1", "fd00:70::1")
@@ -245,3 +250,124 @@ def test_who_comes_from_elsewhere_is_not_asked_for_the_verdict_of_others(outside
     write(replace(near, far=far))
     assert outcomes(outside, PORTALS) == {target: NODE[":" in target[0]] for target in PORTALS}
     assert outcomes(node, PORTALS) == all_of(PORTALS, "ECONNREFUSED")
+
+
+WORKER = 93040
+# names of those who listen at portals themselves
+SERVERS: dict[Address, str] = {target: f"server {target[0]}" for target in PORTALS if target[0] not in CLUSTER_IPS}
+
+
+@pytest.fixture
+def servers(outside: Host, node: Machine) -> Iterator[None]:
+    """Whoever is at the addresses of portals, on this node and elsewhere."""
+    outside.add_addresses(EXTERNAL_IPS)
+    with Backends(outside) as there, Backends(node) as here:
+        for (address, port), name in SERVERS.items():
+            (there if address in EXTERNAL_IPS else here).open(address, port, name=name)
+        yield
+    for address in EXTERNAL_IPS:
+        outside.remove_address(address)
+
+
+def who_answers(target: Address, user: int) -> str:
+    """What one of that user's sockets meets there."""
+    libc = ctypes.CDLL(None)
+    libc.setfsuid(user)
+    try:
+        sock = socket.socket(socket.AF_INET6 if ":" in target[0] else socket.AF_INET)
+    finally:
+        libc.setfsuid(os.getuid())
+    with sock:
+        sock.settimeout(0.6)
+        try:
+            sock.connect(target)
+            return sock.recv(100).decode().strip()
+        except OSError as error:
+            return errno.errorcode[error.errno] if error.errno else SILENCE
+
+
+@pytest.mark.parametrize(
+    ("action", "others"),
+    [(PROXY_PORT, ""), (Verdict.REFUSE, "ECONNREFUSED"), (Verdict.DROP, SILENCE)],
+    ids=["proxied", "refused", "dropped"],
+)
+@pytest.mark.usefixtures("backends", "servers")
+def test_what_workers_dial_is_no_portal(action: Action, others: str) -> None:
+    """At this node's own address, at another host's: TCP is no different from what it would be without kpf."""
+    if worker_user(WORKER) != WORKER:
+        pytest.skip("nobody else exists in this user namespace")
+    state = rules(action)
+    write(state)
+    write(replace(state, worker_uid=WORKER), instead_of=state)
+    assert {target: who_answers(target, WORKER) for target in SERVERS} == SERVERS
+    for target in SERVERS:
+        assert who_answers(target, WORKER + 1) == (others or NODE[":" in target[0]]), target
+    # an address that nobody has is no better for them
+    for address in CLUSTER_IPS:
+        assert who_answers((address, 80), WORKER) == "ECONNREFUSED"
+
+
+@pytest.mark.usefixtures("servers")
+def test_what_workers_dial_is_not_judged_by_its_guard() -> None:
+    if worker_user(WORKER) != WORKER:
+        pytest.skip("nobody else exists in this user namespace")
+    guards = {portal: (ip_network("10.0.0.0/8"),) for portal in rules().portals if portal.family is Family.IPV4}
+    write(replace(rules(Verdict.REFUSE), guards=guards, worker_uid=WORKER))
+    target = (EXTERNAL_IPS[0], 80)
+    assert (who_answers(target, WORKER), who_answers(target, WORKER + 1)) == (SERVERS[target], SILENCE)
+
+
+@pytest.mark.parametrize("action", [PROXY_PORT, Verdict.REFUSE, Verdict.DROP], ids=["proxied", "refused", "dropped"])
+@pytest.mark.parametrize("server", ["outside", "node"])
+@pytest.mark.usefixtures("backends")
+def test_a_connection_from_before_goes_on_from_what_is_a_node_port_now(
+    outside: Host, node: Machine, server: str, action: Action
+) -> None:
+    """Its far end speaks next, so that to conntrack the node looks like a server that is asked for the first time."""
+    for family, ours, theirs in zip((socket.AF_INET, socket.AF_INET6), NODE, OUTSIDE, strict=True):
+        address = theirs if server == "outside" else ours
+        with outside.inside() if server == "outside" else node.inside():
+            listener = socket.create_server((address, 0), family=family)
+        with listener, socket.socket(family, socket.SOCK_STREAM) as client:
+            client.settimeout(3.0)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            client.bind((ours, NODE_PORT))
+            client.connect(listener.getsockname()[:2])
+            with listener.accept()[0] as far:
+                write(rules(action))
+                far.sendall(b"news")
+                assert client.recv(100) == b"news"
+                client.sendall(b"thanks")
+                far.settimeout(3.0)
+                assert far.recv(100) == b"thanks"
+        write(None)
+
+
+@pytest.mark.parametrize("target", [*((one, 80) for one in (*CLUSTER_IPS, *EXTERNAL_IPS))], ids=lambda one: one[0])
+@pytest.mark.usefixtures("backends")
+def test_a_proxied_connection_survives_the_loss_of_its_entry(outside: Host, node: Machine, target: Address) -> None:
+    """The client's next segment is redirected again, and finds the proxy's end of the connection."""
+    write(rules())
+    for machine in (outside, node):
+        with machine.converse(hold, target, 3) as held:
+            forget_everything()
+            assert failures(held.send("ping")) == []
+
+
+@pytest.mark.usefixtures("backends")
+def test_at_a_node_port_a_connection_ends_at_once_with_its_entry(outside: Host) -> None:
+    """It cannot be told from one of this node to elsewhere, from the port of the same number."""
+    write(rules())
+    for address in NODE:
+        with outside.converse(hold, (address, NODE_PORT), 3) as held:
+            forget_everything()
+            assert {one.error for one in held.send("ping")} == {"ECONNRESET"}
+
+
+def forget_everything() -> None:
+    async def clear() -> None:
+        entries = Entries()
+        await entries.clear()
+        entries.close()
+
+    asyncio.run(clear())

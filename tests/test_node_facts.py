@@ -3,14 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kpf.config import Config
 from kpf.config.model import DetectLocal
-from kpf.master import facts
+from kpf.master import facts, identity
 from kpf.master.facts import NodeWatch, node_facts
+from kpf.master.identity import NOBODY, worker_user
 from kpf.model.names import Family
 from kpf.model.rules import OwnPods
 from kpf.model.snapshot import Node, Snapshot
@@ -26,6 +28,35 @@ def configured(*bind: str) -> Config:
         node_port_addresses=(),
         allow_external_ips=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("ids", "user"),
+    [
+        ("0 0 4294967295\n", 93040),
+        ("0 1000 1\n", NOBODY),
+        ("0 1000 1\n1 100000 93040\n", 93040),
+        ("0 1000 1\n1 100000 93039\n", NOBODY),
+        (None, 93040),
+    ],
+    ids=["all", "one", "just enough", "one too few", "no user namespaces"],
+)
+def test_workers_become_nobody_where_their_user_does_not_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: str | None, user: int
+) -> None:
+    monkeypatch.setattr(identity, "UID_MAP", tmp_path / "uid_map")
+    if ids is not None:
+        (tmp_path / "uid_map").write_text(ids, encoding="ascii")
+    assert worker_user(93040) == user
+
+
+@pytest.mark.parametrize("uid", [93040, NOBODY, 0, None])
+def test_the_workers_dials_are_known_by_their_own_user_alone(uid: int | None) -> None:
+    """None: they are not all the same."""
+    node = NodeWatch(Config())
+    assert node.facts(Snapshot()).worker_uid is None
+    node.workers_are(uid)
+    assert node.facts(Snapshot()).worker_uid == (uid if uid == 93040 else None)
 
 
 CLUSTER = "10.244.0.0/16,fd00:10::/48"

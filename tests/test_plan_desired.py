@@ -12,7 +12,7 @@ from kpf.model.service import Service, ServicePort, ServiceType, TrafficPolicy
 from kpf.plan.desired import DesiredState, desired_state
 from kpf.plan.ground import ProxyPorts, ground_for, lay_ground
 from kpf.plan.intent import Planner
-from tests.values import FACTS, TCP, at, endpoints, service, snapshot
+from tests.values import FACTS, TCP, WORKERS, at, endpoints, service, snapshot
 
 RANGE = range(20000, 30000)
 PORTS = ProxyPorts(RANGE, 1000, lambda _: True)
@@ -144,10 +144,59 @@ def test_an_endpoint_that_leads_back_is_refused_and_the_others_serve(endpoint: s
     assert why in problem.message
 
 
-def test_an_endpoint_that_is_a_proxy_port_is_refused() -> None:
+@pytest.mark.parametrize("endpoint", ["192.0.2.1:80", "192.168.1.10:30080", "192.0.2.9:443"])
+def test_an_endpoint_that_is_a_portal_is_dialled_where_the_workers_dials_are_known(endpoint: str) -> None:
+    address, port = at(endpoint)
+    other = service(
+        "other", cluster_ips=("10.96.0.2",), external_ips=("192.0.2.9",), ports=(ServicePort("", TCP, 443),)
+    )
+    objects = (service(**FULL), other, endpoints(str(address), "10.0.0.5", port=port))
+    state = plan(*objects, facts=replace(FACTS, worker_uid=WORKERS))
+    (frontend,) = (one for one in state.frontends.values() if one.endpoints)
+    assert set(frontend.endpoints) == {at(endpoint), at(f"10.0.0.5:{port}")}
+    assert state.rules.worker_uid == WORKERS
+    assert not state.problems
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "may_return"),
+    [
+        ("10.0.0.1:8080", False),
+        ("192.0.2.9:80", True),
+        ("192.0.2.9:81", False),
+        ("192.168.1.11:30080", True),
+        ("192.168.1.11:30081", False),
+        ("192.168.1.10:30080", False),
+        ("192.168.1.10:80", False),
+    ],
+    ids=["pod", "portal", "its other port", "node port", "UDP's", "node port here", "portal here"],
+)
+def test_what_may_be_a_portal_of_another_node_may_return(endpoint: str, may_return: bool) -> None:
+    """For as long as it is one of this node, too: portals are the same everywhere."""
+    planner, state, facts = Planner(), DesiredState(), replace(FACTS, worker_uid=WORKERS)
+    address, port = at(endpoint)
+    web = (service(), endpoints(str(address), port=port))
+    ports = (ServicePort("a", TCP, 80, 30080), ServicePort("b", Protocol.UDP, 80, 30081))
+    other = service("other", cluster_ips=("10.96.0.2",), external_ips=("192.0.2.9", "192.168.1.10"), ports=ports)
+    for others, expected in (((), False), ((other,), may_return), ((), False)):
+        intent = planner.intent(snapshot(*web, *others), facts)
+        state = desired_state(intent, ground_for(intent.united, facts, PORTS, before=state.ground), state)
+        (frontend,) = (one for one in state.frontends.values() if one.endpoints)
+        assert frontend.may_return is expected
+    # and where the address is this node's own, nothing returns
+    intent = planner.intent(snapshot(*web, other), facts)
+    state = desired_state(intent, ground_for(intent.united, facts, PORTS, before=state.ground), state)
+    here = replace(facts, local_addresses=facts.local_addresses | {address})
+    state = desired_state(intent, ground_for(intent.united, here, PORTS, before=state.ground), state)
+    assert not any(one.may_return for one in state.frontends.values())
+
+
+@pytest.mark.parametrize("worker_uid", [None, WORKERS])
+def test_an_endpoint_that_is_a_proxy_port_is_refused(worker_uid: int | None) -> None:
+    facts = replace(FACTS, worker_uid=worker_uid)
     (listener,) = plan(service(), endpoints("10.0.0.1")).frontends
     mine = endpoints("192.168.1.10", of="other", port=listener.at.port)
-    state = plan(service(), endpoints("10.0.0.1"), service("other", cluster_ips=("10.96.0.2",)), mine)
+    state = plan(service(), endpoints("10.0.0.1"), service("other", cluster_ips=("10.96.0.2",)), mine, facts=facts)
     assert state.rules.portals[portal("10.96.0.2:80")] is Verdict.REFUSE
     assert ["proxy port" in problem.message for problem in state.problems] == [True]
 

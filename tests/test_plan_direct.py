@@ -7,7 +7,7 @@ import pytest
 
 from kpf.model.endpoint import Endpoint, EndpointPort, EndpointSlice
 from kpf.model.names import EndpointSet, Family, Forwarding, Protocol
-from kpf.model.rules import Action, Direct, Forward, Masquerade, NodePort, Portal, Verdict
+from kpf.model.rules import Action, Direct, Forward, Masquerade, NodePort, Verdict
 from kpf.model.service import Service, ServicePort, TrafficPolicy
 from kpf.plan.desired import DesiredState, desired_state
 from kpf.plan.ground import ground_for, lay_ground
@@ -44,19 +44,28 @@ class Planned:
         return self._state
 
 
-def test_a_forward_has_the_endpoints_that_may_be_dialled() -> None:
-    itself = Endpoint(ip_address("10.96.0.1"))
-    pods = replace(endpoints(HERE, itself), ports=(EndpointPort("", UDP, 53),))
-    state = plan(dns(affinity_timeout_s=86400), pods)
-    assert list(state.rules.forwards.values()) == [Forward((at("10.0.0.1:53"),), 86400)]
+def test_a_forward_has_the_endpoints_that_are_no_proxy_ports() -> None:
+    planned, web = Planned(), (service(), endpoints("10.0.0.1"))
+    (proxy,) = (listener.at for listener in planned(*web).frontends)
+    db = service("db", cluster_ips=("10.96.0.2",), annotations=DIRECT["annotations"])
+    proxy_port = Endpoint(proxy.address)
+    state = planned(*web, db, endpoints(HERE, proxy_port, of="db", port=proxy.port))
+    assert list(state.rules.forwards.values()) == [Forward((at(f"10.0.0.1:{proxy.port}"),))]
     assert [problem.field for problem in state.problems] == ["endpoints[1].addresses[0]"]
-    assert not state.frontends
-
-
-def test_without_an_endpoint_that_may_be_dialled_there_is_no_forward() -> None:
-    state = plan(dns(), of_udp(Endpoint(ip_address("10.96.0.1"))))
-    assert state.rules.portals == {Portal(ip_address("10.96.0.1"), UDP, 53): Verdict.REFUSE}
+    state = planned(*web, db, endpoints(proxy_port, of="db", port=proxy.port))
+    assert state.rules.portals[portal("10.96.0.2:80")] is Verdict.REFUSE
     assert (state.rules.forwards, state.rules.hairpins) == ({}, {})
+
+
+def test_a_forward_may_have_portals_for_its_endpoints() -> None:
+    """The kernel rewrites a destination once."""
+    vip, pods = Endpoint(ip_address("192.0.2.1")), endpoints("192.0.2.1", "10.0.0.1", port=80)
+    assert list(plan(service(**DIRECT), pods).rules.forwards.values()) == [
+        Forward((at("10.0.0.1:80"), at("192.0.2.1:80")))
+    ]
+    state = plan(dns(external_ips=("192.0.2.1",), affinity_timeout_s=86400), of_udp(vip))
+    assert list(state.rules.forwards.values()) == [Forward((at("192.0.2.1:53"),), 86400)]
+    assert not state.problems
 
 
 def far(*pods: Endpoint, **fields: object) -> tuple[set[Action], set[Action]]:
@@ -172,9 +181,6 @@ def test_where_kpf_listens_for_tcp_a_pod_of_udp_is_reached_and_a_portal_of_udp_i
     pods = endpoints(str(proxy.address), of="game")
     pods = replace(pods, ports=(EndpointPort("", UDP, proxy.port),))
     state = planned(*web, game, pods, facts=facts)
-    # the external address has it, so the pod at the very same address and port would be asked for ever
-    assert ["itself a portal" in problem.message for problem in state.problems] == [True]
-    state = planned(*web, replace(game, external_ips=()), pods, facts=facts)
     assert [one.endpoints for one in state.rules.forwards.values()] == [(proxy,)]
     assert isinstance(state.rules.node_ports[NodePort(Family.IPV4, UDP, 10256)], Direct)
     assert not state.problems

@@ -12,21 +12,23 @@ from hypothesis import strategies as st
 
 from kpf.model.endpoint import Endpoint, EndpointPort, EndpointSlice
 from kpf.model.names import Family, Forwarding, IPNetwork, ObjectName, Protocol
-from kpf.model.rules import Forward
+from kpf.model.rules import Forward, NodePort, Portal
 from kpf.model.service import Service, ServicePort, ServiceType, TrafficPolicy
 from kpf.model.snapshot import Snapshot
 from kpf.plan.desired import DesiredState, desired_state
 from kpf.plan.differences import differences, replaced
+from kpf.plan.frontends import PortalPlan
 from kpf.plan.ground import Ground, ProxyPorts, ground_for, lay_ground
-from kpf.plan.intent import Planner
+from kpf.plan.intent import Intent, Planner, United, unite
 from kpf.plan.routes import FORWARDING
 from kpf.plan.transition import InForce, OpenFrontends, UpdateFrontends, transition
-from tests.values import FACTS, TCP, UDP, at, endpoints, service, snapshot
+from tests.values import FACTS, TCP, UDP, WORKERS, at, endpoints, service, snapshot
 
 # few, so that they run out, and are asked for as node ports and endpoints
 PORTS = ProxyPorts(range(20000, 20005), 5, lambda _: True)
 
 # as addresses of a node that a load balancer's source ranges have
+Claimants = Mapping[Portal | NodePort, tuple[PortalPlan, ...]]
 RANGED = ip_interface("203.0.113.1/24")
 NODES = (
     FACTS,
@@ -36,6 +38,7 @@ NODES = (
     replace(FACTS, own_listeners=(at("0.0.0.0:20001"), at("10.96.0.2:80"))),
     replace(FACTS, forwarding=Forwarding.DIRECT, zone="b", local_addresses=FACTS.local_addresses | {RANGED.ip}),
     replace(FACTS, forwarding=Forwarding.PROXIED, zone="a", masquerade_all=True),
+    replace(FACTS, worker_uid=WORKERS),
 )
 CLUSTER_IPS = (("10.96.0.1",), ("10.96.0.2",), ("192.168.1.10",), ("10.96.0.1", "fd00:96::1"))
 # pods, a portal, the node itself, and what is never dialled; with ports that are portals, proxy ports and node ports
@@ -165,6 +168,7 @@ class History:
 
     def follow(self, change: Change) -> None:
         snapshot, facts = self.read(change), NODES[change.facts]
+        had = self.state.intent.united.claimants
         intent = self.planner.intent(snapshot, facts)
         left_out = dict.fromkeys(list(intent.united.proxied)[: change.left_out], "told to fail")
         still_open = frozenset(self.now.frontends)
@@ -184,7 +188,7 @@ class History:
         assert_same(ground, lay(None))
         self.state = desired_state(intent, ground, self.state)
 
-        alone = Planner().intent(snapshot, facts)
+        alone = anew(Planner().intent(snapshot, facts), had)
         assigned = {key: listener.at.port for key, listener in ground.listeners.items()}
         fresh = lay_ground(alone.united, assigned, facts, left_out=left_out, still_open=still_open)
         assert_same(ground, fresh)
@@ -208,12 +212,33 @@ class History:
             self.now.frontends = dict(self.state.frontends)
 
 
+def anew(intent: Intent, had: Claimants) -> Intent:
+    """The intent made of nothing but who has had what."""
+    services = intent.united.services
+    asked = {claim.portal for claims in services.values() for claim in claims.portals}
+    known = {portal: claimants[:1] for portal, claimants in had.items() if portal in asked}
+    gone = dict.fromkeys(one.service_name for (one,) in known.values())
+    united = unite(United(claimants=known), {**gone, **services})
+    for portal, (first, *others) in united.claimants.items():
+        # a ClusterIP first, then who has had it as one of the same kind, then the oldest
+        rivals = [one for one in others if one.is_cluster_ip == first.is_cluster_ip]
+        assert first.is_cluster_ip or not any(one.is_cluster_ip for one in others)
+        kept = [one for one in (first, *rivals) if portal in known and same_claim(one, known[portal][0])]
+        assert kept[:1] in ([], [first])
+        assert kept or all(services[first.service_name].age <= services[one.service_name].age for one in rivals)
+    return Intent(intent.plans, united)
+
+
+def same_claim(one: PortalPlan, other: PortalPlan) -> bool:
+    return (one.service_name, one.is_cluster_ip) == (other.service_name, other.is_cluster_ip)
+
+
 def assert_same(ground: Ground, other: Ground) -> None:
     assert ground.listeners == other.listeners
     assert ground.guarded == other.guarded
     assert ground.captured == other.captured
     assert ground.listening == other.listening
-    assert (ground.forbidden, ground.captured_at) == (other.forbidden, other.captured_at)
+    assert (ground.forbidden, ground.portals_at) == (other.forbidden, other.portals_at)
     assert {one: ground.why_forbidden(one) for one in ground.forbidden} == {
         one: other.why_forbidden(one) for one in other.forbidden
     }

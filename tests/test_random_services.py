@@ -25,7 +25,7 @@ from tests.kernel_table import chains_of, maps_of, read_table, sets_of
 from tests.raw_objects import FORWARDING, LONG, NAMES, RawObjects
 from tests.test_nft_contract import expected, seen
 from tests.transition_world import World
-from tests.values import FACTS, at
+from tests.values import FACTS, TCP, WORKERS, at
 
 A_TRANSACTION = 50
 NODE = replace(
@@ -42,6 +42,7 @@ NODES = (
     replace(NODE, own_pods=OwnPods(interface="cali", is_prefix=True), forwarding=Forwarding.DIRECT),
     replace(NODE, node_port_networks=(ip_network("192.168.0.0/16"),), local_addresses=frozenset()),
     replace(NODE, proxy_addresses={Family.IPV4: FACTS.proxy_addresses[Family.IPV4]}, external_ips_allowed=False),
+    *(replace(NODE, worker_uid=uid) for uid in (WORKERS, WORKERS, WORKERS + 1)),
     replace(NODE, masquerade_all=True, masquerade_bridged=True, has_sctp=False, zone="", forwarding=Forwarding.PROXIED),
 )
 
@@ -86,11 +87,13 @@ class Proxy:
         assert (await read_table())[1:] == (sets_of(rules), maps_of(rules))
 
     def check_promises(self) -> None:
-        """Nobody is sent back to a portal, and an address of a load balancer is guarded by its Service's ranges."""
+        """No dial comes back to kpf, and an address of a load balancer is guarded by its Service's ranges."""
         rules, services = self.state.rules, self.cache.snapshot().services
         dialled = [(listener.frontend, one.endpoints) for listener, one in self.state.frontends.items()]
         for key, endpoints in (*dialled, *((key, forward.endpoints) for key, forward in rules.forwards.items())):
-            assert not any(Portal(one.address, key.port.protocol, one.port) in rules.portals for one in endpoints)
+            assert key.port.protocol is not TCP or rules.listening.isdisjoint(endpoints)
+            if key.forwarding is Forwarding.PROXIED and rules.worker_uid is None:
+                assert not any(Portal(one.address, TCP, one.port) in rules.portals for one in endpoints)
         for name, claims in self.state.captured.items():
             own = services[name]
             for portal in [claim.portal for claim in claims if isinstance(claim.portal, Portal)]:

@@ -372,13 +372,13 @@ def test_answers_that_cannot_be_given_now_are_given_later_in_their_order(
     ours, theirs = pair
     orders = Orders(theirs)
     ours.settimeout(5)
-    orders.ready("none", 1)
+    orders.ready("none", 1, 0)
     sent = 0
     while not orders.is_unsettled:
         sent += 1
         orders.answer(Drain(sent))
         assert sent < 10_000
-    assert channel.receive(ours)[0] == Ready(1, "none")
+    assert channel.receive(ours)[0] == Ready(1, 0, "none")
     got: list[Message] = []
     while len(got) < sent:
         orders.settle()

@@ -54,6 +54,9 @@ def snapshot(*objects: Service | EndpointSlice) -> Snapshot:
     return Snapshot(services={one.name: one for one in objects if isinstance(one, Service)}, slices=slices)
 
 
+# FACTS are of a node on which nothing tells the workers' dials from others
+WORKERS = 70_000
+
 FACTS = NodeFacts(
     name="node-1",
     proxy_addresses={Family.IPV4: ip_address("192.168.1.10"), Family.IPV6: ip_address("fd00::10")},

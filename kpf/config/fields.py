@@ -13,6 +13,7 @@ from kpf.model.names import IPAddress, IPNetwork, SocketAddress
 
 MAX_WORKERS = 64
 MAX_DRAIN_TIMEOUT_S = 86_400.0
+MAX_USER = (1 << 32) - 2
 
 _DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s)?\Z")
 _UNIX_PATH_LIMIT = 107  # sockaddr_un holds 108 bytes with the final NUL: unix(7)
@@ -150,6 +151,13 @@ def seconds(value: object) -> float:
 def workers(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_WORKERS:
         raise ValueError(f"must be an integer 1..{MAX_WORKERS}, not {shown(value)}")
+    return value
+
+
+def user(value: object) -> int:
+    # 2^32 - 1 is no id: setresuid(2)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_USER:
+        raise ValueError(f"must be a numeric id 1..{MAX_USER}, and nobody else's; not {shown(value)}")
     return value
 
 

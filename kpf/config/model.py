@@ -12,8 +12,22 @@ from kpf.model.names import IPAddress, IPNetwork, SocketAddress
 
 DEFAULT_CONTROL_SOCKET = "/run/kpf/control.sock"
 
+# "kp" above 2^16. No registry of ids gives it to anybody: systemd's leaves 65536..524287 unassigned (UIDS-GIDS),
+# Debian's adduser gives nothing above 65535 by default (Debian policy 9.2.2), and shadow's ranges of subordinate ids
+# begin at 100000 (login.defs(5), SUB_UID_MIN).
+DEFAULT_WORKER_USER = 0x16B70
+
 # what workers and listeners were made with, and the source
-_FIXED = ("workers", "bind_address", "port_range", "control_socket", "manifests", "client_connection", "master")
+_FIXED = (
+    "workers",
+    "bind_address",
+    "port_range",
+    "control_socket",
+    "manifests",
+    "client_connection",
+    "master",
+    "worker_user",
+)
 
 
 def _camel(name: str) -> str:
@@ -68,7 +82,8 @@ class Config(_Part):
     ones. `service_cidrs`: ranges whose addresses are dropped where no Service has them, beside those of the API's
     ServiceCIDR objects; any number of each family. `masquerade_all`: whatever the kernel forwards to a ClusterIP gets
     the node's address as its source; the remedy where replies would bypass the node, as on a bridge without
-    br_netfilter.
+    br_netfilter. `worker_user`: the workers' uid and gid, which nobody else on the node may have: the kernel knows
+    their dials by it.
     """
 
     manifests: str = ""
@@ -97,6 +112,7 @@ class Config(_Part):
     allow_external_ips: bool = True
     masquerade_all: bool = False
     service_cidrs: Annotated[tuple[IPNetwork, ...], PlainValidator(fields.service_cidrs)] = ()
+    worker_user: Annotated[int, PlainValidator(fields.user)] = DEFAULT_WORKER_USER
 
     _remarks: tuple[str, ...] = PrivateAttr(default=())
 

@@ -126,6 +126,7 @@ class Effects:
                 # a worker holds it for microseconds, or is stuck and about to be killed
                 await asyncio.sleep(LOCK_RETRY_S)
             else:
+                self._directory.set_may_return(slot, frontend.may_return)
                 return
 
     async def _write(self, old: Rules | None, new: Rules) -> None:

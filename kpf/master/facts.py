@@ -3,10 +3,12 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
 from kpf.config import Config
+from kpf.master.identity import worker_user
 from kpf.model.names import Family, Forwarding, IPAddress, IPNetwork
 from kpf.model.rules import OwnPods
 from kpf.model.snapshot import Snapshot
@@ -30,11 +32,13 @@ class NodeWatch:
         self._watch = AddressWatch()
         self._addresses = NodeAddresses()
         self._said: set[str] = set()
+        self.worker_uid: int | None = None
 
     @classmethod
     def read(cls, config: Config) -> "NodeWatch":
         """One that has looked once, outside of an event loop. Raises OSError."""
         watch = cls(config)
+        watch.workers_are(worker_user(config.worker_user))
         asyncio.run(watch.start())
         return watch
 
@@ -45,6 +49,10 @@ class NodeWatch:
     def configure(self, config: Config) -> None:
         """Take the fields that may change while running from a new configuration."""
         self._config = config
+
+    def workers_are(self, uid: int | None) -> None:
+        """Their dials are known by their uid if that is the one which they were to have."""
+        self.worker_uid = uid if uid == self._config.worker_user else None
 
     async def start(self) -> None:
         self._addresses = await self._watch.read()
@@ -63,7 +71,8 @@ class NodeWatch:
                 await asyncio.sleep(RETRY_S)
 
     def facts(self, snapshot: Snapshot) -> NodeFacts:
-        return node_facts(self._config, self._addresses, snapshot, self._say_once)
+        facts = node_facts(self._config, self._addresses, snapshot, self._say_once)
+        return replace(facts, worker_uid=self.worker_uid)
 
     def _say_once(self, message: str) -> None:
         if message not in self._said:

@@ -13,6 +13,7 @@ from kpf.config import Config, ConfigError, reload_needs_restart
 from kpf.master import report
 from kpf.master.effects import Effects
 from kpf.master.facts import NodeWatch
+from kpf.master.identity import worker_user
 from kpf.master.intents import Intent, Intents
 from kpf.master.listeners import Listeners
 from kpf.master.lock import AlreadyRunningError, DaemonLock
@@ -29,13 +30,13 @@ from kpf.observe.health_checks import HealthCheckServers
 from kpf.observe.http import Servers, health_documents
 from kpf.observe.log import set_up
 from kpf.observe.notify import notify
+from kpf.observe.status import NOT_TOLD_APART
 from kpf.plan.health import health_check_addresses
 from kpf.shm.directory import Directory
 from kpf.shm.region import Region
 
 log = logging.getLogger("kpf")
 
-NOBODY = 65534
 # what the master itself needs beside listening sockets: netlink, channels, pidfds, HTTP clients, files
 OWN_DESCRIPTORS = 256
 # of the garbage collector: hardly any object is garbage, and in a large cluster a full collection looks at a million of
@@ -127,11 +128,18 @@ class Master:
         await self._node.start()
         await neighbours.tell()
         await self._workers.start()
+        self._tell_workers_apart()
         await self._serve_control()
         await self._serve_health()
         self._reconciler.request(full=True)
         loops = (self._workers.supervise(), self._reconciler.run(), self._follow_source(), self._follow_node())
         return [asyncio.create_task(one) for one in (*loops, self._announce(), self._serve_health_checks())]
+
+    def _tell_workers_apart(self) -> None:
+        """Before anything is planned: it decides what may be dialled."""
+        self._node.workers_are(self._workers.uid())
+        if self._node.worker_uid is None:
+            log.warning("%s", NOT_TOLD_APART)
 
     async def _serve_control(self) -> None:
         path = Path(self._config.control_socket)
@@ -239,6 +247,7 @@ class Master:
             "generation": self._reconciler.progress.generation,
             "synced": self._reconciler.progress.synced,
             "troubles": list(self._source.troubles),
+            "workerUser": self._node.worker_uid,
             "workers": report.workers_report(self._workers, self._directory),
             "services": await report.services_report(self._reconciler.desired, self._effects.slot_of, self._directory),
         }
@@ -278,12 +287,13 @@ class Master:
             pass
 
     def _newborn(self, slot: int) -> Configure:
+        user = worker_user(self._config.worker_user)
         return Configure(
             generation=0,
             slot=slot,
             workers=self._config.workers,
-            uid=NOBODY,
-            gid=NOBODY,
+            uid=user,
+            gid=user,
             orphan_timeout_s=self._config.drain_timeout,
         )
 

@@ -62,6 +62,7 @@ class WorkerProcess:
         on_exit: Callable[["WorkerProcess", int], None],
     ) -> None:
         self.slot = slot
+        self.uid: int | None = None
         self.privileges = ""
         self._on_ready, self._on_exit = on_ready, on_exit
         self._loop = asyncio.get_running_loop()
@@ -133,8 +134,8 @@ class WorkerProcess:
             self._give_up(error)
             return
         match message:
-            case Ready(_, privileges) if not self._is_ready:
-                self._is_ready, self.privileges = True, privileges
+            case Ready(_, uid, privileges) if not self._is_ready:
+                self._is_ready, self.uid, self.privileges = True, uid, privileges
                 self._on_ready(self)
             case Done(generation) if self._in_flight and generation == self._in_flight.message.generation:
                 self._in_flight.done.set_result(None)

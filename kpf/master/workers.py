@@ -60,6 +60,11 @@ class Workers:
         process = self._processes.get(slot)
         return process.privileges if process else ""
 
+    def uid(self) -> int | None:
+        """Whose all of their dials are, once they are ready; None if they are not all the same user's."""
+        found = {process.uid for process in self._processes.values()}
+        return found.pop() if len(found) == 1 else None
+
     async def start(self) -> None:
         """Spawn all and wait until each is ready. Raises TimeoutError."""
         deadline_s = time.monotonic() + START_S

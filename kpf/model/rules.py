@@ -102,6 +102,7 @@ class Rules:
     `masquerade_all`: for `Masquerade.FOREIGN`, this node's pods are foreign too.
     `masquerade_bridged`: what is forwarded from port to port of a bridge is masqueraded, for the kernel would not see
     the answers.
+    `worker_uid`: whose dials go where they are sent, whatever portal is there; None: nobody's.
     """
 
     proxy_addresses: Mapping[Family, IPAddress] = field(default_factory=dict)
@@ -119,6 +120,7 @@ class Rules:
     own_pods: OwnPods = field(default_factory=OwnPods)
     masquerade_all: bool = False
     masquerade_bridged: bool = False
+    worker_uid: int | None = None
 
     def dropping(self) -> "Rules":
         """These rules with portals closed for new connections, which are dropped; established ones go on.

@@ -51,10 +51,12 @@ class Drain:
 class Ready:
     """From a worker: it has dropped its privileges and listens to the master.
 
-    `privileges`: "none", or which it could not give up and why (a user namespace with one id), for status.
+    `uid`: whose its dials are. `privileges`: "none", or which it could not give up and why (a user namespace with one
+    id), for status.
     """
 
     pid: int
+    uid: int
     privileges: str
 
 

@@ -13,7 +13,7 @@ from kpf.netlink.attributes import NESTED, attribute
 VERDICT_REGISTER, REGISTER = 0, 8
 NETWORK_HEADER, TRANSPORT_HEADER = 1, 2
 
-META_MARK, META_IIFNAME, META_OIFNAME, META_NFPROTO, META_L4PROTO = 3, 6, 7, 15, 16
+META_MARK, META_IIFNAME, META_OIFNAME, META_SKUID, META_NFPROTO, META_L4PROTO = 3, 6, 7, 10, 15, 16
 META_IIFKIND, META_OIFKIND = 26, 27
 CT_STATE, CT_STATUS = 0, 2
 CMP_EQ, CMP_NEQ = 0, 1
@@ -135,6 +135,10 @@ def destination(one: Family, register: int = REGISTER) -> bytes:
 
 def destination_port(register: int) -> bytes:
     return payload(TRANSPORT_HEADER, 2, 2, register)
+
+
+def tcp_flags() -> bytes:
+    return payload(TRANSPORT_HEADER, 13, 1, REGISTER)
 
 
 def after(one: Family) -> int:

@@ -3,7 +3,7 @@
 Both the netlink messages (`encode`) and the text for people (`text`) are made of this. What the kernel forwards by
 itself has a chain of its own, and guarded portals have one (`forwards`).
 
-A new connection passes, in prerouting or, from this node's own processes, in output:
+A new connection passes, in prerouting or, from this node's own processes but the workers, in output:
   -110  its portal does not want its source, or has a verdict: refuse or drop, before anything else happens to it
   -105  its portal has a proxy port: the destination becomes the proxy address of the family; or its portal has a
         chain of `forwards`, which makes it an endpoint's (CNI port maps sit at dstnat, -100, so theirs come after)
@@ -11,6 +11,11 @@ A new connection passes, in prerouting or, from this node's own processes, in ou
         runs at -100, whatever a chain says)
 and at input, the guard: who reaches a listening proxy port without having been redirected is refused; in postrouting,
 before a CNI's masquerading, what was marked when it was forwarded is masqueraded.
+
+What workers dial is a pod's, whatever portal is there: it passes nothing of this but -95. What comes over lo has been
+through output. A TCP segment that is no SYN and new to conntrack belongs to a connection from before kpf, or to one
+whose entry was lost: sent to an address of this node it is left alone, as that may be the near end of a connection to
+elsewhere from the port of a portal; sent to any other address it goes to the proxy port, where its connection is.
 
 `far-*` concern what comes neither from this node's processes nor from its pods, and are asked first: with external
 policy Local, others than these get other endpoints. For them nothing else is asked then.
@@ -30,6 +35,7 @@ from kpf.nft.statements import Statement
 TABLE = "kpf"
 REFUSE = "refuse"
 REDIRECTS, FAR_REDIRECTS, FAR_VERDICTS = "redirects", "far-redirects", "far-verdicts"
+VERDICTS_OUTPUT, REDIRECTS_OUTPUT = "verdicts-output", "redirects-output"
 MASQUERADE_ALWAYS, MASQUERADE_FOREIGN, MASQUERADES = "masquerade-always", "masquerade-foreign", "masquerades"
 
 # Data types as nft numbers them (include/datatype.h of nftables 1.0); a concatenation shifts them by 6 bits.
@@ -141,7 +147,7 @@ def chains(rules: Rules) -> Iterator[Chain]:
     yield Chain(FAR_REDIRECTS, (*_own_leave(rules), *_redirects(rules, "far-")))
     yield Chain(REDIRECTS, tuple(_redirects(rules, "")))
     yield Chain("undefined-ports", tuple(_undefined_ports()))
-    yield from _base_chains()
+    yield from _base_chains(rules)
     yield Chain(MASQUERADES, tuple(_masquerade(rules)), Hook("nat", *POSTROUTING, 95))
 
 
@@ -150,22 +156,24 @@ def of_node(rules: Rules) -> Iterator[Chain]:
     return (chain for chain in chains(rules) if chain.name in _OF_NODE)
 
 
-def _base_chains() -> Iterator[Chain]:
-    guards, far, verdicts = st.jump("guards"), st.jump(FAR_VERDICTS), st.jump("verdicts")
-    redirects, undefined = st.jump(REDIRECTS), st.jump("undefined-ports")
-    yield _base("verdicts-prerouting", "filter", (*PREROUTING, -110), guards, far, verdicts)
-    yield _base("verdicts-output", "filter", (*OUTPUT, -110), guards, verdicts)
-    yield _base("redirects-prerouting", "nat", (*PREROUTING, -105), st.jump(FAR_REDIRECTS), redirects)
-    yield _base("redirects-output", "nat", (*OUTPUT, -105), redirects)
+def _base_chains(rules: Rules) -> Iterator[Chain]:
+    guards, far, verdicts = (st.jump("guards"),), (st.jump(FAR_VERDICTS),), (st.jump("verdicts"),)
+    redirects, undefined = (st.jump(REDIRECTS),), (st.new_connection(), st.jump("undefined-ports"))
+    dialled = () if rules.worker_uid is None else ((st.sent_by(rules.worker_uid), st.leave()),)
+    known, judged = (st.not_new(), st.leave()), (st.comes_from_interface("lo", is_prefix=False), st.leave())
+    under_way = st.under_way(), st.local_destination(), st.leave()
+    # a nat chain sees new connections only
+    yield _base("verdicts-prerouting", "filter", (*PREROUTING, -110), known, judged, under_way, guards, far, verdicts)
+    yield _base(VERDICTS_OUTPUT, "filter", (*OUTPUT, -110), known, *dialled, under_way, guards, verdicts)
+    yield _base("redirects-prerouting", "nat", (*PREROUTING, -105), under_way, (st.jump(FAR_REDIRECTS),), redirects)
+    yield _base(REDIRECTS_OUTPUT, "nat", (*OUTPUT, -105), *dialled, under_way, redirects)
     yield _base("undefined-ports-prerouting", "filter", (*PREROUTING, -95), undefined)
     yield _base("undefined-ports-output", "filter", (*OUTPUT, -95), undefined)
-    yield Chain("guard", tuple(_guard()), Hook("filter", *INPUT, -110))
+    yield _base("guard", "filter", (*INPUT, -110), *_guard())
 
 
-def _base(name: str, kind: str, place: tuple[str, int, int], *then: Statement) -> Chain:
-    # a nat chain sees new connections only
-    rules = [(one,) if kind == "nat" else (st.new_connection(), one) for one in then]
-    return Chain(name, tuple(rules), Hook(kind, *place))
+def _base(name: str, kind: str, place: tuple[str, int, int], *rules: Rule) -> Chain:
+    return Chain(name, rules, Hook(kind, *place))
 
 
 def _own_leave(rules: Rules) -> Iterator[Rule]:
@@ -240,6 +248,8 @@ def _proxied_node_ports(rules: Rules, family: Family, kind: str) -> Iterator[Rul
 
 
 _OF_NODE = {
+    VERDICTS_OUTPUT,
+    REDIRECTS_OUTPUT,
     MASQUERADE_FOREIGN,
     MASQUERADES,
     FAR_VERDICTS,

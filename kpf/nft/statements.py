@@ -18,6 +18,8 @@ class Statement(NamedTuple):
 
 # the bit by which Kubernetes' components mark what is to be masqueraded (kube-proxy's iptables.masqueradeBit is 14)
 MASQUERADE_MARK = 1 << 14
+# of TCP's header: FIN, SYN, RST and ACK together
+SYN, ANY_FLAG = 0x02, 0x17
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 _PREFIX = {Family.IPV4: "ip", Family.IPV6: "ip6"}
@@ -40,6 +42,22 @@ def tcp() -> Statement:
 def new_connection() -> Statement:
     state = ex.ct(ex.CT_STATE) + ex.masked(ex.STATE_NEW)
     return Statement("ct state new", state + ex.compare(ex.ZERO, operator=ex.CMP_NEQ))
+
+
+def not_new() -> Statement:
+    state = ex.ct(ex.CT_STATE) + ex.masked(ex.STATE_NEW)
+    return Statement("ct state ! new", state + ex.compare(ex.ZERO))
+
+
+def under_way() -> Statement:
+    """A TCP segment that does not ask for a connection, so that it must belong to one."""
+    kind = ex.tcp_flags() + ex.bitwise(bytes([ANY_FLAG]), b"\0") + ex.compare(bytes([SYN]), operator=ex.CMP_NEQ)
+    return Statement("tcp flags & (fin | syn | rst | ack) != syn", protocol("tcp").expressions + kind)
+
+
+def sent_by(uid: int) -> Statement:
+    """By a socket of this user's. Of what comes from elsewhere, or over lo, there is no socket to ask."""
+    return Statement(f"meta skuid {uid}", ex.meta(ex.META_SKUID) + ex.compare(ex.word(uid)))
 
 
 def not_redirected() -> Statement:

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 TIMEOUT_S = 5.0
+# said at start, and in the status for as long as it is so
+NOT_TOLD_APART = "workers have no user of their own (see workerUser): an endpoint that is a portal is not dialled"
 # nobody's terminal has a width that could be too small
 PIPE_COLUMNS = 200
 
@@ -64,6 +66,8 @@ def show(state: Mapping[str, Any], console: Console) -> None:
     )
     for trouble in state["troubles"]:
         console.print(f"the source of Services does not tell what it has: {trouble}", highlight=False)
+    if state["workerUser"] is None:
+        console.print(NOT_TOLD_APART, highlight=False)
     console.print(_workers(state["workers"]))
     console.print(_services(state["services"]))
 

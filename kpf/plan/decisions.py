@@ -13,11 +13,15 @@ from kpf.plan.health_ports import AskedHealthCheck
 
 
 class Frontend(NamedTuple):
-    """A frontend as it must be: where it listens and whom it dials."""
+    """A frontend as it must be: where it listens and whom it dials.
+
+    `may_return`: its connections may come back by another node, so it may not have all that workers can carry.
+    """
 
     listener: Listener
     endpoints: tuple[SocketAddress, ...]
     affinity_timeout_s: int | None
+    may_return: bool = False
 
 
 class Flows(NamedTuple):
@@ -58,7 +62,7 @@ class Decisions:
         outcomes: dict[FrontendKey, Outcome] = {}
         for key in dict.fromkeys(key for claim in claims for key in claim.frontends):
             wanted = plan.frontends[key]
-            endpoints, refused = self._dialled(plan, wanted, key.port.protocol)
+            endpoints, refused = self._dialled(plan, wanted, key)
             problems |= dict.fromkeys(refused)
             outcomes[key] = self._outcome(key, wanted, endpoints)
         for claim in claims:
@@ -73,7 +77,8 @@ class Decisions:
             listener = self._ground.listeners.get(key)
             if listener is None:
                 return Verdict.REFUSE
-            self.frontends[listener] = Frontend(listener, endpoints, wanted.affinity_timeout_s)
+            may_return = self._ground.may_return(wanted)
+            self.frontends[listener] = Frontend(listener, endpoints, wanted.affinity_timeout_s, may_return)
             return listener.at.port if endpoints else wanted.when_empty
         if key.port.protocol is Protocol.UDP:
             self.flows_kept[key] = Flows(key, wanted.flows_kept)
@@ -104,11 +109,11 @@ class Decisions:
         return *claim.sources, ip_network(portal.address)
 
     def _dialled(
-        self, plan: ServicePlan, wanted: FrontendPlan, protocol: Protocol
+        self, plan: ServicePlan, wanted: FrontendPlan, key: FrontendKey
     ) -> tuple[tuple[SocketAddress, ...], tuple[Problem, ...]]:
         """The endpoints that may be dialled, and complaints about the others."""
         ground = self._ground
-        forbidden = ground.forbidden_to(protocol)
+        forbidden = ground.forbidden_to(key)
         if wanted.members.isdisjoint(forbidden):
             return wanted.endpoints, ()
         refused = [(one, ground.why_forbidden(one)) for one in wanted.endpoints if one in forbidden]

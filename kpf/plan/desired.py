@@ -7,7 +7,7 @@ from itertools import chain
 from operator import attrgetter
 
 from kpf.model.health import HealthCheck
-from kpf.model.names import FrontendKey, IPAddress, ObjectName
+from kpf.model.names import Forwarding, FrontendKey, IPAddress, ObjectName
 from kpf.model.rules import NodePort, Portal, Rules
 from kpf.model.snapshot import Problem
 from kpf.plan.decisions import Decisions, Flows, Frontend
@@ -89,6 +89,13 @@ def _suspects(intent: Intent, ground: Ground, before: DesiredState) -> dict[Obje
             for frontend in plan.frontends.values()
             if not frontend.members.isdisjoint(moved)
         )
+    if not ground.same_portals(was):
+        names |= dict.fromkeys(
+            name
+            for name, plan in intent.plans.items()
+            for key, frontend in plan.frontends.items()
+            if key.forwarding is Forwarding.PROXIED and ground.may_return(frontend) != was.may_return(frontend)
+        )
     if ground.facts.local_addresses != was.facts.local_addresses:
         names |= dict.fromkeys(name for name, claims in ground.captured.items() if any(one.sources for one in claims))
     return names
@@ -130,6 +137,7 @@ def _rules(decided: Decisions, ground: Ground, intent: Intent, before: DesiredSt
         own_pods=facts.own_pods,
         masquerade_all=facts.masquerade_all,
         masquerade_bridged=facts.masquerade_bridged,
+        worker_uid=facts.worker_uid,
     )
 
 

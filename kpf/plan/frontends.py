@@ -18,14 +18,16 @@ MAX_PROBLEMS = 10
 
 @dataclass(frozen=True, slots=True)
 class FrontendPlan:
-    """`members` are the endpoints as a set. `when_empty`: what becomes of connections while there are none.
+    """`members` are the endpoints as a set, `ports` those that they have.
 
+    `when_empty`: what becomes of connections while there are none.
     `affinity_timeout_s` is None without session affinity. `flows_kept`: the endpoints whose flows may go on, of a
     frontend without connections (UDP). `hairpins`: endpoints on this node, of one that the kernel forwards.
     """
 
     endpoints: Backends
     members: frozenset[SocketAddress]
+    ports: frozenset[int]
     when_empty: Verdict
     affinity_timeout_s: int | None
     flows_kept: frozenset[SocketAddress] = frozenset()
@@ -37,7 +39,8 @@ class PortalPlan(NamedTuple):
 
     `far`: where it leads for connections from elsewhere than this node and its pods, if that is another place.
     `loopback`: where the node port leads that is reached at 127.0.0.1 or ::1, if that is another place.
-    `masquerade` is of direct forwarding. `sources`: who alone may come, anybody if there is none.
+    `masquerade` is of direct forwarding. `sources`: who alone may come, anybody if there is none. `is_cluster_ip`: it
+    is asked for as such, and comes before what is asked for as an external address.
     """
 
     portal: Portal | NodePort
@@ -47,6 +50,7 @@ class PortalPlan(NamedTuple):
     loopback: FrontendKey | None = None
     masquerade: Masquerade = Masquerade.NEVER
     sources: tuple[IPNetwork, ...] = ()
+    is_cluster_ip: bool = False
 
     @property
     def service_name(self) -> ObjectName:
@@ -59,10 +63,7 @@ class PortalPlan(NamedTuple):
 
 
 class Claims(NamedTuple):
-    """What a Service asks for that another one might ask for too. Sorts by age, as claims are decided.
-
-    Endpoints come and go without changing it.
-    """
+    """What a Service asks for that another one might ask for too. Endpoints come and go without changing it."""
 
     created: str
     name: ObjectName
@@ -70,6 +71,11 @@ class Claims(NamedTuple):
     portals: tuple[PortalPlan, ...]
     cluster_ips: tuple[IPAddress, ...]
     health_check_port: int = 0
+
+    @property
+    def age(self) -> tuple[bool, str, ObjectName]:
+        """Sorts the older one first. Who does not say when it was made is younger than who does."""
+        return not self.created, self.created, self.name
 
     def problem(self, field: str, message: str) -> Problem:
         return Problem(self.origin, f"Service {self.name}", field, message)

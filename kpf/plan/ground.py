@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from operator import attrgetter
 from typing import NamedTuple
 
-from kpf.model.names import FrontendKey, IPAddress, ObjectName, Protocol, SocketAddress, family_of
+from kpf.model.names import Forwarding, FrontendKey, IPAddress, ObjectName, Protocol, SocketAddress, family_of
 from kpf.model.rules import NodePort, Portal
 from kpf.model.snapshot import Problem
-from kpf.plan.frontends import PortalPlan
+from kpf.plan.frontends import FrontendPlan, PortalPlan
 from kpf.plan.intent import United
 from kpf.plan.node import NodeFacts
 from kpf.plan.ports import assign_ports
@@ -32,9 +33,10 @@ class Ground:
 
     `listeners`: of the frontends that have a proxy port. `guarded`: these, and those that are still open.
     `captured`: each Service's portals, if any, without those where kpf itself listens.
-    `listening`: where kpf listens for all of them. `node_ports_at`: where node ports are reached.
-    `captured_at`: addresses of all portals. `forbidden`: these, and where kpf listens: what is sent there by TCP would
-    come back to kpf. `cluster_ips`: those whose other ports are refused.
+    `listening`: where kpf listens for all of them: what is sent there by TCP comes back to kpf. Where nothing tells the
+    workers' dials from others, so does what they send to a portal: `node_ports_at`, and `portals_at`: all others.
+    `forbidden`: all places from where a worker's dial would come back. `cluster_ips`: those whose other ports are
+    refused. `node_port_numbers`: of TCP.
     """
 
     united: United
@@ -44,9 +46,10 @@ class Ground:
     captured: Mapping[ObjectName, tuple[PortalPlan, ...]]
     listening: frozenset[SocketAddress]
     node_ports_at: frozenset[SocketAddress]
-    captured_at: frozenset[SocketAddress]
+    portals_at: frozenset[SocketAddress]
     forbidden: frozenset[SocketAddress]
     cluster_ips: frozenset[IPAddress]
+    node_port_numbers: frozenset[int]
     problems: tuple[Problem, ...]
 
     def holds(self, united: United, facts: NodeFacts, still_open: frozenset[Listener]) -> bool:
@@ -58,20 +61,39 @@ class Ground:
             and self.guarded == still_open
         )
 
-    def forbidden_to(self, protocol: Protocol) -> frozenset[SocketAddress]:
-        """What may not be dialled. At the number of a proxy port a pod may listen for UDP."""
-        return self.forbidden if protocol is Protocol.TCP else self.captured_at
+    def forbidden_to(self, key: FrontendKey) -> frozenset[SocketAddress]:
+        """What may not be dialled. The kernel rewrites a destination once, so there are no portals on the way back."""
+        if key.port.protocol is not Protocol.TCP:
+            # at the number of a proxy port a pod may listen
+            return frozenset()
+        return self.forbidden if key.forwarding is Forwarding.PROXIED else self.listening
+
+    def may_return(self, frontend: FrontendPlan) -> bool:
+        """A connection may come back for ever, by another node, where an endpoint is a portal as it is here."""
+        portals, numbers = self.united.addresses, self.node_port_numbers
+        if frontend.members.isdisjoint(portals) and frontend.ports.isdisjoint(numbers):
+            return False
+        found = chain(frontend.members & portals, (at for at in frontend.members if at.port in numbers))
+        return any(at.address not in self.facts.local_addresses for at in found)
+
+    def same_portals(self, other: "Ground") -> bool:
+        """What `may_return` says is the same for all frontends."""
+        return (self.united.addresses, self.node_port_numbers, self.facts.local_addresses) == (
+            other.united.addresses,
+            other.node_port_numbers,
+            other.facts.local_addresses,
+        )
 
     def why_forbidden(self, at: SocketAddress) -> str:
         if at in self.node_ports_at:
             return "it is itself a node port"
-        return "it is itself a portal" if at in self.united.addresses else "it is a proxy port"
+        return "it is itself a portal" if at in self.portals_at else "it is a proxy port"
 
     def ruled_otherwise(self, before: "Ground") -> frozenset[SocketAddress]:
         """Addresses that may be dialled now and could not before, or the other way round, or for another reason."""
         return (
             (self.listening ^ before.listening)
-            | (self.united.addresses ^ before.united.addresses)
+            | (self.portals_at ^ before.portals_at)
             | (self.node_ports_at ^ before.node_ports_at)
         )
 
@@ -133,8 +155,10 @@ def lay_ground(
     listeners = _listeners(assigned, facts, before)
     guarded = still_open.union(listeners.values())
     listening = _listening(guarded, facts)
-    node_ports_at = frozenset(_node_ports_at(united, facts))
-    captured_at = united.addresses | node_ports_at
+    # anybody who may write slices could ask for a dial that comes back for ever
+    leads_back = facts.worker_uid is None
+    node_ports_at = frozenset(_node_ports_at(united, facts) if leads_back else ())
+    portals_at = united.addresses if leads_back else frozenset[SocketAddress]()
     captured, complaints = _captured(united, listening, facts)
     return Ground(
         united=united,
@@ -144,11 +168,11 @@ def lay_ground(
         captured=captured,
         listening=listening,
         node_ports_at=node_ports_at,
-        # anybody who may write slices could ask for a dial that comes back for ever
-        captured_at=captured_at,
-        forbidden=listening | captured_at,
+        portals_at=portals_at,
+        forbidden=listening | portals_at | node_ports_at if leads_back else listening,
         # else a ClusterIP that is this node's own address would close all other ports of the node
         cluster_ips=united.cluster_ips - facts.local_addresses,
+        node_port_numbers=frozenset(one.port for one in united.node_ports if one.protocol is Protocol.TCP),
         problems=(*united.problems, *_unserved(united, listeners, left_out or {}), *complaints),
     )
 

@@ -1,6 +1,7 @@
 """Which Service has which health check node port."""
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import NamedTuple
 
 from kpf.model.health import HealthCheck
@@ -23,7 +24,7 @@ def health_checks(
     served: dict[int, HealthCheck] = {}
     problems: list[Problem] = []
     node_ports = {portal.port: portal for portal in sorted(united.node_ports) if portal.protocol is Protocol.TCP}
-    for claims in sorted(united.services[name] for name in asked):
+    for claims in sorted((united.services[name] for name in asked), key=attrgetter("age")):
         port, check = asked[claims.name]
         reason = ""
         if port in node_ports:

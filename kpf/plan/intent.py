@@ -18,8 +18,8 @@ from kpf.plan.service import Basis, basis_of, counts, plan_service
 class United:
     """Who has what. Endpoints come and go without changing it.
 
-    `services`: what each asks for. `claimants`: of each portal, the oldest first: it has the portal. `claims`: the
-    portals that each Service has, one at least. `proxied`: the frontends that these lead to and that need a proxy
+    `services`: what each asks for. `claimants`: of each portal; the first one has it. `claims`: the portals that each
+    Service has, one at least. `proxied`: the frontends that these lead to and that need a proxy
     port, with their Service. `addresses`: those of all portals but the node ports.
     """
 
@@ -47,8 +47,9 @@ class Intent:
 
 
 def unite(before: United, changed: Mapping[ObjectName, Claims | None]) -> United:
-    """Give each portal to the oldest Service that claims it, and report the others.
+    """Give each portal to one of those who claim it, and report the others.
 
+    A ClusterIP comes before external addresses. Of one kind, who has it keeps it; if nobody has, it is the oldest's.
     `changed`: the Services that come, ask for something else than before, or go (None).
     """
     come = {name: claims for name, claims in changed.items() if claims is not None}
@@ -62,12 +63,30 @@ def unite(before: United, changed: Mapping[ObjectName, Claims | None]) -> United
             asked.setdefault(claim.portal, []).append(claim)
     claimants: dict[Portal | NodePort, tuple[PortalPlan, ...]] = {}
     for portal, new in asked.items():
-        others = [one for one in before.claimants.get(portal, ()) if one.service_name not in changed]
-        found = [*others, *new]
+        known = before.claimants.get(portal, ())
+        found = [*(one for one in known if one.service_name not in changed), *new]
         if len(found) > 1:
-            found.sort(key=lambda claim: services[claim.service_name])
+            found = _in_order(found, services, known[0] if known else None)
         claimants[portal] = tuple(found)
     return _united(before, services, claimants)
+
+
+def _in_order(
+    claims: Iterable[PortalPlan], services: Mapping[ObjectName, Claims], holder: PortalPlan | None
+) -> list[PortalPlan]:
+    """Who has the portal, then who comes next. `holder`: who had it until now."""
+
+    def precedence(claim: PortalPlan) -> tuple[object, ...]:
+        return not claim.is_cluster_ip, not _is_still(claim, holder), services[claim.service_name].age
+
+    return sorted(claims, key=precedence)
+
+
+def _is_still(claim: PortalPlan, holder: PortalPlan | None) -> bool:
+    """It is the holder's claim, and of the same kind as when it got the portal."""
+    return (
+        holder is not None and claim.service_name == holder.service_name and claim.is_cluster_ip == holder.is_cluster_ip
+    )
 
 
 def _united(
@@ -107,7 +126,7 @@ def _won(
     services: Mapping[ObjectName, Claims],
     claimants: Mapping[Portal | NodePort, tuple[PortalPlan, ...]],
 ) -> tuple[PortalPlan, ...]:
-    """The portals of a Service that nobody older claims."""
+    """The portals that a Service has."""
     owner = services.get(name)
     claims = owner.portals if owner is not None else ()
     return tuple(claim for claim in claims if claimants[claim.portal][0] is claim)

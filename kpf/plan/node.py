@@ -16,7 +16,8 @@ class NodeFacts:
     `local_addresses`: every address of this node.
     `own_listeners`: where kpf serves something else than Services (health); may be the unspecified address.
     `zone`: its label topology.kubernetes.io/zone, "" if it is not known. `forwarding`: how TCP is carried where the
-    Service does not say, None for what suits it. `has_sctp`: the kernel can track SCTP.
+    Service does not say, None for what suits it. `has_sctp`: the kernel can track SCTP. `worker_uid`: by which the
+    workers' own dials are known and left alone, None where nothing tells them from others.
     """
 
     name: str
@@ -33,6 +34,7 @@ class NodeFacts:
     masquerade_all: bool = False
     masquerade_bridged: bool = False
     service_cidrs: tuple[IPNetwork, ...] = ()
+    worker_uid: int | None = None
 
     def listening_addresses(self) -> Mapping[Family, IPAddress]:
         """Where proxy ports of each served family listen: one address, or the unspecified one."""

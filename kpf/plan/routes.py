@@ -92,7 +92,7 @@ def guard(ranges: Iterable[IPNetwork], family: Family) -> tuple[IPNetwork, ...]:
 
 def _internal(portal: Portal, field: str, policy: TrafficPolicy, ways: Ways) -> PortalPlan:
     endpoints = EndpointSet.LOCAL if policy is TrafficPolicy.LOCAL else EndpointSet.CLUSTER
-    return PortalPlan(portal, field, ways.to(endpoints), masquerade=Masquerade.FOREIGN)
+    return PortalPlan(portal, field, ways.to(endpoints), masquerade=Masquerade.FOREIGN, is_cluster_ip=True)
 
 
 def _external(portal: Portal | NodePort, field: str, policy: TrafficPolicy, ways: Ways) -> PortalPlan:

@@ -123,6 +123,7 @@ class _Endpoints:
         return FrontendPlan(
             backends,
             frozenset(backends),
+            frozenset([at.port for at in backends]),
             when_empty,
             self._service.affinity_timeout_s,
             flows_kept=self._flows_kept(is_local) if self._name.protocol is Protocol.UDP else frozenset(),

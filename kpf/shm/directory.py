@@ -26,6 +26,7 @@ from kpf.shm.layout import (
     INDEX_MASK,
     LIST,
     M_ACTIVE,
+    MAY_RETURN,
     MEMBER_CAPACITY,
     MEMBER_COUNTERS,
     MEMBERS_USED_AT,
@@ -144,6 +145,12 @@ class Directory:
             lock.release(self.descriptor, slot)
         self._departed |= departed
         self._give_extent(old_offset, len(old_slots))
+
+    def set_may_return(self, slot: int, may_return: bool) -> None:
+        """Whether it has but a share of each worker's sessions. One word that we alone write needs no lock."""
+        at = self._layout.frontend(slot) + MAY_RETURN
+        if self._words[at] != may_return:
+            self._words[at] = may_return
 
     def retire(self, slot: int) -> None:
         """The frontend is gone, and all workers have acknowledged it. Its sessions may go on."""

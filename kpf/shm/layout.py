@@ -33,8 +33,9 @@ HEARTBEAT, PAUSED, ACTIVE, TOTAL, PAUSES = range(5)
 WORKER_WORDS = 64
 
 # A frontend's record: the list word, the affinity timeout (ms, 0: none), 1 + the index of its pin table, entries in
-# use there, entries evicted from it. While the timeout is 0, no worker looks at the table.
-LIST, TIMEOUT, PIN_TABLE, PINS, EVICTIONS = range(5)
+# use there, entries evicted from it. While the timeout is 0, no worker looks at the table. And, without the lock:
+# whether connections may come back by another node (1), so that it has but a share of each worker's sessions.
+LIST, TIMEOUT, PIN_TABLE, PINS, EVICTIONS, MAY_RETURN = range(6)
 FRONTEND_WORDS = 16
 
 # The list word: all that makes up a turn, so that one store commits list and turn together.

@@ -10,7 +10,7 @@ import resource
 import select
 
 from kpf.net.channel import MAX_DESCRIPTORS
-from kpf.shm.layout import ACTIVE, PAUSED, PAUSES, TOTAL
+from kpf.shm.layout import ACTIVE, F_ENDED, F_TOTAL, PAUSED, PAUSES, TOTAL
 from kpf.shm.region import Region
 from kpf.worker.clock import Clock
 from kpf.worker.dialer import SHORTAGES, Dialer
@@ -42,6 +42,8 @@ MESSAGE_DESCRIPTORS = MAX_DESCRIPTORS
 PAUSE_MS = 100
 # of one listener in a turn, before others get theirs
 MAX_BURST = 32
+# of this worker's sessions, as a divisor, that a frontend may have whose connections may come back
+RETURNING_SHARE = 8
 # for the sake of `close`: bursts before others get their turn
 DRAINS_A_TURN = 16
 
@@ -171,8 +173,21 @@ class Acceptor:
         if accepted:
             self._total += len(accepted)
             words[self._record + TOTAL] = self._total
-            self._dialer.begin(listener, accepted)
+            if words[listener.may_return]:
+                self._begin_share(listener, accepted)
+            else:
+                self._dialer.begin(listener, accepted)
         return len(accepted) + gone
+
+    def _begin_share(self, listener: Listener, accepted: list[tuple[int, str]]) -> None:
+        """One connection that comes back again and again would else take all sessions of all workers of two nodes."""
+        words, counters = self._words, listener.counters
+        active = words[counters + F_TOTAL] - words[counters + F_ENDED]
+        room = max(self.limit // RETURNING_SHARE - active, 0)
+        if accepted[:room]:
+            self._dialer.begin(listener, accepted[:room])
+        if accepted[room:]:
+            self._dialer.refuse(listener, accepted[room:])
 
     def _pause(self) -> None:
         if self._paused_ms:

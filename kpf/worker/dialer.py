@@ -85,6 +85,15 @@ class Dialer:
             else:
                 self._dial_first(client, host, choice, listener)
 
+    def refuse(self, listener: Listener, accepted: Sequence[tuple[int, str]]) -> None:
+        """The same, and there are too many of them."""
+        self._words[listener.counters + F_TOTAL] += len(accepted)
+        self._sessions.make_room(max(accepted)[0])
+        for descriptor, _ in accepted:
+            client = Half(listener.family, socket.SOCK_STREAM, 0, descriptor)
+            client.join(descriptor, listener.counters + F_BYTES_IN, None)
+            self._give_up(client, listener, Reason.RESOURCES)
+
     def _dial_first(self, client: Half, host: str, choice: Choice, listener: Listener) -> None:
         backend, error = self._open(choice, listener.counters)
         data, sent = b"", 0

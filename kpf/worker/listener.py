@@ -2,16 +2,17 @@
 
 import socket
 
-from kpf.shm.layout import Layout
+from kpf.shm.layout import MAY_RETURN, Layout
 
 
 class Listener:
     """`frontend`: its slot in shared memory; `counters`: this worker's words for it.
 
+    `may_return`: the word that says whether its connections may come back by another node.
     `burst`: how many connections to accept in one turn; `turn`: when it was ready last.
     """
 
-    __slots__ = ("burst", "counters", "descriptor", "family", "frontend", "sock", "turn")
+    __slots__ = ("burst", "counters", "descriptor", "family", "frontend", "may_return", "sock", "turn")
 
     def __init__(self, descriptor: int, frontend: int, *, layout: Layout, worker: int) -> None:
         self.descriptor, self.frontend = descriptor, frontend
@@ -22,3 +23,4 @@ class Listener:
         self.sock = socket.SocketType(self.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, descriptor)
         self.burst, self.turn = 1, 0
         self.counters = layout.frontend_counter(worker, frontend)
+        self.may_return = layout.frontend(frontend) + MAY_RETURN

@@ -49,8 +49,8 @@ class Orders:
         self.lacks_listeners = self.lacks_listeners and not isinstance(message, Listen)
         return message, descriptors
 
-    def ready(self, privileges: str, pid: int) -> None:
-        self._answers.append(Ready(pid, privileges))
+    def ready(self, privileges: str, pid: int, uid: int) -> None:
+        self._answers.append(Ready(pid, uid, privileges))
         self.settle()
 
     def answer(self, order: Order) -> None:

@@ -53,7 +53,7 @@ def main(descriptor: int) -> int:
     gc.collect()
     gc.disable()
     gc.freeze()
-    orders.ready(kept, os.getpid())
+    orders.ready(kept, os.getpid(), os.geteuid())
     orders.answer(message)
     worker.run()
     return 0

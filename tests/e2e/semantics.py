@@ -83,9 +83,13 @@ def cells() -> Iterator[Cell]:
 
 @dataclass(frozen=True)
 class Model:
-    """`here`: the servers on this node, of which "node" is one of the node's own processes."""
+    """`here`: the servers on this node, of which "node" is one of the node's own processes; `elsewhere`: the others.
+
+    Whether an endpoint's address and port is also somebody's portal makes no difference.
+    """
 
     here: frozenset[str]
+    elsewhere: frozenset[str] = ELSEWHERE
 
     def expected(self, cell: Cell) -> Expected:
         if cell.kind is Kind.LOOPBACK and (cell.origin is not Origin.NODE or cell.forwarding is Forwarding.UDP):
@@ -113,7 +117,7 @@ class Model:
     def _everywhere(self, cell: Cell) -> frozenset[str]:
         if cell.endpoints is Endpoints.NONE:
             return frozenset()
-        return ELSEWHERE if cell.endpoints is Endpoints.ELSEWHERE else ELSEWHERE | self.here
+        return self.elsewhere if cell.endpoints is Endpoints.ELSEWHERE else self.elsewhere | self.here
 
 
 def _is_external(cell: Cell) -> bool:

@@ -39,8 +39,8 @@ MUTANTS = (
     Mutant(
         "a worker may say again and again that it is ready",
         "kpf/master/process.py",
-        "            case Ready(_, privileges) if not self._is_ready:",
-        "            case Ready(_, privileges):",
+        "            case Ready(_, uid, privileges) if not self._is_ready:",
+        "            case Ready(_, uid, privileges):",
         (WORKERS + "test_a_worker_that_talks_nonsense_is_killed",),
     ),
     Mutant(

@@ -1,0 +1,147 @@
+"""Who has a portal that several claim."""
+
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from kpf.model.health import HealthCheck
+from kpf.model.names import Family
+from kpf.model.rules import NodePort, Portal
+from kpf.model.service import Service, ServicePort, ServiceType, TrafficPolicy
+from kpf.plan.desired import DesiredState, desired_state
+from kpf.plan.ground import ProxyPorts, ground_for
+from kpf.plan.intent import Planner
+from tests.values import FACTS, TCP, endpoints, service, snapshot
+
+PORTS = ProxyPorts(range(20000, 30000), 1000, lambda _: True)
+OLD, NEW = "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"
+PORTAL = Portal(ip_address("192.0.2.1"), TCP, 80)
+NODE_PORT = NodePort(Family.IPV4, TCP, 30080)
+
+# ways to claim PORTAL (or NODE_PORT), of two kinds (or a third)
+EXTERNAL: dict[str, Any] = {"external_ips": ("192.0.2.1",)}
+BALANCED: dict[str, Any] = {"load_balancer_ips": ("192.0.2.1",)}
+CLUSTER: dict[str, Any] = {"cluster_ips": ("192.0.2.1",)}
+BY_PORT: dict[str, Any] = {"ports": (ServicePort("", TCP, 80, node_port=30080),)}
+
+
+class Planned:
+    """One state after the other."""
+
+    def __init__(self) -> None:
+        self._planner, self._state = Planner(), DesiredState()
+
+    def __call__(self, *services: Service) -> DesiredState:
+        pods = [endpoints("10.0.0.1", of=one.name.name) for one in services]
+        intent = self._planner.intent(snapshot(*services, *pods), FACTS)
+        ground = ground_for(intent.united, FACTS, PORTS, before=self._state.ground)
+        self._state = desired_state(intent, ground, self._state)
+        return self._state
+
+    def holder(self, *services: Service, of: Portal | NodePort = PORTAL) -> str:
+        """Who has the portal in force: what it leads to, in the rules."""
+        state = self(*services)
+        action = state.rules.portals[of] if isinstance(of, Portal) else state.rules.node_ports[of]
+        (name,) = [one.frontend.port.service for one in state.frontends if one.at.port == action]
+        losers = {one.name.name for one in services} - {name}
+        assert {problem.object for problem in state.problems} == {f"Service default/{loser}" for loser in losers}
+        assert all(f"already claimed by Service default/{name}" in problem.message for problem in state.problems)
+        return name
+
+
+def claimed(name: str, created: str, claim: dict[str, Any], number: int = 1) -> Service:
+    return service(name, **{"cluster_ips": (f"10.96.0.{number}",), "created": created, **claim})
+
+
+@pytest.mark.parametrize(
+    ("claims", "of"),
+    [
+        ((EXTERNAL, EXTERNAL), PORTAL),
+        ((EXTERNAL, BALANCED), PORTAL),
+        ((BALANCED, EXTERNAL), PORTAL),
+        ((CLUSTER, CLUSTER), PORTAL),
+        ((BY_PORT, BY_PORT), NODE_PORT),
+    ],
+    ids=["external IPs", "LB address", "external IP", "ClusterIPs", "node ports"],
+)
+@pytest.mark.parametrize("created", ["", OLD, NEW])
+def test_who_has_it_keeps_it(
+    created: str, claims: tuple[dict[str, Any], dict[str, Any]], of: Portal | NodePort
+) -> None:
+    """However old the other says that it is, and if its name sorts first."""
+    planned, running = Planned(), claimed("z-running", NEW, claims[0], 1)
+    other = claimed("a-other", created, claims[1], 2)
+    assert planned.holder(running, of=of) == "z-running"
+    assert planned.holder(running, other, of=of) == "z-running"
+    # nor by a change of either
+    assert planned.holder(replace(running, affinity_timeout_s=10), other, of=of) == "z-running"
+    assert planned.holder(running, replace(other, affinity_timeout_s=10), of=of) == "z-running"
+    assert planned.holder(other, of=of) == "a-other"
+    assert planned.holder(running, other, of=of) == "a-other"
+
+
+@pytest.mark.parametrize(
+    ("ages", "first"),
+    [((NEW, OLD), "b"), ((OLD, NEW), "a"), (("", OLD), "b"), ((OLD, ""), "a"), (("", ""), "a"), ((OLD, OLD), "a")],
+)
+def test_at_a_start_the_older_one_has_it(ages: tuple[str, str], first: str) -> None:
+    """A known age before an unknown one; by name where that says nothing."""
+    services = [
+        claimed(name, created, EXTERNAL, number)
+        for number, (name, created) in enumerate(zip("ab", ages, strict=True), 1)
+    ]
+    assert Planned().holder(*services) == first
+    assert Planned().holder(*reversed(services)) == first
+
+
+def test_when_the_holder_goes_the_next_one_has_it() -> None:
+    planned = Planned()
+    holder, *others = (
+        claimed(name, created, EXTERNAL, number)
+        for number, (name, created) in enumerate((("c", NEW), ("a", ""), ("b", NEW), ("d", OLD)), 1)
+    )
+    assert planned.holder(holder) == "c"
+    assert planned.holder(holder, *others) == "c"
+    assert planned.holder(*others) == "d"
+    assert planned.holder(*others[:2]) == "b"
+    assert planned.holder(others[0]) == "a"
+
+
+@pytest.mark.parametrize("claim", [EXTERNAL, BALANCED])
+def test_a_cluster_ip_beats_external_addresses(claim: dict[str, Any]) -> None:
+    planned, external = Planned(), claimed("a", OLD, claim)
+    cluster = claimed("b", NEW, CLUSTER)
+    assert planned.holder(external) == "a"
+    assert planned.holder(external, cluster) == "b"
+    assert planned.holder(external) == "a"
+    assert Planned().holder(external, cluster) == "b"
+
+
+def test_a_claim_of_another_kind_is_a_new_one() -> None:
+    for created, first in ((NEW, "a"), (OLD, "b")):
+        planned, other = Planned(), claimed("a", "2026-01-15T00:00:00Z", EXTERNAL, 1)
+        assert planned.holder(claimed("b", created, CLUSTER, 2), other) == "b"
+        assert planned.holder(claimed("b", created, EXTERNAL, 2), other) == first
+
+
+def test_a_health_check_port_is_that_of_the_one_whose_age_is_known() -> None:
+    checked = {
+        "type": ServiceType.LOAD_BALANCER,
+        "external_policy": TrafficPolicy.LOCAL,
+        "health_check_node_port": 32100,
+    }
+    services = [
+        service(
+            name,
+            created=created,
+            cluster_ips=(f"10.96.0.{number}",),
+            load_balancer_ips=(f"192.0.2.{number}",),
+            **checked,
+        )
+        for number, (name, created) in enumerate((("a", ""), ("b", OLD)), 1)
+    ]
+    (check,) = Planned()(*services).health_checks.values()
+    assert isinstance(check, HealthCheck)
+    assert check.service.name == "b"
