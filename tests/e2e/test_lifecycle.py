@@ -133,12 +133,13 @@ def test_reloads_that_are_asked_for_from_the_start_to_the_end_are_harmless(world
     assert "are read anew" in daemon.log()
 
 
-def _storm(daemon: Daemon, number: signal.Signals) -> None:
-    """That signal every few milliseconds, from the import of the configuration to the end of the process."""
+def _storm(daemon: Daemon, *numbers: signal.Signals) -> None:
+    """These signals every few milliseconds, from the import of the configuration to the end of the process."""
     _await_import(daemon)
     with contextlib.suppress(ProcessLookupError):
         while daemon.exit_status() is None:
-            daemon.signal(number)
+            for number in numbers:
+                daemon.signal(number)
             time.sleep(0.005)
 
 
@@ -190,12 +191,11 @@ def test_a_stop_does_not_wait_for_workers_that_are_never_ready(world: World) -> 
     assert time.monotonic() - began_s < 10.0
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
-def test_signals_that_mean_nothing_are_harmless(world: World, number: signal.Signals) -> None:
+def test_signals_that_mean_nothing_are_harmless(world: World) -> None:
     pods = world.pods([1])
     world.serve("shop", SHOP[0], pods)
     daemon = world.daemon()
-    storm = threading.Thread(target=_storm, args=[daemon, number])
+    storm = threading.Thread(target=_storm, args=[daemon, signal.SIGUSR1, signal.SIGUSR2])
     storm.start()
     try:
         with daemon:
