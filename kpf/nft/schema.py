@@ -178,7 +178,7 @@ def _base(name: str, kind: str, place: tuple[str, int, int], *rules: Rule) -> Ch
 
 
 def _guards(rules: Rules) -> Iterator[Rule]:
-    # what goes from this node's processes through a portal comes by here again, on lo, with the proxy address in it
+    # what comes over a VRF is seen twice in prerouting (vrf_rcv_nfhook), then with the proxy address in it
     for address in sorted(rules.own_addresses, key=lambda one: one.packed):
         yield st.sent_to(address), st.not_redirected(), st.goto(REFUSE)
     for family in Family:

@@ -124,13 +124,6 @@ MUTANTS = (
         (f"{END_TO_END}::test_kpfs_own_address_is_reached_through_portals_only",),
     ),
     Mutant(
-        "the guard of kpf's own address refuses what was redirected there",
-        "kpf/nft/schema.py",
-        "st.sent_to(address), st.not_redirected(), st.goto(REFUSE)",
-        "st.sent_to(address), st.goto(REFUSE)",
-        ("tests/test_nft_traffic.py::test_an_address_of_kpfs_own_is_reached_only_through_a_portal",),
-    ),
-    Mutant(
         "the guard does not follow kpf's own address",
         "kpf/nft/batch.py",
         "    addresses = rules.proxy_addresses, rules.own_addresses\n",
