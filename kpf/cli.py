@@ -27,7 +27,7 @@ _RUN_FLAGS: Mapping[str, tuple[str, str]] = {
     "master": ("URL", "API server address, overriding the kubeconfig's or in-cluster one"),
     "hostname-override": ("NAME", "this node's name (default: the host name)"),
     "workers": ("N", "worker processes (default: usable CPUs)"),
-    "bind-address": ("IPS", "where proxy ports listen (default: the node's primary address of each family)"),
+    "bind-address": ("IPS", "where proxy ports listen (default: an address of kpf's own on lo)"),
     "proxy-port-range": ("A-B", "proxy ports (default: 20000-29999)"),
     "nodeport-addresses": ("LIST", "CIDRs, or 'primary' (default: all local addresses)"),
     "detect-local-mode": ("M", "which sources are this node's pods (default: NodeCIDR)"),
@@ -74,7 +74,7 @@ def _parser() -> _Parser:
     status.add_argument("--json", action="store_true", help="as JSON")
     _add_flags(status, {"control-socket": _RUN_FLAGS["control-socket"]})
     commands.add_parser("demo", help="a complete show in a network namespace of its own", add_help=False)
-    commands.add_parser("cleanup", help="remove every nftables object that kpf ever made", allow_abbrev=False)
+    commands.add_parser("cleanup", help="remove everything that kpf ever made in the kernel", allow_abbrev=False)
     return parser
 
 

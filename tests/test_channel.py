@@ -10,7 +10,7 @@ import pytest
 
 from kpf.net import channel, sockets
 from kpf.net.channel import MAX_DESCRIPTORS, MAX_FRONTENDS, ChannelError, NoRoomError
-from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, NoRoom, Ready
+from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, NoRoom, Ready, Reset
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -32,6 +32,7 @@ def open_descriptors() -> int:
         Close(4, (1, 65_535)),
         Close(5, tuple(range(65_535, 65_535 - MAX_FRONTENDS, -1))),
         Drain(6),
+        Reset(7, ("192.0.2.1", "2001:db8::1")),
         Ready(7, 65536, "none"),
         Done(8),
         NoRoom(10),

@@ -72,6 +72,8 @@ def test_the_example_is_right() -> None:
         ("bindAddress", "192.0.2.1, 2001:db8::1", "bind_address", (ip_address("192.0.2.1"), ip_address("2001:db8::1"))),
         ("bindAddress", ["::"], "bind_address", (ip_address("::"),)),
         ("nodePortAddresses", ["10.0.0.1/8"], "node_port_addresses", (ip_network("10.0.0.0/8"),)),
+        ("proxyAddress", "169.254.9.9", "proxy_address", (ip_address("169.254.9.9"),)),
+        ("proxyAddress", ["10.9.9.9", "fd00::9"], "proxy_address", (ip_address("10.9.9.9"), ip_address("fd00::9"))),
         ("nodePortAddresses", ["primary"], "node_port_addresses", "primary"),
         ("nodePortAddresses", [], "node_port_addresses", ()),
         ("clusterCIDR", "10.0.0.0/8,fd00::/56", "cluster_cidr", (ip_network("10.0.0.0/8"), ip_network("fd00::/56"))),
@@ -130,6 +132,16 @@ def test_nested_fields(written: Any) -> None:
         ("bindAddress", "fe80::1%eth0", "zone"),
         ("bindAddress", 5, "must be text, not 5"),
         ("bindAddress", ["192.0.2.1", 5], "must be text, not 5"),
+        ("proxyAddress", "169.254.77.1,169.254.77.2", "one of each IP family"),
+        ("proxyAddress", "lo", "'lo'"),
+        ("proxyAddress", "127.0.0.2", "127.0.0.2"),
+        ("proxyAddress", "0.0.0.0", "0.0.0.0"),
+        ("proxyAddress", "224.0.0.1", "224.0.0.1"),
+        ("proxyAddress", "255.255.255.255", "255.255.255.255"),
+        ("proxyAddress", "::1", "::1"),
+        ("proxyAddress", "::", "::"),
+        ("proxyAddress", "fe80::1", "fe80::1"),
+        ("proxyAddress", ["ff02::1"], "ff02::1"),
         ("portRange", "20000", "'20000'"),
         ("portRange", "20001-20000", "A <= B"),
         ("portRange", "80-20000", "1024"),
@@ -198,6 +210,14 @@ def test_what_a_field_refuses(written: Any, field: str, value: Any, shown: str) 
 def test_contradictions(flags: dict[str, str], field: str) -> None:
     (found,) = mistakes(flags)
     assert found.startswith(f"{field}: ")
+
+
+def test_an_address_to_listen_on_and_one_of_kpfs_own_are_not_given_for_one_family(written: Any) -> None:
+    both = {"bindAddress": "192.0.2.1", "proxyAddress": "169.254.77.9"}
+    (found,) = mistakes(written(**both))
+    assert "proxyAddress: has no use" in found
+    other = load(written(**both | {"proxyAddress": "fd77::9"}))
+    assert (other.bind_address, other.proxy_address) == ((ip_address("192.0.2.1"),), (ip_address("fd77::9"),))
 
 
 def test_every_mistake_of_file_and_flags_comes_at_once(written: Any) -> None:
@@ -274,6 +294,11 @@ def test_what_a_reload_cannot_change() -> None:
     assert len(reload_needs_restart(old, load(changes))) == len(changes)
 
 
+def test_a_reload_cannot_change_kpfs_own_address(written: Any) -> None:
+    old = load(written(proxyAddress="169.254.77.9"))
+    assert reload_needs_restart(old, load(written(proxyAddress="169.254.77.8"))) == ["proxy_address"]
+
+
 @pytest.mark.parametrize(
     ("kernel", "said"),
     [("32768\t60999\n", False), ("28000\t60999\n", True), ("1024\t20000\n", True), ("nonsense", False)],
@@ -286,7 +311,15 @@ def test_a_port_range_that_overlaps_the_ephemeral_one_is_warned_of(
     assert bool(warnings(load({}))) is said
 
 
-NO_FLAG = {"forwarding", "allowExternalIPs", "detectLocal", "masqueradeAll", "serviceCIDRs", "workerUser"}
+NO_FLAG = {
+    "proxyAddress",
+    "forwarding",
+    "allowExternalIPs",
+    "detectLocal",
+    "masqueradeAll",
+    "serviceCIDRs",
+    "workerUser",
+}
 FIELDS = sorted({".".join(path) for path in FLAGS.values() if path} | NO_FLAG)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 

@@ -193,6 +193,29 @@ def test_a_proxy_port_is_reached_only_through_a_portal(outside: Host, node: Mach
         assert outcomes(machine, foreign) == all_of(foreign, "another program")
 
 
+def test_an_address_of_kpfs_own_is_reached_only_through_a_portal(
+    outside: Host, node: Machine, backends: Backends
+) -> None:
+    own = [ip_address(OTHER_NODE_ADDRESS)]
+    backends.open(OTHER_NODE_ADDRESS, PROXY_PORT)
+    backends.open(OTHER_NODE_ADDRESS, 22, name="another program")
+    state = rules()
+    proxies = {**state.proxy_addresses, Family.IPV4: own[0]}
+    write(replace(state, proxy_addresses=proxies), instead_of=None)
+    theirs: list[Address] = [(OTHER_NODE_ADDRESS, port) for port in (PROXY_PORT, NODE_PORT, 22)]
+    assert outcomes(outside, theirs) == dict(
+        zip(theirs, (OTHER_NODE_ADDRESS, OTHER_NODE_ADDRESS, "another program"), strict=True)
+    )
+    write(
+        replace(state, proxy_addresses=proxies, own_addresses=frozenset(own)),
+        instead_of=replace(state, proxy_addresses=proxies),
+    )
+    portals = [target for target in PORTALS if ":" not in target[0] and target[0] != OTHER_NODE_ADDRESS]
+    for machine in (outside, node):
+        assert outcomes(machine, theirs) == all_of(theirs, "ECONNREFUSED")
+        assert outcomes(machine, portals) == all_of(portals, OTHER_NODE_ADDRESS)
+
+
 def test_the_guard_lets_answers_pass_to_the_nodes_own_connections(outside: Host) -> None:
     """Who happens to have the port as his source port is answered by somebody else's SYN+ACK, no new connection."""
     with Backends(outside) as servers:

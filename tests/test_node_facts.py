@@ -17,6 +17,8 @@ from kpf.model.names import Family
 from kpf.model.rules import OwnPods
 from kpf.model.snapshot import Node, Snapshot
 from kpf.netlink.addresses import LocalAddress, NodeAddresses
+from kpf.netlink.own import DEFAULT, MARK
+from kpf.plan.node import NodeFacts
 
 HERE = NodeAddresses(tuple(LocalAddress(1, ip_address(one)) for one in ("192.0.2.1", "127.0.0.1", "2001:db8::1")))
 
@@ -90,7 +92,7 @@ THIS_NODE = Snapshot(node=Node("node-1", pod_cidrs=OF_NODE))
 )
 def test_which_pods_are_this_nodes(fields: dict[str, Any], snapshot: Snapshot, own: OwnPods) -> None:
     detect = DetectLocal(bridge_interface="cbr0", interface_name_prefix="cali")
-    seen = node_facts(Config(detect_local=detect, **fields), HERE, snapshot, list[str]().append)
+    seen = node_facts(Config(detect_local=detect, **fields), HERE, snapshot, list[str]().append, own={})
     assert seen.own_pods == own
     known = {family: any(one.version == family for one in own.networks) or own.interface != "" for family in Family}
     assert {family: own.are_known(family) for family in Family} == known
@@ -108,16 +110,80 @@ def test_which_pods_are_this_nodes(fields: dict[str, Any], snapshot: Snapshot, o
 )
 def test_only_an_address_of_this_node_serves(bind: tuple[str, ...], served: dict[int, str], said: str) -> None:
     warnings: list[str] = []
-    seen = node_facts(configured(*bind), HERE, Snapshot(), warnings.append)
+    seen = node_facts(configured(*bind), HERE, Snapshot(), warnings.append, own={})
     assert {int(family): str(address) for family, address in seen.proxy_addresses.items()} == served
     assert [said in warning for warning in warnings] == [True] * bool(said)
+
+
+def test_kpfs_own_addresses_stand_for_nothing_but_proxies() -> None:
+    own = {Family.IPV4: ip_address("169.254.77.1"), Family.IPV6: ip_address("fd77:6b70:66::1")}
+    config = configured().model_copy(update={"node_port_addresses": "primary"})
+    seen = node_facts(config, HERE, Snapshot(), list[str]().append, own=own)
+    assert dict(seen.proxy_addresses) == own
+    assert seen.own_addresses == frozenset(own.values())
+    assert seen.local_addresses == HERE.all()
+    assert [str(one) for one in seen.node_port_networks] == ["192.0.2.1/32", "2001:db8::1/128"]
+    # nor is a family served that there is no other address of
+    only_four = NodeAddresses(HERE.addresses[:2])
+    seen = node_facts(config, only_four, Snapshot(), list[str]().append, own=own)
+    assert (list(seen.proxy_addresses), len(seen.own_addresses)) == ([Family.IPV4], 1)
 
 
 def test_a_family_without_any_address_is_not_served_and_said() -> None:
     warnings: list[str] = []
     only_four = NodeAddresses(HERE.addresses[:2])
-    assert set(node_facts(configured(), only_four, Snapshot(), warnings.append).proxy_addresses) == {Family.IPV4}
+    assert set(node_facts(configured(), only_four, Snapshot(), warnings.append, own={}).proxy_addresses) == {
+        Family.IPV4
+    }
     assert warnings == ["this node has no IPv6 address: Services are not served over IPv6"]
+
+
+FOUR, SIX = DEFAULT[Family.IPV4], DEFAULT[Family.IPV6]
+LOOPBACK = LocalAddress(1, ip_address("127.0.0.1"), is_global=False), LocalAddress(1, ip_address("::1"), mark=1)
+OWN = tuple(LocalAddress(1, one, bits=one.max_prefixlen, mark=MARK) for one in (FOUR, SIX))
+
+
+class Told:
+    """A look at the node that sees what it is told."""
+
+    def __init__(self, *addresses: LocalAddress) -> None:
+        self.found = addresses
+
+    async def read(self) -> NodeAddresses:
+        return NodeAddresses(self.found)
+
+
+def watching(monkeypatch: pytest.MonkeyPatch, told: Told) -> NodeWatch:
+    monkeypatch.setattr(facts, "AddressWatch", lambda: told)
+    return NodeWatch(configured())
+
+
+def looked(node: NodeWatch) -> NodeFacts:
+    asyncio.run(node.start())
+    return node.facts(Snapshot())
+
+
+def test_what_the_daemon_has_put_is_no_address_of_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = watching(monkeypatch, Told(*HERE.addresses, *OWN))
+    seen = looked(node)
+    assert dict(seen.proxy_addresses) == DEFAULT
+    assert seen.local_addresses == HERE.all()
+    # but it has it
+    assert node.addresses == HERE.all() | {FOUR, SIX}
+
+
+def test_a_family_of_loopback_alone_gets_no_address_of_kpfs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else could reach it; and an address beside ::1 makes others ask for AAAA (getaddrinfo, AI_ADDRCONFIG)."""
+    told = Told(*LOOPBACK)
+    node = watching(monkeypatch, told)
+    seen = looked(node)
+    assert list(map(str, seen.proxy_addresses.values())) == ["127.0.0.1", "::1"]
+    assert seen.own_addresses == frozenset()
+    told.found = (*LOOPBACK, *HERE.addresses)
+    assert dict(looked(node).proxy_addresses) == DEFAULT
+    # while the node is renumbered
+    told.found = (*LOOPBACK, *OWN)
+    assert dict(looked(node).proxy_addresses) == DEFAULT
 
 
 def test_addresses_that_cannot_be_read_for_a_while_end_nothing(

@@ -10,14 +10,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from kpf.net import channel
 from kpf.net.credentials import NAMES
-from kpf.net.messages import Close, Drain
+from kpf.net.messages import Close, Drain, Reset
 from kpf.worker.half import DEAD, NAGLING, PASSED
+from kpf.worker.resets import RESETS_A_TURN
 from kpf.worker.signals import IGNORED
 from kpf.worker.sweeper import HALF_CLOSED_LIMIT_MS, ROUND_MS, STEPS
 from tests.strangers import stranger
@@ -110,6 +112,36 @@ def test_signals_are_ignored_before_anything_is_imported_that_takes_its_time() -
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("alive\n", 0)
+
+
+def test_connections_at_an_address_are_reset_and_others_go_on() -> None:
+    with Server(echo) as server, node() as made:
+        _, here = made.frontend([server.at])
+        _, there = made.frontend([server.at], host="127.0.0.2")
+        with connect(here) as kept, connect(there) as idle, connect(there) as busy:
+            assert all(map(ask, (kept, idle, busy)))
+            busy.sendall(b"y")
+            made.workers[0].tell(Reset(made.next(), ("127.0.0.2", "2001:db8::1")))
+            for sock in (idle, busy):
+                with pytest.raises(ConnectionResetError):
+                    receive_all(sock)
+            assert ask(kept)
+            assert made.directory.worker(0).active == 1
+        eventually(made.is_quiet)
+
+
+def test_resets_go_on_until_all_are_done() -> None:
+    many = 3 * RESETS_A_TURN // 2
+    with Greeter(1) as servers, node() as made, ExitStack() as clients:
+        servers.hold = True
+        _, at = made.frontend(servers.at)
+        socks = [clients.enter_context(connect(at)) for _ in range(many)]
+        eventually(lambda: made.directory.worker(0).active == many)
+        made.workers[0].tell(Reset(made.next(), ("127.0.0.1",)))
+        for sock in socks:
+            with pytest.raises(ConnectionResetError):
+                receive_exactly(sock, 2)
+        eventually(made.is_quiet)
 
 
 def test_the_heart_beats_when_nothing_happens() -> None:

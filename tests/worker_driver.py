@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kpf.net import channel, sockets
-from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, Ready
+from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, Ready, Reset
 from kpf.shm import layout
 from kpf.shm.balancer import Choice
 from kpf.shm.directory import Directory
@@ -92,7 +92,7 @@ class WorkerProcess:
     def acknowledged(self, message: Message) -> None:
         answer, _ = channel.receive(self.channel)
         assert isinstance(answer, Done)
-        assert isinstance(message, Configure | Listen | Close | Drain)
+        assert isinstance(message, Configure | Listen | Close | Reset | Drain)
         assert answer.generation == message.generation
 
     def descriptors(self) -> int:

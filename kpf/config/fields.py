@@ -17,6 +17,13 @@ MAX_USER = (1 << 32) - 2
 
 _DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s)?\Z")
 _UNIX_PATH_LIMIT = 107  # sockaddr_un holds 108 bytes with the final NUL: unix(7)
+# by what comes from elsewhere, whatever is rewritten
+_NOT_REACHED = tuple(
+    map(
+        ip_network,
+        ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", "::/127", "fe80::/10", "ff00::/8"),
+    )
+)
 _INTERFACE_NAME = re.compile(r"[^\s/]{1,15}\Z")
 
 
@@ -84,6 +91,15 @@ def bind_address(value: object) -> tuple[IPAddress, ...]:
     for address in addresses:
         if address.is_multicast or address == ip_address("255.255.255.255"):
             raise ValueError(f"nothing can listen on {address}")
+    return addresses
+
+
+def proxy_address(value: object) -> tuple[IPAddress, ...]:
+    addresses = tuple(_address(part) for part in _parts(value))
+    _one_each(addresses)
+    for address in addresses:
+        if any(address in network for network in _NOT_REACHED):
+            raise ValueError(f"{address} is no address that pods and other hosts can reach")
     return addresses
 
 

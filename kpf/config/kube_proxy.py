@@ -8,7 +8,7 @@ Known are the fields that the type has or had, from Kubernetes 1.9 to 1.37. Rule
   not looked into.
 - A field that the type lacks is a mistake if it says anything. kube-proxy goes on without it; but it may be
   `masqueradeAll`, misspelt. If it says nothing it is passed over: it comes with the next version of kubeadm.
-- `bindAddress` 0.0.0.0 and :: stand for "find this node's address", not for "listen everywhere" as in kpf's own files;
+- `bindAddress` 0.0.0.0 and :: stand for "none in particular", not for "listen everywhere" as in kpf's own files;
   the family of `bindAddress` is that of the default listen addresses.
 - Addresses are read as kube-proxy reads them, with leading zeros; kpf's own files have them in their usual forms.
 - `iptables.masqueradeAll` and `nftables.masqueradeAll` count both, whatever the mode is.

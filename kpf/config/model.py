@@ -21,6 +21,7 @@ DEFAULT_WORKER_USER = 0x16B70
 _FIXED = (
     "workers",
     "bind_address",
+    "proxy_address",
     "port_range",
     "control_socket",
     "manifests",
@@ -77,13 +78,13 @@ class Logging(_Part):
 class Config(_Part):
     """Field names are those of the file in snake case; `master` is a flag only.
 
-    Addresses and ranges are parsed: `bind_address` has at most one a family (none: the node's primary ones), a listen
-    address is None where it is off, `drain_timeout` is in seconds, 0..86400. `node_port_addresses` empty: all local
-    ones. `service_cidrs`: ranges whose addresses are dropped where no Service has them, beside those of the API's
-    ServiceCIDR objects; any number of each family. `masquerade_all`: whatever the kernel forwards to a ClusterIP gets
-    the node's address as its source; the remedy where replies would bypass the node, as on a bridge without
-    br_netfilter. `worker_user`: the workers' uid and gid, which nobody else on the node may have: the kernel knows
-    their dials by it.
+    Addresses and ranges are parsed: `bind_address` and `proxy_address` have at most one a family (a family without
+    either has kpf's own, `kpf.netlink.own`), a listen address is None where it is off, `drain_timeout` is in seconds,
+    0..86400. `node_port_addresses` empty: all local ones. `service_cidrs`: ranges whose addresses are dropped where no
+    Service has them, beside those of the API's ServiceCIDR objects; any number of each family. `masquerade_all`:
+    whatever the kernel forwards to a ClusterIP gets the node's address as its source; the remedy where replies would
+    bypass the node, as on a bridge without br_netfilter. `worker_user`: the workers' uid and gid, which nobody else on
+    the node may have: the kernel knows their dials by it.
     """
 
     manifests: str = ""
@@ -92,6 +93,7 @@ class Config(_Part):
     hostname_override: Annotated[str, PlainValidator(fields.host_name)] = ""
     workers: Annotated[int, PlainValidator(fields.workers)] = Field(default_factory=usable_cpus)
     bind_address: Annotated[tuple[IPAddress, ...], PlainValidator(fields.bind_address)] = ()
+    proxy_address: Annotated[tuple[IPAddress, ...], PlainValidator(fields.proxy_address)] = ()
     port_range: Annotated[fields.PortRange, PlainValidator(fields.port_range)] = fields.PortRange(20000, 29999)
     node_port_addresses: Annotated[
         tuple[IPNetwork, ...] | Literal["primary"], PlainValidator(fields.node_port_addresses)
@@ -144,6 +146,11 @@ def contradictions(config: Config) -> list[tuple[str, str]]:
             bool(config.manifests and (config.client_connection.kubeconfig or config.master)),
             "manifests",
             "cannot be given together with a kubeconfig or --master: there is one source",
+        ),
+        (
+            not {one.version for one in config.bind_address}.isdisjoint(one.version for one in config.proxy_address),
+            "proxyAddress",
+            "has no use where bindAddress names an address of the same IP family",
         ),
         (
             config.local_detection == "ClusterCIDR" and not config.cluster_cidr,

@@ -44,13 +44,7 @@ class Host(Machine):
 
     def remove_address(self, address: str) -> None:
         with self.inside(), IPRoute() as ip:
-            interface = ip_interface(address)
-            ip.addr(
-                "del",
-                index=ip.link_lookup(ifname="eth0")[0],
-                address=str(interface.ip),
-                prefixlen=interface.network.prefixlen,
-            )
+            remove_addresses(ip, "eth0", [address])
 
     def swallow(self, networks: Iterable[str]) -> None:
         """What comes for these networks, and no address of the host, vanishes without an answer."""
@@ -72,9 +66,9 @@ class Host(Machine):
 
 
 def add_route(network: str, gateway: str) -> None:
-    """A route of the node; `network` "default" needs the gateway for its family."""
+    """A route of the node; `network` "default" needs the gateway for its family. One that is there is replaced."""
     with IPRoute() as ip:
-        ip.route("add", dst=_everything(gateway) if network == "default" else network, gateway=gateway)
+        ip.route("replace", dst=_everything(gateway) if network == "default" else network, gateway=gateway)
 
 
 def set_sysctl(name: str, value: str) -> bool:
@@ -119,6 +113,20 @@ def add_addresses(ip: IPRoute, name: str, addresses: Iterable[str]) -> None:
         # an IPv6 address is unusable for the second that duplicate detection takes
         flags = IFA_F_NODAD if interface.version == 6 else 0
         ip.addr("add", index=index, address=str(interface.ip), prefixlen=interface.network.prefixlen, flags=flags)
+
+
+def remove_addresses(ip: IPRoute, name: str, addresses: Iterable[str]) -> None:
+    index = ip.link_lookup(ifname=name)[0]
+    for address in addresses:
+        interface = ip_interface(address)
+        ip.addr("del", index=index, address=str(interface.ip), prefixlen=interface.network.prefixlen)
+
+
+def change_addresses(link: str, *, gone: Iterable[str] = (), come: Iterable[str] = ()) -> None:
+    """Of a link of the namespace we are in; with prefix lengths, single ones without."""
+    with IPRoute() as ip:
+        remove_addresses(ip, link, gone)
+        add_addresses(ip, link, come)
 
 
 def _everything(address: str) -> str:

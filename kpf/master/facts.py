@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
 from kpf.config import Config
 from kpf.master.identity import worker_user
-from kpf.model.names import Family, Forwarding, IPAddress, IPNetwork
+from kpf.model.names import Family, Forwarding, IPAddress, IPNetwork, family_of
 from kpf.model.rules import OwnPods
 from kpf.model.snapshot import Snapshot
 from kpf.netlink.addresses import AddressWatch, NodeAddresses, primary_address
+from kpf.netlink.own import DEFAULT, choose, own_addresses, put, range_of, take_away, without_own
+from kpf.netlink.socket import NOT_ALLOWED
 from kpf.plan.node import NodeFacts
 
 log = logging.getLogger("kpf")
@@ -25,12 +27,17 @@ SCTP = Path("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_established")
 
 
 class NodeWatch:
-    """Keeps the node's addresses up to date; `facts` makes of them what the plan wants to know."""
+    """Keeps the node's addresses up to date, and those of kpf's own on `lo`; `facts` makes of them what the plan wants
+    to know."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._watch = AddressWatch()
-        self._addresses = NodeAddresses()
+        self._asked = {**DEFAULT, **{family_of(one): one for one in config.proxy_address}}
+        self._found = self._others = NodeAddresses()
+        self._own: dict[Family, IPAddress] = {}
+        self._put: set[IPAddress] = set()
+        self._sent_to: set[IPAddress] = set()
         self._said: set[str] = set()
         self.worker_uid: int | None = None
 
@@ -46,6 +53,11 @@ class NodeWatch:
     def name(self) -> str:
         return self._config.node_name
 
+    @property
+    def addresses(self) -> frozenset[IPAddress]:
+        """All that this node has, kpf's own included."""
+        return self._found.all()
+
     def configure(self, config: Config) -> None:
         """Take the fields that may change while running from a new configuration."""
         self._config = config
@@ -55,24 +67,72 @@ class NodeWatch:
         self.worker_uid = uid if uid == self._config.worker_user else None
 
     async def start(self) -> None:
-        self._addresses = await self._watch.read()
+        """Look, and change nothing."""
+        self._take(await self._watch.read())
 
-    async def changes(self) -> AsyncIterator[None]:
-        """Yield whenever `facts` may have changed. Never ends by itself."""
+    async def hold(self) -> None:
+        """Put the addresses that proxies are to listen on onto `lo`. Raises OSError if we may not.
+
+        Where that cannot be had, the node's primary address stands for it.
+        """
+        there = own_addresses(self._found, self._asked.values())
+        for family, address in list(self._own.items()):
+            if address in there:
+                continue
+            if address in self._put:
+                log.warning("somebody has taken %s from lo: it is put back", address)
+            try:
+                await put(address)
+            except OSError as error:
+                if error.errno in NOT_ALLOWED:
+                    raise
+                self._say_once(f"{address} cannot be put on lo, {family} proxies listen at the node's own: {error}")
+                del self._own[family]
+            else:
+                self._put.add(address)
+
+    async def release(self) -> None:
+        """Take away all that this kpf, or one before it, has put there. Raises OSError."""
+        for address in own_addresses(await self._watch.read(), self._asked.values()):
+            await take_away(address)
+
+    async def changes(self) -> AsyncIterator[frozenset[IPAddress]]:
+        """Whenever `facts` may have changed: the addresses that have gone and that portals were sent to. Never ends by
+        itself."""
         while True:
             try:
                 # begins with a look: what has changed meanwhile is not missed
                 async for addresses in self._watch.changes():
-                    if addresses != self._addresses:
-                        self._addresses = addresses
-                        yield
+                    if addresses != self._found:
+                        gone = self._sent_to & (self.addresses - addresses.all())
+                        self._take(addresses)
+                        await self.hold()
+                        yield frozenset(gone)
             except OSError as error:
                 log.warning("this node's addresses cannot be read, the last known ones stay: %s", error)
                 await asyncio.sleep(RETRY_S)
 
     def facts(self, snapshot: Snapshot) -> NodeFacts:
-        facts = node_facts(self._config, self._addresses, snapshot, self._say_once)
+        facts = node_facts(self._config, self._others, snapshot, self._say_once, own=self._own)
+        self._sent_to.update(facts.proxy_addresses.values())
         return replace(facts, worker_uid=self.worker_uid)
+
+    def _take(self, found: NodeAddresses) -> None:
+        asked = self._asked
+        self._found, self._others = found, without_own(found, asked.values())
+        bound = {family_of(one) for one in self._config.bind_address}
+        own = {}
+        for family in asked.keys() - bound:
+            primary = primary_address(family, asked=(), node_ips=(), known=self._others)
+            # who has loopback only is served there; who had more will have it again
+            if primary is None or (primary.is_loopback and family not in self._own):
+                continue
+            address = choose(asked[family], found, self._own.get(family))
+            if address is None:
+                self._say_once(f"somebody has every address of {range_of(asked[family])}: {primary} stands for one")
+            else:
+                own[family] = address
+        self._own = own
 
     def _say_once(self, message: str) -> None:
         if message not in self._said:
@@ -80,10 +140,45 @@ class NodeWatch:
             log.warning("%s", message)
 
 
-def node_facts(config: Config, addresses: NodeAddresses, snapshot: Snapshot, warn: Callable[[str], None]) -> NodeFacts:
-    """Says through `warn` what is amiss. Pure, but for a look at what the kernel has."""
+def node_facts(
+    config: Config,
+    addresses: NodeAddresses,
+    snapshot: Snapshot,
+    warn: Callable[[str], None],
+    *,
+    own: Mapping[Family, IPAddress],
+) -> NodeFacts:
+    """Says through `warn` what is amiss. Pure, but for a look at what the kernel has.
+
+    `own`: kpf's own addresses, which are not among `addresses`. They make no family served.
+    """
+    primaries = _primaries(config, addresses, snapshot, warn)
+    own = {family: own[family] for family in primaries if family in own}
+    return NodeFacts(
+        name=config.node_name,
+        proxy_addresses={**primaries, **own},
+        own_addresses=frozenset(own.values()),
+        wildcard=frozenset(Family(ip.version) for ip in config.bind_address if ip.is_unspecified),
+        local_addresses=addresses.all(),
+        node_port_networks=_node_port_networks(config, primaries),
+        zone=snapshot.node.labels.get(ZONE, "") if snapshot.node else "",
+        forwarding=None if config.forwarding == "auto" else Forwarding(config.forwarding),
+        has_sctp=SCTP.exists(),
+        own_pods=_own_pods(config, snapshot),
+        masquerade_all=config.masquerade_all,
+        masquerade_bridged=not _bridges_filter(),
+        service_cidrs=(*config.service_cidrs, *snapshot.service_cidrs),
+        external_ips_allowed=config.allow_external_ips,
+        own_listeners=(config.healthz_bind_address,) if config.healthz_bind_address else (),
+    )
+
+
+def _primaries(
+    config: Config, addresses: NodeAddresses, snapshot: Snapshot, warn: Callable[[str], None]
+) -> dict[Family, IPAddress]:
+    """The address that stands for this node, of each family that is served."""
     node_ips = snapshot.node.internal_ips if snapshot.node else ()
-    proxy_addresses: dict[Family, IPAddress] = {}
+    primaries: dict[Family, IPAddress] = {}
     local = addresses.all()
     for family in Family:
         address = primary_address(family, asked=config.bind_address, node_ips=node_ips, known=addresses)
@@ -95,23 +190,8 @@ def node_facts(config: Config, addresses: NodeAddresses, snapshot: Snapshot, war
             continue
         if address.is_loopback and address not in config.bind_address:
             warn(f"{address} is the only {family} address: only this node's own processes are served over {family}")
-        proxy_addresses[family] = address
-    return NodeFacts(
-        name=config.node_name,
-        proxy_addresses=proxy_addresses,
-        wildcard=frozenset(Family(ip.version) for ip in config.bind_address if ip.is_unspecified),
-        local_addresses=local,
-        node_port_networks=_node_port_networks(config, proxy_addresses),
-        zone=snapshot.node.labels.get(ZONE, "") if snapshot.node else "",
-        forwarding=None if config.forwarding == "auto" else Forwarding(config.forwarding),
-        has_sctp=SCTP.exists(),
-        own_pods=_own_pods(config, snapshot),
-        masquerade_all=config.masquerade_all,
-        masquerade_bridged=not _bridges_filter(),
-        service_cidrs=(*config.service_cidrs, *snapshot.service_cidrs),
-        external_ips_allowed=config.allow_external_ips,
-        own_listeners=(config.healthz_bind_address,) if config.healthz_bind_address else (),
-    )
+        primaries[family] = address
+    return primaries
 
 
 def _bridges_filter() -> bool:
@@ -135,7 +215,7 @@ def _own_pods(config: Config, snapshot: Snapshot) -> OwnPods:
             return OwnPods(interface=config.detect_local.interface_name_prefix, is_prefix=True)
 
 
-def _node_port_networks(config: Config, proxy_addresses: dict[Family, IPAddress]) -> tuple[IPNetwork, ...]:
+def _node_port_networks(config: Config, primaries: Mapping[Family, IPAddress]) -> tuple[IPNetwork, ...]:
     if config.node_port_addresses == "primary":
-        return tuple(ip_network(address) for address in proxy_addresses.values())
+        return tuple(ip_network(address) for address in primaries.values())
     return config.node_port_addresses

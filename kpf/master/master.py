@@ -11,6 +11,7 @@ from pathlib import Path
 from kpf import __version__
 from kpf.config import Config, ConfigError, reload_needs_restart
 from kpf.master import report
+from kpf.master.departures import Departures
 from kpf.master.effects import Effects
 from kpf.master.facts import NodeWatch
 from kpf.master.identity import worker_user
@@ -86,6 +87,7 @@ class Master:
         self._directory = Directory(Region.create(workers))
         self._listeners = Listeners(workers)
         self._workers = Workers(self._directory, self._listeners, newborn=self._newborn, count=workers)
+        self._departures = Departures(self._node, self._workers)
         self._effects = Effects(self._directory, self._listeners, self._workers, self._kernel)
         self._reconciler = Reconciler(
             self._effects,
@@ -131,6 +133,8 @@ class Master:
         self._tell_workers_apart()
         await self._serve_control()
         await self._serve_health()
+        # not before, for nobody takes it away if the start fails: orphans of the kpf before may serve there
+        await self._node.hold()
         self._reconciler.request(full=True)
         loops = (self._workers.supervise(), self._reconciler.run(), self._follow_source(), self._follow_node())
         return [asyncio.create_task(one) for one in (*loops, self._announce(), self._serve_health_checks())]
@@ -167,8 +171,9 @@ class Master:
         await self._source.follow(self._reconciler.request)
 
     async def _follow_node(self) -> None:
-        async for _ in self._node.changes():
+        async for gone in self._node.changes():
             self._reconciler.request()
+            self._departures.note(gone)
 
     async def _obey(self, tasks: list[asyncio.Task[None]]) -> Intent:
         """Reload when asked to; return when told to stop. None of `tasks` ends by itself, unless by an error."""
@@ -246,6 +251,7 @@ class Master:
             "uptimeSeconds": round(time.monotonic() - self._started_s, 1),
             "generation": self._reconciler.progress.generation,
             "synced": self._reconciler.progress.synced,
+            "proxyAddresses": [str(one) for one in self._reconciler.desired.rules.proxy_addresses.values()],
             "troubles": list(self._source.troubles),
             "workerUser": self._node.worker_uid,
             "workers": report.workers_report(self._workers, self._directory),
@@ -261,6 +267,7 @@ class Master:
         await self._effects.finish()
         try:
             await self._kernel.delete()
+            await self._node.release()
         finally:
             await self._servers.close()
             await self._health_checks.close()

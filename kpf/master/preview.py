@@ -49,6 +49,8 @@ def main(config: Config) -> int:
 
 def plan_lines(state: DesiredState) -> Iterator[str]:
     """The plan, a line each: frontends with their portals and endpoints."""
+    for address in sorted(state.rules.own_addresses, key=lambda one: one.packed):
+        yield f"proxy address {address} on lo"
     portals: dict[FrontendKey, list[str]] = {}
     for claims in state.captured.values():
         for claim in claims:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kpf.net import channel
-from kpf.net.messages import Close, Configure, Done, Drain, Listen, NoRoom, Ready
+from kpf.net.messages import Close, Configure, Done, Drain, Listen, NoRoom, Ready, Reset
 
 log = logging.getLogger("kpf")
 
@@ -32,7 +32,7 @@ class WorkerGoneError(ConnectionError):
     """The worker ended before it acknowledged a message."""
 
 
-Order = Configure | Listen | Close | Drain
+Order = Configure | Listen | Close | Reset | Drain
 
 
 @dataclass(slots=True)

@@ -28,8 +28,9 @@ from kpf.master.supervisor import (
     StopRequested,
     Supervisor,
 )
+from kpf.model.names import IPAddress
 from kpf.net.channel import MAX_DESCRIPTORS
-from kpf.net.messages import Close, Configure, Drain, Listen
+from kpf.net.messages import Close, Configure, Drain, Listen, Reset
 from kpf.shm.directory import Directory
 
 log = logging.getLogger("kpf")
@@ -167,6 +168,12 @@ class Workers:
         ]
         if answers:
             await asyncio.wait(answers)
+
+    def reset(self, addresses: Iterable[IPAddress]) -> None:
+        """Make all workers end the connections that have come to these."""
+        shown = tuple(map(str, addresses))
+        for process in self._processes.values():
+            process.send(Reset(next(self._generation), shown))
 
     async def drain(self) -> None:
         """Replace nobody any more, let all finish what they have, and return when the last has ended.

@@ -88,6 +88,7 @@ class Rules:
     """The whole state of table `inet kpf`.
 
     `proxy_addresses`: where portals of a family are sent, one local address each.
+    `own_addresses`: those of them that kpf itself has put on the node: reached through portals only, at any port.
     `node_port_networks`: NodePorts answer on local addresses inside these; a family that none of them names answers
     on all of its local addresses.
     `far`: portals that do something else with connections that come neither from this node's processes nor its pods.
@@ -106,6 +107,7 @@ class Rules:
     """
 
     proxy_addresses: Mapping[Family, IPAddress] = field(default_factory=dict)
+    own_addresses: frozenset[IPAddress] = frozenset()
     node_port_networks: tuple[IPNetwork, ...] = ()
     portals: Mapping[Portal, Action] = field(default_factory=dict)
     node_ports: Mapping[NodePort, Action] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, NoRoom, Ready
+from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, NoRoom, Ready, Reset
 
 # SCM_MAX_FD of the kernel (include/net/scm.h)
 MAX_DESCRIPTORS = 253
@@ -22,7 +22,7 @@ MAX_DESCRIPTORS = 253
 MAX_FRAME = 1 << 16
 MAX_FRONTENDS = 8192
 
-_TYPES = {kind.__name__: kind for kind in (Configure, Listen, Close, Drain, Ready, Done, NoRoom)}
+_TYPES = {kind.__name__: kind for kind in (Configure, Listen, Close, Reset, Drain, Ready, Done, NoRoom)}
 _SPACE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array("i").itemsize)
 
 

@@ -41,6 +41,14 @@ class Close:
 
 
 @dataclass(frozen=True, slots=True)
+class Reset:
+    """End the sessions of clients that have come to these addresses, as the kernel shows them."""
+
+    generation: int
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Accept what is queued, then nothing more; exit with status 0 when the last session has ended."""
 
@@ -75,4 +83,4 @@ class NoRoom:
     generation: int
 
 
-Message = Configure | Listen | Close | Drain | Ready | Done | NoRoom
+Message = Configure | Listen | Close | Reset | Drain | Ready | Done | NoRoom

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 SO_ATTACH_REUSEPORT_CBPF = 51
 SO_DETACH_REUSEPORT_BPF = 68
 
+# IP_TRANSPARENT and IPV6_TRANSPARENT of include/uapi/linux/in.h, in6.h
+_TRANSPARENT = {socket.AF_INET: (socket.IPPROTO_IP, 19), socket.AF_INET6: (socket.IPPROTO_IPV6, 75)}
+
 KEEPALIVE_IDLE_S = 60
 KEEPALIVE_INTERVAL_S = 15
 KEEPALIVE_PROBES = 4
@@ -21,7 +24,9 @@ _NOT_ATTACHED = {errno.ENOENT}
 def listening_socket(address: str, port: int, *, backlog: int) -> socket.socket:
     """A non-blocking TCP listener in the SO_REUSEPORT group of its address and port. Raises OSError.
 
-    Accepted sockets inherit TCP_NODELAY and keepalive from it, which saves system calls on each.
+    Accepted sockets inherit TCP_NODELAY and keepalive from it, which saves system calls on each; and that they may send
+    from their address when it is no longer this node's: else not even a reset would leave (ip_route_output_key_hash).
+    Takes CAP_NET_ADMIN.
     """
     listener = socket.socket(_family(address), socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
@@ -32,6 +37,8 @@ def listening_socket(address: str, port: int, *, backlog: int) -> socket.socket:
         if listener.family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind((address, port))
+        # only now, for before it would let it be bound to anybody's address
+        listener.setsockopt(*_TRANSPARENT[listener.family], 1)
         listener.listen(backlog)
     except BaseException:
         listener.close()

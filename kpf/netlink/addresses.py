@@ -14,12 +14,12 @@ from kpf.netlink.socket import NETLINK_ROUTE, NLM_F_DUMP, NLM_F_REQUEST, Netlink
 
 # include/uapi/linux/rtnetlink.h, if_addr.h
 GET_ADDRESS, NEW_ADDRESS = 22, 20
-ADDRESS, LOCAL, FLAGS = 1, 2, 8
+ADDRESS, LOCAL, FLAGS, PROTO = 1, 2, 8, 11
 TEMPORARY, DEPRECATED, TENTATIVE, FAILED = 0x01, 0x20, 0x40, 0x08
 SCOPE_GLOBAL = 0
 GROUPS = (5, 7, 9, 11)  # IPv4 addresses and routes, IPv6 addresses and routes
 SETTLE_S = 0.05
-_IFADDRMSG = struct.Struct("=BBBBI")
+IFADDRMSG = struct.Struct("=BBBBI")
 
 # Documentation addresses (RFC 5737, RFC 3849): they have no route but the default one. A UDP connect sends nothing.
 _FAR_AWAY = {Family.IPV4: (socket.AF_INET, "192.0.2.1"), Family.IPV6: (socket.AF_INET6, "2001:db8::1")}
@@ -27,12 +27,15 @@ _FAR_AWAY = {Family.IPV4: (socket.AF_INET, "192.0.2.1"), Family.IPV6: (socket.AF
 
 @dataclass(frozen=True, slots=True)
 class LocalAddress:
-    """`passing`: tentative, deprecated, temporary or failed; `is_global`: of global scope."""
+    """`passing`: tentative, deprecated, temporary or failed; `is_global`: of global scope; `bits`: of the prefix;
+    `mark`: who has put it there (IFA_PROTO), 0 if nobody says so, as of all before Linux 5.18."""
 
     interface: int
     address: IPAddress
     is_global: bool = True
     passing: bool = False
+    bits: int = 0
+    mark: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class AddressWatch:
         netlink = NetlinkSocket(NETLINK_ROUTE)
         try:
             found = await netlink.talk(
-                [message(GET_ADDRESS, NLM_F_REQUEST | NLM_F_DUMP, _IFADDRMSG.pack(0, 0, 0, 0, 0))]
+                [message(GET_ADDRESS, NLM_F_REQUEST | NLM_F_DUMP, IFADDRMSG.pack(0, 0, 0, 0, 0))]
             )
         finally:
             netlink.close()
@@ -99,14 +102,15 @@ class AddressWatch:
 
 
 def _local(payload: memoryview) -> LocalAddress | None:
-    _, _, short_flags, scope, interface = _IFADDRMSG.unpack_from(payload)
+    _, bits, short_flags, scope, interface = IFADDRMSG.unpack_from(payload)
     found = attributes(payload[8:])
     packed = found.get(LOCAL) or found.get(ADDRESS)
     if packed is None:
         return None
     flags = struct.unpack_from("=I", found[FLAGS])[0] if FLAGS in found else short_flags
     passing = bool(flags & (TEMPORARY | DEPRECATED | TENTATIVE | FAILED)) and len(packed) == 16
-    return LocalAddress(interface, ip_address(bytes(packed)), scope == SCOPE_GLOBAL, passing)
+    mark = found[PROTO][0] if PROTO in found else 0
+    return LocalAddress(interface, ip_address(bytes(packed)), scope == SCOPE_GLOBAL, passing, bits, mark)
 
 
 def _default_source(family: Family) -> IPAddress | None:

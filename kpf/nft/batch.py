@@ -113,7 +113,8 @@ def difference(old: Rules, new: Rules) -> list[bytes]:
 
 def _of_node(rules: Rules) -> tuple[object, ...]:
     """What the chains of `schema.of_node` depend on."""
-    asked = rules.proxy_addresses, rules.own_pods, rules.masquerade_all, rules.masquerade_bridged
+    addresses = rules.proxy_addresses, rules.own_addresses
+    asked = *addresses, rules.own_pods, rules.masquerade_all, rules.masquerade_bridged
     return *asked, rules.worker_uid
 
 

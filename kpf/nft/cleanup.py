@@ -1,8 +1,10 @@
-"""`kpf cleanup`: takes the table away, also after a crash."""
+"""`kpf cleanup`: takes away the table and then the addresses that portals were sent to, also after a crash."""
 
 import asyncio
 import sys
 
+from kpf.netlink.addresses import AddressWatch
+from kpf.netlink.own import own_addresses, take_away
 from kpf.netlink.socket import NOT_ALLOWED
 from kpf.nft.kernel import Kernel
 
@@ -13,7 +15,7 @@ def main() -> int:
         asyncio.run(_delete())
     except OSError as error:
         if error.errno in NOT_ALLOWED:
-            print("kpf cleanup: it takes root (CAP_NET_ADMIN) to change nftables", file=sys.stderr)
+            print("kpf cleanup: it takes root (CAP_NET_ADMIN) to change nftables and addresses", file=sys.stderr)
             return 1
         print(f"kpf cleanup: {error.strerror or error}", file=sys.stderr)
         return 1
@@ -26,3 +28,5 @@ async def _delete() -> None:
         await kernel.delete()
     finally:
         kernel.close()
+    for address in own_addresses(await AddressWatch().read()):
+        await take_away(address)

@@ -4,7 +4,8 @@ Both the netlink messages (`encode`) and the text for people (`text`) are made o
 itself has a chain of its own, and guarded portals have one (`forwards`).
 
 A new connection passes, in prerouting or, from this node's own processes but the workers, in output:
-  -110  its portal does not want its source, or has a verdict: refuse or drop, before anything else happens to it
+  -110  it goes to a proxy address of kpf's own, which is for portals only; its portal does not want its source, or has
+        a verdict: refuse or drop, before anything else happens to it
   -105  its portal has a proxy port: the destination becomes the proxy address of the family; or its portal has a
         chain of `forwards`, which makes it an endpoint's (CNI port maps sit at dstnat, -100, so theirs come after)
    -95  it still goes to a ClusterIP in use: no such port, refused; or to one that nobody has: dropped (the nat core
@@ -33,7 +34,7 @@ from kpf.nft import statements as st
 from kpf.nft.statements import Statement
 
 TABLE = "kpf"
-REFUSE = "refuse"
+REFUSE, GUARDS = "refuse", "guards"
 REDIRECTS, FAR_REDIRECTS, FAR_VERDICTS = "redirects", "far-redirects", "far-verdicts"
 VERDICTS_OUTPUT, REDIRECTS_OUTPUT = "verdicts-output", "redirects-output"
 MASQUERADE_ALWAYS, MASQUERADE_FOREIGN, MASQUERADES = "masquerade-always", "masquerade-foreign", "masquerades"
@@ -138,7 +139,7 @@ def chains(rules: Rules) -> Iterator[Chain]:
     yield Chain(REFUSE, ((st.tcp(), st.reject_reset()), (st.reject_port_unreachable(),)))
     yield Chain(MASQUERADE_ALWAYS, ((st.mark_for_masquerade(),),))
     yield Chain(MASQUERADE_FOREIGN, tuple(_masquerade_foreign(rules)))
-    yield Chain("guards", tuple((st.family(one), st.address_verdict(one, name_of("guards", one))) for one in Family))
+    yield Chain(GUARDS, tuple(_guards(rules)))
     yield Chain(FAR_VERDICTS, (*_own_leave(rules), *_verdicts("far-verdict")))
     yield Chain("verdicts", tuple(_verdicts("verdict")))
     for family in Family:
@@ -157,7 +158,7 @@ def of_node(rules: Rules) -> Iterator[Chain]:
 
 
 def _base_chains(rules: Rules) -> Iterator[Chain]:
-    guards, far, verdicts = (st.jump("guards"),), (st.jump(FAR_VERDICTS),), (st.jump("verdicts"),)
+    guards, far, verdicts = (st.jump(GUARDS),), (st.jump(FAR_VERDICTS),), (st.jump("verdicts"),)
     redirects, undefined = (st.jump(REDIRECTS),), (st.new_connection(), st.jump("undefined-ports"))
     dialled = () if rules.worker_uid is None else ((st.sent_by(rules.worker_uid), st.leave()),)
     known, judged = (st.not_new(), st.leave()), (st.comes_from_interface("lo", is_prefix=False), st.leave())
@@ -174,6 +175,14 @@ def _base_chains(rules: Rules) -> Iterator[Chain]:
 
 def _base(name: str, kind: str, place: tuple[str, int, int], *rules: Rule) -> Chain:
     return Chain(name, rules, Hook(kind, *place))
+
+
+def _guards(rules: Rules) -> Iterator[Rule]:
+    # what comes over a VRF is seen twice in prerouting (vrf_rcv_nfhook), then with the proxy address in it
+    for address in sorted(rules.own_addresses, key=lambda one: one.packed):
+        yield st.sent_to(address), st.not_redirected(), st.goto(REFUSE)
+    for family in Family:
+        yield st.family(family), st.address_verdict(family, name_of("guards", family))
 
 
 def _own_leave(rules: Rules) -> Iterator[Rule]:
@@ -248,6 +257,7 @@ def _proxied_node_ports(rules: Rules, family: Family, kind: str) -> Iterator[Rul
 
 
 _OF_NODE = {
+    GUARDS,
     VERDICTS_OUTPUT,
     REDIRECTS_OUTPUT,
     MASQUERADE_FOREIGN,

@@ -4,7 +4,7 @@ Pure. Every statement leaves its registers to the next one.
 """
 
 import functools
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_network
 from typing import NamedTuple
 
 from kpf.model.names import Family, IPAddress, IPNetwork, SocketAddress, family_of
@@ -98,6 +98,11 @@ def _inside(one: Family, what: str, address: bytes, network: IPNetwork) -> State
 def source_inside(network: IPNetwork) -> Statement:
     one = family_of(network)
     return _inside(one, "saddr", ex.source(one), network)
+
+
+def sent_to(address: IPAddress) -> Statement:
+    one = family_of(address)
+    return _inside(one, "daddr", ex.destination(one), ip_network(address))
 
 
 def not_to(network: IPNetwork) -> Statement:

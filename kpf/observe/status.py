@@ -64,6 +64,8 @@ def show(state: Mapping[str, Any], console: Console) -> None:
         f"generation {state['generation']}, {synced}",
         highlight=False,
     )
+    if state["proxyAddresses"]:
+        console.print(f"portals are sent to {', '.join(state['proxyAddresses'])}", highlight=False)
     for trouble in state["troubles"]:
         console.print(f"the source of Services does not tell what it has: {trouble}", highlight=False)
     if state["workerUser"] is None:

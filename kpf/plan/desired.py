@@ -123,6 +123,7 @@ def _rules(decided: Decisions, ground: Ground, intent: Intent, before: DesiredSt
     old, facts = before.rules, ground.facts
     return Rules(
         proxy_addresses=dict(facts.proxy_addresses),
+        own_addresses=facts.own_addresses,
         node_port_networks=facts.node_port_networks,
         portals=replaced(old.portals, decided.portals, had.portals),
         node_ports=replaced(old.node_ports, decided.node_ports, had.portals),

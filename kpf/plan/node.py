@@ -12,8 +12,9 @@ class NodeFacts:
     """What the plan needs to know of this node.
 
     `proxy_addresses`: the one local address of each served family that portals are sent to.
+    `own_addresses`: those of them that kpf itself has put on `lo`: nobody else's business.
     `wildcard`: families whose proxy ports listen on every local address.
-    `local_addresses`: every address of this node.
+    `local_addresses`: every address of this node but `own_addresses`.
     `own_listeners`: where kpf serves something else than Services (health); may be the unspecified address.
     `zone`: its label topology.kubernetes.io/zone, "" if it is not known. `forwarding`: how TCP is carried where the
     Service does not say, None for what suits it. `has_sctp`: the kernel can track SCTP. `worker_uid`: by which the
@@ -22,6 +23,7 @@ class NodeFacts:
 
     name: str
     proxy_addresses: Mapping[Family, IPAddress]
+    own_addresses: frozenset[IPAddress] = frozenset()
     wildcard: frozenset[Family] = frozenset()
     local_addresses: frozenset[IPAddress] = frozenset()
     node_port_networks: tuple[IPNetwork, ...] = ()

@@ -12,7 +12,7 @@ import socket
 from time import monotonic_ns
 
 from kpf.net import channel
-from kpf.net.messages import Close, Configure, Drain, Listen
+from kpf.net.messages import Close, Configure, Drain, Listen, Reset
 from kpf.shm import layout
 from kpf.shm.balancer import Balancer
 from kpf.shm.layout import FRONTENDS_USED_AT, HEARTBEAT, MEMBERS_USED_AT
@@ -25,6 +25,7 @@ from kpf.worker.orders import Orders
 from kpf.worker.orphan import Orphan
 from kpf.worker.pipes import PipePool
 from kpf.worker.relay import Relay
+from kpf.worker.resets import Resets
 from kpf.worker.sessions import Sessions
 from kpf.worker.sweeper import Sweeper
 
@@ -71,6 +72,7 @@ class Worker:
         pipes = PipePool(configuration.workers)
         self._sessions = Sessions(self._epoll, region.words, record, pipes)
         self._relay = Relay(self._sessions, region.words, pipes)
+        self._resets = Resets(self._sessions, self._relay)
         self._clock = Clock(monotonic_ms())
         self._dialer = Dialer(self._sessions, self._relay, Balancer(region, slot), region.words, self._clock)
         self._acceptor = Acceptor(self._sessions, self._dialer, self._clock, region, worker=slot, pipes=pipes.limit)
@@ -115,7 +117,8 @@ class Worker:
         self._sweeper.sweep()
         if self._sessions.unwatched:
             self._relay.watch_again(clock.now_ms)
-        more = acceptor.settle()
+        # both have to be called
+        more = self._resets.settle() | acceptor.settle()
         if self._unanswered and not acceptor.is_closing:
             self._orders.answer(self._unanswered)
             self._unanswered = None
@@ -127,7 +130,7 @@ class Worker:
             clock.at(self._orphan.deadline_ms)
         over_time = self._orphan is not None and clock.now_ms >= self._orphan.deadline_ms
         self._is_over = over_time or (self._leaving and not self._sessions.active and acceptor.is_empty)
-        clock.is_restless = self._leaving or acceptor.is_unsettled
+        clock.is_restless = self._leaving or acceptor.is_unsettled or bool(self._resets.due)
         return more
 
     def _other_ready(self, descriptor: int) -> None:
@@ -156,6 +159,10 @@ class Worker:
                 self._acceptor.close(set(frontends))
                 self._unanswered = message
                 self._clock.is_restless = True
+            case Reset(addresses=addresses):
+                self._resets.order(addresses)
+                self._clock.is_restless = True
+                self._orders.answer(message)
             case Drain():
                 self._unanswered = message
                 self._leave()

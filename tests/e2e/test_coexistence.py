@@ -177,7 +177,8 @@ def test_a_strict_firewall_must_let_in_what_is_redirected(world: World) -> None:
     with serving(world):
         with loaded(strict_firewall("")):
             kept_out = elsewhere(world, timeout_s=SILENCE_S)
-        for accept in ("ct status dnat accept", "tcp dport 20000-29999 accept"):
+        there = "ip daddr 169.254.77.1 accept\n        ip6 daddr fd77:6b70:66::1 accept"
+        for accept in ("ct status dnat accept", "tcp dport 20000-29999 accept", there):
             with loaded(strict_firewall(accept)):
                 assert elsewhere(world) == set()
     # what the kernel forwards does not come in

@@ -218,8 +218,10 @@ def test_an_address_of_the_service_range_that_nobody_has_is_dropped(world: Clust
 
 
 def test_a_proxy_port_cannot_be_dialled(world: ClusterWorld) -> None:
-    ports = [service["proxyPort"] for service in world.daemon.status()["services"] if service["proxyPort"]]
-    dials = [Dial("TCP", (address, ports[0])) for address in (*NODE_ADDRESSES, *SECOND_NODE_ADDRESSES)]
+    status = world.daemon.status()
+    ports = [service["proxyPort"] for service in status["services"] if service["proxyPort"]]
+    addresses = (*status["proxyAddresses"], *NODE_ADDRESSES, *SECOND_NODE_ADDRESSES)
+    dials = [Dial("TCP", (address, ports[0])) for address in addresses]
     outcomes = world.dial(dict.fromkeys(Origin, dials))
     seen = {origin: [world.seen(origin, one) for one in those] for origin, those in outcomes.items()}
     assert seen == dict.fromkeys(Origin, [REFUSED] * len(dials))

@@ -322,6 +322,7 @@ def test_status_command(world: World) -> None:
         assert [endpoint["address"] for endpoint in service["endpoints"]] == [f"{pods[0]}:8080"]
         readable = _kpf("status", "--control-socket", str(daemon.control_socket))
         assert "shop" in readable.stdout
+        assert "portals are sent to 169.254.77.1, fd77:6b70:66::1\n" in readable.stdout
         assert os.stat(daemon.control_socket).st_mode & 0o777 == 0o600
     assert _kpf("status", "--control-socket", str(daemon.control_socket)).returncode == 1
 

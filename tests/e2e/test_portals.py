@@ -91,10 +91,11 @@ def test_an_undefined_port_of_a_cluster_ip_is_refused(world: World) -> None:
                 assert (outcome.error, outcome.first_byte_s < 0.5) == ("ECONNREFUSED", True), (origin, target, outcome)
 
 
-def test_a_proxy_port_cannot_be_dialled(world: World) -> None:
+@pytest.mark.parametrize("args", [(), ("--bind-address", NODE_ADDRESSES[0])], ids=["kpf's own address", "bound"])
+def test_a_proxy_port_cannot_be_dialled(world: World, args: tuple[str, ...]) -> None:
     world.serve("shop", CLUSTER_IPS[0], world.pods([1]))
-    with world.daemon() as daemon:
-        target = (NODE_ADDRESSES[0], daemon.service("shop")["proxyPort"])
+    with world.daemon(*args) as daemon:
+        target = (daemon.status()["proxyAddresses"][0], daemon.service("shop")["proxyPort"])
         for _, machine, _ in _origins(world):
             assert names(machine.call(connect, target, timeout_s=3.0)) == {"ECONNREFUSED": 1}
 
@@ -102,7 +103,7 @@ def test_a_proxy_port_cannot_be_dialled(world: World) -> None:
 def test_another_programs_port_in_the_proxy_range_is_left_alone(world: World) -> None:
     world.serve("shop", CLUSTER_IPS[0], world.pods([1]))
     listen = "import socket, time; s = socket.create_server(('', 20123)); c, _ = s.accept(); c.send(b'other\\n')"
-    with world.daemon():
+    with world.daemon("--bind-address", NODE_ADDRESSES[0]):
         stranger = world.lab.node.start(["python3", "-c", listen])
         try:
             eventually(lambda: world.answers((NODE_ADDRESSES[0], 20123)) == {"other": 1})

@@ -1,0 +1,30 @@
+"""Ends sessions whose clients have come to an address that is no longer this node's, some a turn."""
+
+from collections.abc import Container
+
+from kpf.worker.half import Half
+from kpf.worker.relay import Relay
+from kpf.worker.sessions import Sessions
+
+# before others get their turn: 20 ms
+RESETS_A_TURN = 500
+
+
+class Resets:
+    """`due`: clients that are to be reset."""
+
+    def __init__(self, sessions: Sessions, relay: Relay) -> None:
+        self._sessions, self._relay = sessions, relay
+        self.due: list[Half] = []
+
+    def order(self, addresses: Container[str]) -> None:
+        """All that have come to these are to be reset."""
+        clients = [half for half in self._sessions.halves if half is not None and half.choice is None]
+        self.due += [client for client in clients if client.getsockname()[0] in addresses]
+
+    def settle(self) -> bool:
+        """Reset some of them. True if there are more."""
+        for client in self.due[-RESETS_A_TURN:]:
+            self._relay.fail(client)
+        del self.due[-RESETS_A_TURN:]
+        return bool(self.due)
