@@ -129,13 +129,45 @@ def test_listeners_that_there_is_no_room_for_are_asked_for_again() -> None:
         for sock in sessions[:-1]:
             sock.close()
         eventually(lambda: made.directory.worker(0).active <= 1)
-        assert made.directory.worker(0).paused, "it lacks listeners"
         worker.tell(message, descriptors)
         assert ask(sessions[-1])
         sessions[-1].close()
         eventually(lambda: not made.directory.worker(0).paused)
         with connect(made.listeners[slots[-1]][0].getsockname()) as sock:
             assert ask(sock)
+
+
+def test_a_worker_that_lacks_listeners_is_steered_around_and_serves_what_it_has() -> None:
+    # without another id, so that its limit may be changed from here
+    with Server(echo) as server, node(uid=os.getuid()) as made:
+        _, at = made.frontend([server.at])
+        worker, slots = made.workers[0], make_listeners(made, 20, server)
+        descriptors = [made.listeners[slot][0].fileno() for slot in slots]
+        message = Listen(made.next(), tuple(slots))
+        with few_descriptors(worker.process.pid, 10):
+            channel.send(worker.channel, message, descriptors)
+            assert channel.receive(worker.channel) == (NoRoom(message.generation), [])
+            assert made.directory.worker(0).paused
+            with connect(at) as sock:
+                assert ask(sock)
+            assert made.directory.worker(0).paused
+        worker.tell(message, descriptors)
+        assert not made.directory.worker(0).paused
+        with connect(made.listeners[slots[0]][0].getsockname()) as sock:
+            assert ask(sock)
+
+
+@contextlib.contextmanager
+def few_descriptors(pid: int, number: int) -> Iterator[None]:
+    """So many more are left to a process, and no others."""
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    first_too_many = [one for one in range(len(used) + number + 1) if one not in used][number]
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (first_too_many, limits[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
 
 
 def test_the_master_tells_a_worker_again_that_had_no_room(
@@ -148,19 +180,15 @@ def test_the_master_tells_a_worker_again_that_had_no_room(
         worker = WorkerProcess(0, on_ready=lambda _: ready.set(), on_exit=lambda *_: ended.set())
         region = Region.create(1)
         await worker.send(Configure(0, 0, 1, os.getuid(), os.getgid(), 1.0), [region.descriptor])
-        limits = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
-        used = {int(name) for name in os.listdir(f"/proc/{worker.pid}/fd")}
-        eleventh_free = [number for number in range(1000) if number not in used][10]
-        resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (eleventh_free, limits[1]))
         with sockets.listening_socket("127.0.0.1", 0, backlog=5) as listener:
-            answer = worker.send(Listen(1, tuple(range(20))), [listener.fileno()] * 20)
-            later = worker.send(Close(2, ()))
             async with asyncio.timeout(10):
-                while "short of descriptors" not in caplog.text:
-                    await asyncio.sleep(0.01)
-                await asyncio.sleep(0.15)
-                assert not answer.done()
-                resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, limits)
+                with few_descriptors(worker.pid, 10):
+                    answer = worker.send(Listen(1, tuple(range(20))), [listener.fileno()] * 20)
+                    later = worker.send(Close(2, ()))
+                    while "short of descriptors" not in caplog.text:
+                        await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.15)
+                    assert not answer.done()
                 await answer
                 await later
         worker.kill()

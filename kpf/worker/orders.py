@@ -31,7 +31,7 @@ class Orders:
         return bool(self._answers)
 
     def next(self) -> tuple[Message, list[int]] | None:
-        """The next order with its descriptors; None if there is none, or none that there is room for.
+        """The next order with its descriptors; None if there is none, or none that there is room for: `settle` says so.
 
         Raises EOFError when the master is gone, `ChannelError`.
         """
@@ -40,7 +40,6 @@ class Orders:
         except channel.NoRoomError as error:
             self.lacks_listeners = True
             self._answers.append(NoRoom(error.generation))
-            self.settle()
             return None
         except OSError as error:
             if error.errno not in NOT_NOW:

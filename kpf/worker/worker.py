@@ -148,6 +148,7 @@ class Worker:
             return
         self._acceptor.lack(self._orders.lacks_listeners)
         if order is None:
+            self._orders.settle()
             return
         message, descriptors = order
         match message:

@@ -40,7 +40,7 @@ MUTANTS = (
         "kpf/worker/acceptor.py",
         "self._paused_ms or self._unwatched or self._lacks_listeners",
         "self._paused_ms or self._unwatched",
-        (f"{SHORTAGES}::test_listeners_that_there_is_no_room_for_are_asked_for_again",),
+        (f"{SHORTAGES}::test_a_worker_that_lacks_listeners_is_steered_around_and_serves_what_it_has",),
     ),
     Mutant(
         "the master does not tell again",
