@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from kpf.net import channel
 from kpf.net.messages import Configure, Drain, Listen, Message
 from kpf.shm.directory import Directory
 from kpf.shm.region import Region
+from kpf.worker import signals
 
 
 def configure(slot: int) -> Configure:
@@ -258,6 +260,23 @@ def test_one_that_is_stuck_while_all_finish_what_they_have_is_killed(
 
     scene(play)
     assert "is killed: no heartbeat" in caplog.text
+
+
+def test_a_newborn_is_not_ended_by_what_goes_to_the_process_group() -> None:
+    """Not even before the interpreter is up."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+    async def play(made: Workers) -> None:
+        made.tick()
+        for number in signals.IGNORED:
+            os.kill(made.slots[0].pid, number)
+        await made.start()
+        assert made.slots[0].restarts == 0
+        blocked = Path(f"/proc/{made.slots[0].pid}/status").read_text().partition("SigBlk:")[2].split()[0]
+        assert int(blocked, 16) == 0
+
+    scene(play)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
 
 
 def test_a_death_by_any_signal_or_none_is_told_and_replaced(caplog: pytest.LogCaptureFixture) -> None:

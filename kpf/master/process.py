@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from kpf.net import channel
 from kpf.net.messages import Close, Configure, Done, Drain, Listen, NoRoom, Ready, Reset
+from kpf.worker import signals
 
 log = logging.getLogger("kpf")
 
@@ -172,7 +173,8 @@ class WorkerProcess:
 def _start(theirs: socket.socket) -> "subprocess.Popen[bytes]":
     # -P: nothing is imported from a working directory that anybody may have written to
     command = [sys.executable, "-P", "-m", "kpf.worker", str(theirs.fileno())]
-    return subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+    with signals.blocked():
+        return subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
 
 
 def _pidfd_of(process: "subprocess.Popen[bytes]") -> int:

@@ -43,7 +43,7 @@ class Orders:
             return None
         except OSError as error:
             if error.errno not in NOT_NOW:
-                raise
+                raise EOFError("the channel is of no use any more") from error
             return None
         self.lacks_listeners = self.lacks_listeners and not isinstance(message, Listen)
         return message, descriptors

@@ -203,6 +203,13 @@ MUTANTS = (
         (f"{LIFE}::test_signals_are_ignored_before_anything_is_imported_that_takes_its_time",),
     ),
     Mutant(
+        "a newborn has no signals blocked",
+        "kpf/master/process.py",
+        "    with signals.blocked():\n",
+        "    if True:\n",
+        ("tests/test_master_workers.py::test_a_newborn_is_not_ended_by_what_goes_to_the_process_group",),
+    ),
+    Mutant(
         "SIGUSR1 ends a worker",
         "kpf/worker/signals.py",
         "signal.SIGUSR1, ",
