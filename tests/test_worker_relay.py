@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kpf.worker.half import DEAD, EITHER, OPEN, PASSED, PENDING, SPLICING, Half
+from kpf.worker.half import DEAD, DIALLING, EITHER, OPEN, PASSED, PENDING, SPLICING, Half
 from kpf.worker.relay import READ_SIZE, ROUNDS
 from tests.worker_driver import (
     Established,
@@ -504,4 +504,24 @@ def test_an_end_behind_a_mark_that_epoll_has_not_told_of_yet_is_none(session: Es
     time.sleep(0.02)
     session.relay.pump(session.client)
     session.relay.settle()
+    session.far_backend.settimeout(5)
     assert receive_all(session.far_backend) == b"behind it"
+
+
+def test_a_mark_that_comes_with_the_answer_to_a_dial_stops_nothing(session: Established) -> None:
+    """The server has sent much, and urgent data in it, by the time that the dial is known to be through."""
+
+    def answered(half: Half, _: int) -> None:
+        half.state = 0
+        session.relay.pump(half)
+
+    session.relay.on_dial = answered
+    session.backend.state = DIALLING
+    session.far_backend.sendall(bytes(READ_SIZE))
+    session.far_backend.send(b"!", socket.MSG_OOB)
+    session.far_backend.sendall(b"behind it")
+    time.sleep(0.02)
+    session.relay.carry([(session.backend.fd, select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT)])
+    session.relay.settle()
+    session.far_client.settimeout(5)
+    assert receive_exactly(session.far_client, READ_SIZE + 9) == bytes(READ_SIZE) + b"behind it"

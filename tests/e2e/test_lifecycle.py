@@ -19,6 +19,7 @@ from kpf.lab.daemon import Daemon, DaemonFailedError
 from kpf.lab.tables import delete_table, list_tables
 from kpf.lab.topology import NODE_ADDRESSES
 from tests.e2e.world import World, eventually, stopped_child
+from tests.strangers import UID, stranger
 
 SHOP = ("10.96.0.10", 80)
 
@@ -271,6 +272,25 @@ def test_the_master_is_killed_and_another_takes_over(world: World) -> None:
         with _second(world):
             assert world.answers(SHOP, 10) == dict.fromkeys(pods, 5)
             assert failures(held.send("ping")) == []
+
+
+def test_a_take_over_beside_a_stranger_who_has_kpfs_name(world: World) -> None:
+    """He dismisses nobody and keeps nobody out; the daemon names him, and relieves the orphans."""
+    pods = world.pods([1, 2])
+    world.serve("shop", SHOP[0], pods)
+    daemon = world.daemon().start()
+    orphans = daemon.worker_pids()
+    daemon.kill()
+    with stranger("kpf", how="relieves") as pid:
+        # longer than they take to ask
+        time.sleep(0.7)
+        assert all(map(_alive, orphans))
+        assert sum(world.answers(SHOP, 10).values()) == 10
+        second = _second(world)
+        with second:
+            assert second.log().count(f"@kpf by pid {pid} of uid {UID}") == 1
+            eventually(lambda: not any(map(_alive, orphans)))
+            assert world.answers(SHOP, 10) == dict.fromkeys(pods, 5)
 
 
 def test_cleanup_removes_what_a_crash_left(world: World) -> None:

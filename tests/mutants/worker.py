@@ -64,6 +64,13 @@ MUTANTS = (
         "            half.end = half.end or SEEN\n            return True",
         (f"{RELAY}::test_an_end_behind_a_mark_that_epoll_has_not_told_of_yet_is_none",),
     ),
+    Mutant(
+        "a mark that comes with the answer to a dial is forgotten",
+        "kpf/worker/relay.py",
+        "            if half.state & (DIALLING | DEAD) or not events & EPOLLPRI:\n                return\n",
+        "            return\n",
+        (f"{RELAY}::test_a_mark_that_comes_with_the_answer_to_a_dial_stops_nothing",),
+    ),
     # pipes
     Mutant(
         "a system that gave no pipe is never asked again",
