@@ -1,5 +1,6 @@
 """Services of two nodes whose endpoints are each other's node ports: what comes in goes round, within bounds."""
 
+import io
 import sys
 import tempfile
 import time
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from kpf.lab.backends import Backends
 from kpf.lab.clients import connect, names, steady
@@ -17,6 +19,7 @@ from kpf.lab.daemon import Daemon
 from kpf.lab.datagrams import Dial, dial
 from kpf.lab.machine import Machine
 from kpf.lab.manifests import Manifests, endpoint_slice, service
+from kpf.observe.status import show
 from tests.e2e.world import eventually
 
 HERE, THERE = (SECOND_NODE_ADDRESSES[0], 30701), (OTHER_NODE_ADDRESSES[0], 30702)
@@ -97,10 +100,20 @@ def test_what_goes_round_ends_and_takes_nothing_from_others(ring: Ring, figure: 
 
 
 def test_others_are_served_while_it_goes_round(ring: Ring) -> None:
-    with ring.cluster.outside.begin(steady, HERE, 20.0, 3.0, timeout_s=5.0) as load:
-        answers = names(ring.cluster.remote.call(steady, GOOD, 50.0, 2.0, timeout_s=2.0))
+    with ring.cluster.outside.begin(steady, HERE, 20.0, 1.5, timeout_s=5.0) as load:
+        answers = names(ring.cluster.remote.call(steady, GOOD, 50.0, 1.0, timeout_s=2.0))
         assert set(names(load.result())) == {"ECONNRESET"}
-    assert answers == {"pod": 100}
+    assert answers == {"pod": 50}
+
+
+def test_status_says_what_is_limited(ring: Ring) -> None:
+    """On each node the one whose endpoint is on the other."""
+    for daemon, name in zip(ring.daemons, ("round-1", "round-2"), strict=True):
+        state = daemon.status()
+        assert [(one["name"], one["protocol"]) for one in state["services"] if one["limited"]] == [(name, "TCP")]
+        text = io.StringIO()
+        show(state, Console(file=text, width=200))
+        assert text.getvalue().count("limited: may come back") == 1
 
 
 def test_a_datagram_goes_round_until_its_hops_are_used_up(ring: Ring) -> None:
