@@ -50,6 +50,13 @@ def test_workers_become_nobody_where_their_user_does_not_exist(
     assert worker_user(93040) == user
 
 
+def test_the_networks_of_this_nodes_pods_are_its_nodes() -> None:
+    fields: dict[str, Any] = {"detect_local_mode": "ClusterCIDR", "cluster_cidr": CLUSTER}
+    detected = Config(**fields)
+    assert node_facts(detected, HERE, THIS_NODE, list[str]().append).pod_networks == OF_NODE
+    assert node_facts(detected, HERE, Snapshot(), list[str]().append).pod_networks == ()
+
+
 @pytest.mark.parametrize("uid", [93040, NOBODY, 0, None])
 def test_the_workers_dials_are_known_by_their_own_user_alone(uid: int | None) -> None:
     """None: they are not all the same."""

@@ -110,6 +110,7 @@ def node_facts(config: Config, addresses: NodeAddresses, snapshot: Snapshot, war
         masquerade_bridged=not _bridges_filter(),
         service_cidrs=(*config.service_cidrs, *snapshot.service_cidrs),
         external_ips_allowed=config.allow_external_ips,
+        pod_networks=snapshot.node.pod_cidrs if snapshot.node else (),
         own_listeners=(config.healthz_bind_address,) if config.healthz_bind_address else (),
     )
 
