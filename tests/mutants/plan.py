@@ -139,6 +139,13 @@ MUTANTS = (
         ("tests/e2e/test_loops.py::test_a_pod_of_another_node_serves_though_its_address_is_claimed",),
     ),
     Mutant(
+        "an endpoint that listens on its Service's node port is complained about",
+        "kpf/master/occupied.py",
+        "    return any(at.port == port.port and at.address in here for at in endpoints)",
+        "    return False",
+        ("tests/test_occupied.py::test_an_endpoint_that_listens_on_its_own_services_node_port_is_nobody_else",),
+    ),
+    Mutant(
         "what goes round between nodes has no bound",
         "kpf/master/effects.py",
         "                self._directory.set_may_return(slot, frontend.may_return)\n",
