@@ -52,6 +52,24 @@ def test_workers_become_nobody_where_their_user_does_not_exist(
     assert worker_user(93040) == user
 
 
+def test_the_networks_of_this_nodes_pods_are_its_nodes() -> None:
+    fields: dict[str, Any] = {"detect_local_mode": "ClusterCIDR", "cluster_cidr": CLUSTER}
+    detected = Config(**fields)
+    assert _facts(detected, THIS_NODE).pod_networks == OF_NODE
+    assert _facts(detected, Snapshot()).pod_networks == ()
+
+
+def test_a_network_that_this_node_is_in_is_not_its_pods() -> None:
+    """A cluster's range that overlaps its nodes' network, whose free addresses a load balancer gives out."""
+    networks = tuple(map(ip_network, ("192.0.2.0/24", "2001:db9::/64")))
+    node = Node("node-1", internal_ips=(ip_address("192.0.2.1"),), pod_cidrs=networks)
+    assert _facts(configured(), Snapshot(node=node)).pod_networks == networks[1:]
+
+
+def _facts(config: Config, snapshot: Snapshot) -> NodeFacts:
+    return node_facts(config, HERE, snapshot, list[str]().append, own={})
+
+
 @pytest.mark.parametrize("uid", [93040, NOBODY, 0, None])
 def test_the_workers_dials_are_known_by_their_own_user_alone(uid: int | None) -> None:
     """None: they are not all the same."""

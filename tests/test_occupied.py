@@ -9,13 +9,14 @@ import pytest
 
 from kpf.master import occupied
 from kpf.master.occupied import OccupiedNodePorts
+from kpf.model.endpoint import EndpointPort
 from kpf.model.names import Family, ObjectName, Protocol
 from kpf.model.rules import NodePort
 from kpf.model.service import Service, ServicePort, ServiceType
 from kpf.plan.desired import DesiredState
 from kpf.plan.node import NodeFacts
 from tests.test_plan_desired import plan
-from tests.values import FACTS, TCP, UDP, service
+from tests.values import FACTS, TCP, UDP, WORKERS, endpoints, service
 
 BOTH = ("10.96.0.1", "fd00:96::1")
 WITH_SCTP = replace(FACTS, has_sctp=True)
@@ -72,6 +73,16 @@ def test_the_problem_goes_with_the_node_port_and_another_does_not_take_it_along(
         assert str(other) in left.message
         assert watch.problems(DesiredState()) == ()
         assert len(watch.problems(wanted(TCP, one, ips=BOTH[:1]))) == 1
+
+
+@pytest.mark.parametrize("protocol", [TCP, UDP])
+def test_an_endpoint_that_listens_on_its_own_services_node_port_is_nobody_else(protocol: Protocol) -> None:
+    with listener(protocol, Family.IPV4) as port:
+        one = exposed(protocol, port, ips=BOTH[:1])
+        for address, said in (("192.168.1.10", 0), ("10.0.0.1", 1)):
+            pods = replace(endpoints(address), ports=(EndpointPort("p0", protocol, port),))
+            state = plan(one, pods, facts=replace(FACTS, worker_uid=WORKERS))
+            assert len(OccupiedNodePorts().problems(state)) == said
 
 
 def test_whoever_has_the_node_port_now_is_named() -> None:

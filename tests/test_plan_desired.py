@@ -1,7 +1,7 @@
 """All Services together: portals, their owners, refusals, and what is dialled."""
 
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -232,6 +232,22 @@ def test_a_portal_in_reserved_space_is_refused(address: str) -> None:
     state = plan(service(external_ips=(address,)), endpoints("10.0.0.1"))
     assert set(state.rules.portals) == {portal("10.96.0.1:80")}
     assert [problem.field for problem in state.problems] == ["spec.externalIPs"]
+
+
+@pytest.mark.parametrize("claim", ["external_ips", "load_balancer_ips", "cluster_ips"])
+def test_an_address_of_this_nodes_pods_is_nobodys_external_address(claim: str) -> None:
+    """Other nodes dial it from outside. ClusterIPs are given by the API server."""
+    facts = replace(FACTS, pod_networks=(ip_network("10.244.1.0/24"), ip_network("fd00:10:244:1::/64")))
+    addresses = ("10.244.1.7", "fd00:10:244:1::7")
+    thief = service("thief", **{"cluster_ips": ("10.96.0.2", "fd00:96::2"), claim: addresses})
+    claimed = {Portal(ip_address(one), TCP, 80) for one in addresses}
+    assert claimed <= plan(thief).rules.portals.keys()
+    state = plan(thief, facts=facts)
+    assert claimed.isdisjoint(state.rules.portals) is (claim != "cluster_ips")
+    refused = [problem for problem in state.problems if "is an address of this node's pods" in problem.message]
+    assert len(refused) == (0 if claim == "cluster_ips" else 2)
+    other = plan(thief, facts=replace(facts, pod_networks=(ip_network("10.244.2.0/24"),)))
+    assert claimed <= other.rules.portals.keys()
 
 
 def test_external_ips_can_be_switched_off() -> None:

@@ -39,6 +39,7 @@ NODES = (
     replace(FACTS, forwarding=Forwarding.DIRECT, zone="b", local_addresses=FACTS.local_addresses | {RANGED.ip}),
     replace(FACTS, forwarding=Forwarding.PROXIED, zone="a", masquerade_all=True),
     replace(FACTS, worker_uid=WORKERS),
+    replace(FACTS, pod_networks=(ip_network("192.0.2.0/31"),)),
 )
 CLUSTER_IPS = (("10.96.0.1",), ("10.96.0.2",), ("192.168.1.10",), ("10.96.0.1", "fd00:96::1"))
 # pods, a portal, the node itself, and what is never dialled; with ports that are portals, proxy ports and node ports

@@ -143,6 +143,7 @@ def test_what_the_kernel_forwards_is_not_watched() -> None:
         "protocol": "UDP",
         "forwarding": "direct",
         "directFromElsewhere": False,
+        "limited": False,
         "clusterIPs": ["10.96.0.1"],
         "portals": ["10.96.0.1:53"],
         "nodePort": 30053,

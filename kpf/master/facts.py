@@ -169,6 +169,7 @@ def node_facts(
         masquerade_bridged=not _bridges_filter(),
         service_cidrs=(*config.service_cidrs, *snapshot.service_cidrs),
         external_ips_allowed=config.allow_external_ips,
+        pod_networks=_pod_networks(snapshot, primaries),
         own_listeners=(config.healthz_bind_address,) if config.healthz_bind_address else (),
     )
 
@@ -213,6 +214,15 @@ def _own_pods(config: Config, snapshot: Snapshot) -> OwnPods:
             return OwnPods(interface=config.detect_local.bridge_interface)
         case "InterfaceNamePrefix":
             return OwnPods(interface=config.detect_local.interface_name_prefix, is_prefix=True)
+
+
+def _pod_networks(snapshot: Snapshot, primaries: Mapping[Family, IPAddress]) -> tuple[IPNetwork, ...]:
+    """The Node's podCIDRs. One that this node is in itself is not what its pods are from: the cluster's range overlaps
+    the network of its nodes, and its network plugin gives addresses by itself."""
+    if snapshot.node is None:
+        return ()
+    nodes = {*snapshot.node.internal_ips, *primaries.values()}
+    return tuple(network for network in snapshot.node.pod_cidrs if not any(one in network for one in nodes))
 
 
 def _node_port_networks(config: Config, primaries: Mapping[Family, IPAddress]) -> tuple[IPNetwork, ...]:

@@ -28,7 +28,17 @@ class OccupiedNodePorts:
             self._found -= gone
             self._found.update(port for port in come if not _is_free(port))
             self._tried = now
-        return tuple(_problem(port, desired.intent.united) for port in sorted(self._found))
+        found = (port for port in sorted(self._found) if not _is_endpoint(port, desired))
+        return tuple(_problem(port, desired.intent.united) for port in found)
+
+
+def _is_endpoint(port: NodePort, desired: DesiredState) -> bool:
+    """Who listens there is whom the node port leads to."""
+    claim = desired.intent.united.claimants[port][0]
+    frontends = desired.intent.plans[claim.service_name].frontends
+    here = desired.ground.facts.local_addresses if desired.ground else frozenset()
+    endpoints = (at for key in claim.frontends for at in frontends[key].members if port.port in frontends[key].ports)
+    return any(at.port == port.port and at.address in here for at in endpoints)
 
 
 def _problem(port: NodePort, united: United) -> Problem:

@@ -93,6 +93,8 @@ def _entry(
         "forwarding": str(Forwarding.DIRECT if is_direct else Forwarding.PROXIED),
         # external policy Local: others than this node and its pods keep their address
         "directFromElsewhere": far_is_direct and not is_direct,
+        # connections may come back by another node: a share of each worker's sessions
+        "limited": any(desired.frontends[listener].may_return for listener in slots),
         **_portals(claims, desired),
         "proxyPort": None if first is None else first.at.port,
         "sessionAffinity": _affinity(plans[claim.frontend] for claim in claims),

@@ -92,7 +92,8 @@ def _services(services: Sequence[Mapping[str, Any]]) -> Table:
     for service in services:
         name = f"{service['namespace']}/{service['name']}" + (f":{service['port']}" if service["port"] else "")
         portals = [*service["portals"], *([f"node port {service['nodePort']}"] if service["nodePort"] else [])]
-        forwarding = service["forwarding"] + (", direct from elsewhere" if service["directFromElsewhere"] else "")
+        remarks = {"directFromElsewhere": "direct from elsewhere", "limited": "limited: may come back"}
+        forwarding = ", ".join([service["forwarding"], *(text for name, text in remarks.items() if service[name])])
         first = [f"{name} {service['protocol']}", forwarding, "\n".join(portals)]
         endpoints = service["endpoints"] or [None]
         for endpoint in endpoints:

@@ -11,12 +11,13 @@ from kpf.model.names import (
     Forwarding,
     FrontendKey,
     IPAddress,
+    IPNetwork,
     Protocol,
     ServicePortName,
     SocketAddress,
     family_of,
 )
-from kpf.model.rules import Portal, Verdict
+from kpf.model.rules import NodePort, Verdict
 from kpf.model.service import Service, ServicePort, ServiceType
 from kpf.model.snapshot import Problem
 from kpf.plan.frontends import MAX_PROBLEMS, Claims, FrontendPlan, PortalPlan, ServicePlan
@@ -37,6 +38,7 @@ class Basis(NamedTuple):
     external_ips_allowed: bool
     forwarding: Forwarding | None
     has_sctp: bool
+    pod_networks: tuple[IPNetwork, ...]
 
 
 def basis_of(facts: NodeFacts) -> Basis:
@@ -47,6 +49,7 @@ def basis_of(facts: NodeFacts) -> Basis:
         external_ips_allowed=facts.external_ips_allowed,
         forwarding=facts.forwarding,
         has_sctp=facts.has_sctp,
+        pod_networks=facts.pod_networks,
     )
 
 
@@ -69,9 +72,8 @@ def plan_service(service: Service, slices: Slices, basis: Basis) -> ServicePlan:
             ways = Ways(_name(service, port), family, forwarding)
             found = _Endpoints(service, slices, ways, basis)
             for plan in portals(service, port, index, ways, external_ips_allowed=basis.external_ips_allowed):
-                portal = plan.portal
-                if isinstance(portal, Portal) and (kind := reserved_kind(portal.address)):
-                    refused.append((plan.field, f"{portal.address} is {kind}: it is not served"))
+                if complaint := _refusal(plan, basis):
+                    refused.append((plan.field, complaint))
                     continue
                 for key in plan.frontends:
                     if key not in frontends:
@@ -84,6 +86,18 @@ def plan_service(service: Service, slices: Slices, basis: Basis) -> ServicePlan:
     problems = [claims.problem(*one) for one in (*refused, *complaints)]
     problems += [claims.problem(*one)._replace(is_limit=True) for one in _unsupported(service, basis)]
     return ServicePlan(service, slices, claims, frontends, (*problems, *_reserved_endpoints(slices)), checked)
+
+
+def _refusal(plan: PortalPlan, basis: Basis) -> str:
+    """Why a portal is not served; empty if it is."""
+    portal = plan.portal
+    if isinstance(portal, NodePort):
+        return ""
+    kind = reserved_kind(portal.address)
+    # what other nodes dial comes here from outside, so whoever claims a pod's address would have its Service's traffic
+    if not plan.is_cluster_ip and any(portal.address in network for network in basis.pod_networks):
+        kind = "an address of this node's pods"
+    return f"{portal.address} is {kind}: it is not served" if kind else ""
 
 
 def _name(service: Service, port: ServicePort) -> ServicePortName:

@@ -245,4 +245,6 @@ def test_an_endpoint_that_is_a_portal_serves(world: Portals, shape: Shape, origi
 
 
 def test_nothing_of_it_is_complained_about(world: Portals) -> None:
-    assert "refused" not in world.daemon.log()
+    log = world.daemon.log()
+    assert "refused" not in log
+    assert "listens on node port" not in log

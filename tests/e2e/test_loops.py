@@ -1,26 +1,31 @@
 """Services of two nodes whose endpoints are each other's node ports: what comes in goes round, within bounds."""
 
+import io
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from kpf.lab.backends import Backends
 from kpf.lab.clients import connect, names, steady
-from kpf.lab.cluster import NODE, OTHER_NODE, OTHER_NODE_ADDRESSES, SECOND_NODE_ADDRESSES, Cluster
+from kpf.lab.cluster import NODE, OTHER_NODE, OTHER_NODE_ADDRESSES, SECOND_NODE_ADDRESSES, Cluster, nodes
 from kpf.lab.daemon import Daemon
 from kpf.lab.datagrams import Dial, dial
 from kpf.lab.machine import Machine
-from kpf.lab.manifests import Manifests, endpoint_slice, service
+from kpf.lab.manifests import Manifests, Object, endpoint_slice, service
+from kpf.observe.status import show
 from tests.e2e.world import eventually
 
 HERE, THERE = (SECOND_NODE_ADDRESSES[0], 30701), (OTHER_NODE_ADDRESSES[0], 30702)
 GOOD = ("10.96.4.3", 80)
+FAR = ("10.96.4.4", "fd00:96::404")
 # of each process: room for some 1,000 sessions of a worker
 DESCRIPTORS = 2048
 LIMITED = f"""
@@ -64,6 +69,11 @@ def ring(cluster: Cluster) -> Iterator[Ring]:
         manifests = Manifests(directory / "manifests")
         pods = stack.enter_context(Backends(cluster.routed))
         pods.open(cluster.routed.addresses[0], 8080, name="pod")
+        far = stack.enter_context(Backends(cluster.remote))
+        for address in cluster.remote.addresses:
+            far.open(address, 8080, name="far", mode="tell")
+            far.open(address, 8080, name="far", mode="datagrams")
+        manifests.write("far.yaml", *nodes(), *claimed_far_away(cluster.remote.addresses))
         for name, ip, own, other in (("round-1", "10.96.4.1", HERE, THERE), ("round-2", "10.96.4.2", THERE, HERE)):
             ports = [{"name": one, "port": 80, "nodePort": own[1], "protocol": one.upper()} for one in ("tcp", "udp")]
             manifests.write(
@@ -82,6 +92,21 @@ def ring(cluster: Cluster) -> Iterator[Ring]:
         yield Ring(cluster, daemons)
 
 
+def claimed_far_away(addresses: Sequence[str]) -> Iterator[Object]:
+    """A Service whose pod is on the other node, and one of somebody else that has its addresses, and no endpoints."""
+    ports = [{"name": one, "port": 8080, "protocol": one.upper()} for one in ("tcp", "udp")]
+    both: dict[str, Any] = {"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"], "ports": ports}
+    yield service("far", cluster_ips=FAR, **both)
+    for address in addresses:
+        for one in ("tcp", "udp"):
+            suffix = f"{one}-{'6' if ':' in address else '4'}"
+            yield endpoint_slice(
+                "far", [address], port=8080, port_name=one, suffix=suffix, protocol=one.upper(), node_name=OTHER_NODE
+            )
+    claims = ("10.96.4.5", "fd00:96::405")
+    yield service("claims", namespace="elsewhere", cluster_ips=claims, externalIPs=list(addresses), **both)
+
+
 def test_what_goes_round_ends_and_takes_nothing_from_others(ring: Ring, figure: Callable[[str], None]) -> None:
     """A connection is dialled on until the share of a worker is full; then all of its ends are reset."""
     for clients in (1, 1, 8):
@@ -97,10 +122,29 @@ def test_what_goes_round_ends_and_takes_nothing_from_others(ring: Ring, figure: 
 
 
 def test_others_are_served_while_it_goes_round(ring: Ring) -> None:
-    with ring.cluster.outside.begin(steady, HERE, 20.0, 3.0, timeout_s=5.0) as load:
-        answers = names(ring.cluster.remote.call(steady, GOOD, 50.0, 2.0, timeout_s=2.0))
+    with ring.cluster.outside.begin(steady, HERE, 20.0, 1.5, timeout_s=5.0) as load:
+        answers = names(ring.cluster.remote.call(steady, GOOD, 50.0, 1.0, timeout_s=2.0))
         assert set(names(load.result())) == {"ECONNRESET"}
-    assert answers == {"pod": 100}
+    assert answers == {"pod": 50}
+
+
+def test_a_pod_of_another_node_serves_though_its_address_is_claimed(ring: Ring) -> None:
+    """What this node dials comes to the other one from outside, where the claim is in force, too."""
+    dials = [Dial(protocol, (address, 8080)) for address in FAR for protocol in ("TCP", "UDP") for _ in range(3)]
+    for machine in (ring.cluster.outside, ring.cluster.routed, ring.cluster.node, ring.cluster.remote):
+        outcomes = machine.call(dial, dials, at_once=len(dials), timeout_s=2.0)
+        assert [one.name or one.error for one in outcomes] == ["far"] * len(dials)
+
+
+def test_status_says_what_is_limited(ring: Ring) -> None:
+    """On each node the one whose endpoint is on the other, where it is a node port or claimed."""
+    for daemon, expected in zip(ring.daemons, ({"round-1", "far"}, {"round-2"}), strict=True):
+        state = daemon.status()
+        limited = {(one["name"], one["protocol"]) for one in state["services"] if one["limited"]}
+        assert limited == {(name, "TCP") for name in expected}
+        text = io.StringIO()
+        show(state, Console(file=text, width=200))
+        assert text.getvalue().count("limited: may come back") == len(expected)
 
 
 def test_a_datagram_goes_round_until_its_hops_are_used_up(ring: Ring) -> None:

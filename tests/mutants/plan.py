@@ -132,6 +132,20 @@ MUTANTS = (
         (f"{TRAFFIC}::test_a_connection_from_before_goes_on_from_what_is_a_node_port_now",),
     ),
     Mutant(
+        "the address of a pod of this node may be anybody's external address",
+        "kpf/plan/service.py",
+        "    if not plan.is_cluster_ip and any(portal.address in network for network in basis.pod_networks):",
+        "    if False:",
+        ("tests/e2e/test_loops.py::test_a_pod_of_another_node_serves_though_its_address_is_claimed",),
+    ),
+    Mutant(
+        "an endpoint that listens on its Service's node port is complained about",
+        "kpf/master/occupied.py",
+        "    return any(at.port == port.port and at.address in here for at in endpoints)",
+        "    return False",
+        ("tests/test_occupied.py::test_an_endpoint_that_listens_on_its_own_services_node_port_is_nobody_else",),
+    ),
+    Mutant(
         "what goes round between nodes has no bound",
         "kpf/master/effects.py",
         "                self._directory.set_may_return(slot, frontend.may_return)\n",
