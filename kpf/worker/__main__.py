@@ -2,7 +2,10 @@
 
 import sys
 
+from kpf import stderr
 from kpf.worker.worker import main
 
 if __name__ == "__main__":
+    # it is the master's: nobody may read it
+    stderr.install()
     sys.exit(main(int(sys.argv[1])))
