@@ -68,7 +68,7 @@ def after_each_first_datagram(netlink: NetlinkSocket, act: Callable[[int], Await
     loop = asyncio.get_running_loop()
     receive, seen = loop.sock_recv, set[int]()
 
-    async def received(sock: socket.socket, size: int) -> bytes:
+    async def received(sock: socket.socket, size: int) -> Any:
         data = await receive(sock, size)
         (number,) = struct.unpack_from("=I", data, 8)
         if sock is netlink._socket and number not in seen:
@@ -76,7 +76,7 @@ def after_each_first_datagram(netlink: NetlinkSocket, act: Callable[[int], Await
             await act(len(seen))
         return data
 
-    loop.sock_recv = received  # type: ignore[method-assign]
+    loop.sock_recv = received  # type: ignore[assignment,method-assign]
 
 
 def test_an_interrupted_dump_is_done_again() -> None:
