@@ -1,6 +1,7 @@
 """`python -m tests.busy_kernel FILE ARGUMENTS`: the `kpf` command, to which the kernel is busy while FILE is locked.
 
-As behind another program's transaction: send(2) of one of ours does not return. Here it is flock(2) that does not.
+As behind another program's transaction: neither send(2) of one of ours nor close(2) of a socket of NETLINK_NETFILTER
+returns. Here it is flock(2) that does not.
 kpf is less patient than it really is.
 """
 
@@ -30,19 +31,24 @@ def busy(path: Path) -> Iterator[None]:
 
 
 class WaitingSocket(socket.socket):
-    """One whose transactions wait for the file."""
+    """One whose transactions, and whose end, wait for the file."""
 
     path: Path
 
     def send(self, data: bytes, *flags: int) -> int:  # type: ignore[override]
-        if self.family == socket.AF_NETLINK and self.proto == NETLINK_NETFILTER and _is_transaction(data):
+        if self._is_netfilter() and next(frames(data)).kind == encode.BATCH_BEGIN:
             with busy(self.path):
                 pass
         return super().send(data, *flags)
 
+    def close(self) -> None:
+        if self._is_netfilter():
+            with busy(self.path):
+                pass
+        super().close()
 
-def _is_transaction(data: bytes) -> bool:
-    return next(frames(data)).kind == encode.BATCH_BEGIN
+    def _is_netfilter(self) -> bool:
+        return self.fileno() >= 0 and self.family == socket.AF_NETLINK and self.proto == NETLINK_NETFILTER
 
 
 PATIENCE_S, TRANSACTION_S = 0.5, 1.5

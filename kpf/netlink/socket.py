@@ -3,7 +3,7 @@
 The waiting is ours rather than a library's, because it must end: an answer that does not come is an error that has a
 name, as is what overflows, and a transaction that fails is one failure. Only the kernel itself may take as long as it
 likes: it carries out what is sent while it takes it, and for that waits for whoever else has its tables in hand, which
-nothing can interrupt. So every message is sent beside the loop.
+nothing can interrupt; so does the end of a socket. So all is sent, and sockets are closed, beside the loop.
 """
 
 import asyncio
@@ -216,11 +216,7 @@ class NetlinkSocket:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(told, error)
 
-        try:
-            # an executor's thread would be waited for at the end
-            threading.Thread(target=send, name="netlink", daemon=True).start()
-        except RuntimeError as error:
-            raise OSError(errno.EAGAIN, str(error)) from error
+        _begin(send)
         self._sending = sending
         await asyncio.shield(sending)
 
@@ -286,7 +282,16 @@ class NetlinkSocket:
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._socket)
-        self._socket.close()
+        # the kernel looks whether it owned a table, and for that takes the lock of transactions (nft_rcv_nl_event)
+        _begin(self._socket.close)
+
+
+def _begin(act: Callable[[], None]) -> None:
+    """In a thread of its own, as an executor's would be waited for at the end. Raises OSError."""
+    try:
+        threading.Thread(target=act, name="netlink", daemon=True).start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, str(error)) from error
 
 
 class RefusedError(OSError):
