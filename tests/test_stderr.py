@@ -17,6 +17,7 @@ from kpf.net import channel
 from kpf.net.messages import Drain
 from kpf.stderr import QUEUE_BYTES, StandardError
 
+PIPE_BYTES = 64 << 10
 NOTE = re.compile(r"(\d+) lines were dropped: nobody read standard error")
 
 
@@ -65,6 +66,24 @@ def test_what_nobody_reads_is_dropped_and_counted_and_the_order_stays() -> None:
         for line in lines[:10]:
             print(line, file=stderr)
         assert read_until(reading, f"{lines[9]}\n".encode()) == lines[:10]
+
+
+def test_what_is_kept_does_not_overtake_what_was_dropped() -> None:
+    with pipe() as (reading, writing):
+        fill(writing)
+        stderr = StandardError(writing)
+        for _ in range(2 * QUEUE_BYTES // 100):
+            print("early" + " " * 100, file=stderr)
+        taken = 0
+        # what was in the pipe, and so much more that the queue has room again
+        while taken < PIPE_BYTES + QUEUE_BYTES // 4:
+            taken += len(os.read(reading, 4096))
+        print("late", file=stderr)
+        *kept, note = read_until(reading, b"nobody read standard error\n")
+        assert NOTE.fullmatch(note)
+        assert "late" not in kept
+        print("later", file=stderr)
+        assert read_until(reading, b"later\n") == ["later"]
 
 
 def test_a_record_of_several_lines_is_kept_or_dropped_as_a_whole() -> None:
