@@ -5,6 +5,7 @@ would change it for everybody who shares it. What finds the queue full is droppe
 has been written, a line says how many were dropped, and what comes after that is kept again. So the order stays.
 """
 
+import _thread
 import atexit
 import io
 import os
@@ -24,6 +25,8 @@ DROPPED = "%d lines were dropped: nobody read standard error"
 
 
 class _Piece(NamedTuple):
+    """`lines`: how many are lost with it."""
+
     data: bytes
     lines: int
 
@@ -43,7 +46,7 @@ class StandardError(io.TextIOBase):
         self._rest = ""
         # of all of the above; the thread waits for lines, `drain` for the end of the queue
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._has_begun = False
 
     def fileno(self) -> int:
         return self._descriptor
@@ -68,46 +71,49 @@ class StandardError(io.TextIOBase):
             if self._rest:
                 self._put(self._rest + "\n")
                 self._rest = ""
-            if self._thread is not None:
+            if self._has_begun:
                 self._changed.wait_for(lambda: not self._queue and not self._dropped, timeout_s)
 
     def _put(self, text: str) -> None:
         lines = text.count("\n")
-        if self._dropped or self._queued_bytes >= QUEUE_BYTES or not self._has_thread():
+        if self._dropped or self._queued_bytes >= QUEUE_BYTES or not self._begin():
             self._dropped += lines
             return
-        data = text.encode(errors="backslashreplace")
-        self._queue.append(_Piece(data, lines))
-        self._queued_bytes += len(data)
+        self._append(_Piece(text.encode(errors="backslashreplace"), lines))
         self._changed.notify_all()
 
-    def _has_thread(self) -> bool:
-        if self._thread is None:
-            thread = threading.Thread(target=self._run, name="standard error", daemon=True)
+    def _begin(self) -> bool:
+        if not self._has_begun:
             try:
-                thread.start()
+                # of `threading` one would be waited for until it runs
+                _thread.start_new_thread(self._run, ())
             except RuntimeError:
                 # no process or memory left, or the interpreter is about to end
                 return False
-            self._thread = thread
+            self._has_begun = True
         return True
 
     def _run(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._dropped)
-                piece, told = self._queue[0] if self._queue else None, self._dropped
-            written = _write(self._descriptor, piece.data if piece else (self.note(told) + "\n").encode())
+                if not self._queue:
+                    # it stands for the lines that it tells of, and is lost as they are
+                    self._append(_Piece((self.note(self._dropped) + "\n").encode(), self._dropped))
+                    self._dropped = 0
+                piece = self._queue[0]
+            is_written = _write(self._descriptor, piece.data)
             with self._changed:
-                if piece:
-                    self._queue.popleft()
-                    self._queued_bytes -= len(piece.data)
-                    self._dropped += 0 if written else piece.lines
-                elif written:
-                    self._dropped -= told
+                self._queue.popleft()
+                self._queued_bytes -= len(piece.data)
                 self._changed.notify_all()
-                if not written:
+                if not is_written:
+                    self._dropped += piece.lines
                     self._changed.wait(RETRY_S)
+
+    def _append(self, piece: _Piece) -> None:
+        self._queue.append(piece)
+        self._queued_bytes += len(piece.data)
 
 
 def _write(descriptor: int, data: bytes) -> bool:

@@ -1,8 +1,12 @@
-"""Says what is waited for, when it takes long: a program that hangs without a word helps nobody."""
+"""Waiting for what may take long: beside the event loop, and not without a word.
 
+Some system calls take as long as other programs keep the kernel busy, which nothing can interrupt.
+"""
+
+import _thread
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 log = logging.getLogger("kpf")
@@ -23,3 +27,15 @@ def waiting_for(what: str) -> Iterator[None]:
         took_s = loop.time() - began_s
         if took_s >= PATIENCE_S:
             log.info("waited %.1f s for %s", took_s, what)
+
+
+def beside_the_loop(act: Callable[[], None]) -> None:
+    """Do it in a thread of its own; here if none can be had.
+
+    Nobody waits for that thread, neither at the end, as for an executor's, nor until it runs, as `threading` does: a
+    CPU that is busy within the kernel may have got it.
+    """
+    try:
+        _thread.start_new_thread(act, ())
+    except RuntimeError:
+        act()

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import re
+import select
 import socket
 import subprocess
 import sys
@@ -44,9 +45,11 @@ def fill(descriptor: int) -> None:
 
 
 def read_until(descriptor: int, ending: bytes) -> list[str]:
-    """Lines, whatever was there before the first one's end included."""
+    """Lines, whatever was there before the first one's end included. Raises `TimeoutError`."""
     data = b""
     while not data.endswith(ending):
+        if not select.select([descriptor], [], [], 10.0)[0]:
+            raise TimeoutError(f"after {len(data)} bytes nothing that ends with {ending!r}")
         data += os.read(descriptor, 1 << 16)
     return data.decode().splitlines()
 

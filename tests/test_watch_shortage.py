@@ -8,12 +8,14 @@ import logging
 import os
 import resource
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from asyncinotify import Inotify
 from pyroute2 import IPRoute
 
 from kpf.lab import namespace
@@ -156,3 +158,27 @@ def test_a_daemon_starts_without_any_inotify_instance() -> None:
             seen_s, said = conversation.send("go on")
             assert seen_s < 1.0
             assert said.count("fs.inotify.max_user_instances") == said.count("is watched by inotify again") == 1
+
+
+def test_nobody_waits_until_the_kernel_lets_go_of_inotify(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """While any program is busy within the kernel, close(2) of an inotify instance takes as long."""
+    let_go, is_closed = threading.Event(), threading.Event()
+
+    class Slow(Inotify):
+        def close(self) -> None:
+            let_go.wait(10.0)
+            super().close()
+            is_closed.set()
+
+    monkeypatch.setattr(watch, "Inotify", Slow)
+
+    async def scene() -> None:
+        changes = changes_of(str(tmp_path), lambda _: True)
+        await anext(changes)
+        await changes.aclose()  # type: ignore[attr-defined]
+
+    began_s = time.monotonic()
+    asyncio.run(scene())
+    assert time.monotonic() - began_s < 2.0
+    let_go.set()
+    assert is_closed.wait(5.0)

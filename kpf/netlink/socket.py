@@ -13,9 +13,10 @@ import errno
 import os
 import socket
 import struct
-import threading
 from collections.abc import Callable, Iterator, Sequence, Set
 from typing import NamedTuple
+
+from kpf.waiting import beside_the_loop
 
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 
@@ -216,7 +217,7 @@ class NetlinkSocket:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(told, error)
 
-        _begin(send)
+        beside_the_loop(send)
         self._sending = sending
         await asyncio.shield(sending)
 
@@ -283,15 +284,7 @@ class NetlinkSocket:
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._socket)
         # the kernel looks whether it owned a table, and for that takes the lock of transactions (nft_rcv_nl_event)
-        _begin(self._socket.close)
-
-
-def _begin(act: Callable[[], None]) -> None:
-    """In a thread of its own, as an executor's would be waited for at the end. Raises OSError."""
-    try:
-        threading.Thread(target=act, name="netlink", daemon=True).start()
-    except RuntimeError as error:
-        raise OSError(errno.EAGAIN, str(error)) from error
+        beside_the_loop(self._socket.close)
 
 
 class RefusedError(OSError):

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 
 from asyncinotify import Event, Inotify, Mask
 
+from kpf.waiting import beside_the_loop
+
 log = logging.getLogger("kpf")
 
 QUIET_S = 0.02
@@ -89,7 +91,8 @@ async def _noticed(directory: str, matches: Callable[[str], bool]) -> AsyncGener
     if _has_no_descriptors():
         # the library, which takes two, would leak the first one
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    with Inotify() as inotify:
+    inotify = Inotify()
+    try:
         watches = _Watches(inotify, directory, matches)
         while True:
             watches.arm()
@@ -97,6 +100,9 @@ async def _noticed(directory: str, matches: Callable[[str], bool]) -> AsyncGener
             while not watches.concerns(await inotify.get()):
                 pass
             await _quiet(inotify, watches)
+    finally:
+        # for an SRCU grace period (fsnotify_destroy_group): seconds while any program is busy within the kernel
+        beside_the_loop(inotify.close)
 
 
 def _has_no_descriptors() -> bool:

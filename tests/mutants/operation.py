@@ -80,6 +80,13 @@ MUTANTS = (
         (f"{SHORTAGE}::test_without_inotify_it_is_looked_again_and_again",),
     ),
     Mutant(
+        "the loop itself closes inotify",
+        "kpf/sources/watch.py",
+        "        beside_the_loop(inotify.close)\n",
+        "        inotify.close()\n",
+        (f"{SHORTAGE}::test_nobody_waits_until_the_kernel_lets_go_of_inotify",),
+    ),
+    Mutant(
         "sequence numbers are compared with more than 32 bits",
         "kpf/netlink/socket.py",
         "index = frame.sequence - first & SEQUENCE_MASK",
@@ -131,14 +138,14 @@ MUTANTS = (
     Mutant(
         "the loop itself sends to the kernel",
         "kpf/netlink/socket.py",
-        "        _begin(send)\n",
+        "        beside_the_loop(send)\n",
         "        send()\n",
         (f"{BUSY}::test_while_it_runs",),
     ),
     Mutant(
         "the loop itself closes sockets of netlink",
         "kpf/netlink/socket.py",
-        "        _begin(self._socket.close)\n",
+        "        beside_the_loop(self._socket.close)\n",
         "        self._socket.close()\n",
         (f"{NETLINK}::test_the_end_does_not_wait_for_the_kernel",),
     ),
