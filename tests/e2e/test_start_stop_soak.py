@@ -58,7 +58,7 @@ def test_none_of_many_starts_and_stops_gets_stuck(
                 print(stuck[-1], flush=True)
             assert list_tables() == []
     figure(
-        f"{STARTS} starts beside {BUSY} busy processes: {len(stuck)} stuck; ready after {max(ready_s):.1f} s at most, "
-        f"ended after {max(end_s):.1f} s at most"
+        f"{STARTS} starts beside {BUSY} busy processes: {len(stuck)} stuck; ready after {max(ready_s, default=0):.1f} s at most, "
+        f"ended after {max(end_s, default=0):.1f} s at most"
     )
     assert stuck == []
