@@ -164,8 +164,10 @@ class Slow:
     def __init__(self, real: socket.socket) -> None:
         self._real = real
         self.let_go, self.is_closed = threading.Event(), threading.Event()
+        self.sent = 0
 
     def send(self, data: bytes) -> int:
+        self.sent += 1
         self.let_go.wait(10.0)
         return self._real.send(data)
 
@@ -191,9 +193,10 @@ def test_a_kernel_that_is_busy_holds_up_nobody_else_and_what_is_given_up_ends_fi
             with pytest.raises(asyncio.CancelledError):
                 await given_up
             following = asyncio.create_task(addresses(netlink))
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
             assert time.monotonic() - began_s < 1.0
             assert not following.done()
+            assert slow.sent == 1
             slow.let_go.set()
             assert await following == {FIRST + number for number in range(4)}
 
