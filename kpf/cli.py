@@ -168,9 +168,11 @@ def _source_mistakes(config: "Config | None", manifests: str) -> "list[Problem]"
 
 
 def _run(given: _Given) -> int:
+    from kpf import stderr
     from kpf.config import Config, load, warnings
     from kpf.observe import log
 
+    stderr.install()
     said: list[str] = []
 
     def warn(config: Config) -> Config:

@@ -1,13 +1,30 @@
 """The node's addresses, and which one stands for it."""
 
 import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import closing
 from ipaddress import ip_address
 
 import pytest
 
 from kpf.lab.hosts import Host
 from kpf.model.names import Family, IPAddress
-from kpf.netlink.addresses import AddressWatch, LocalAddress, NodeAddresses, primary_address
+from kpf.netlink.addresses import (
+    GROUPS,
+    LOCAL,
+    NEW_ADDRESS,
+    AddressWatch,
+    LocalAddress,
+    NodeAddresses,
+    primary_address,
+)
+from kpf.netlink.attributes import attribute, message
+from kpf.netlink.socket import NETLINK_ROUTE, NLM_F_REQUEST, NetlinkSocket
+from tests.stage import own_namespace
+
+NLM_F_CREATE = 0x400
 
 LO = LocalAddress(1, ip_address("127.0.0.1"), is_global=False)
 OLD = LocalAddress(2, ip_address("192.168.1.9"), passing=True)
@@ -76,3 +93,38 @@ def test_addresses_are_read_and_changes_noticed() -> None:
         await changes.aclose()  # type: ignore[attr-defined]
 
     asyncio.run(scene())
+
+
+def test_a_change_that_was_lost_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel says that notifications were lost, not which; nothing else may be left to be told."""
+    callbacks: list[Callable[[bytes | None], None]] = []
+    monkeypatch.setattr(NetlinkSocket, "watch", lambda _, on_data: callbacks.append(on_data))
+
+    async def scene() -> None:
+        changes = AddressWatch().changes()
+        first = await anext(changes)
+        callbacks[0](None)
+        assert await asyncio.wait_for(anext(changes), 2.0) == first
+        await changes.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(scene())
+
+
+def test_lost_notifications_are_told() -> None:
+    lost: list[bytes | None] = []
+
+    async def scene() -> None:
+        with (
+            own_namespace(),
+            closing(NetlinkSocket(NETLINK_ROUTE, groups=GROUPS, buffer_bytes=4096)) as watching,
+            socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as changing,
+        ):
+            watching.watch(lost.append)
+            # while the loop does nothing
+            for last in range(1, 200):
+                body = struct.pack("=BBBBI", 2, 32, 0, 254, 1) + attribute(LOCAL, bytes([127, 1, 0, last]))
+                changing.send(message(NEW_ADDRESS, NLM_F_REQUEST | NLM_F_CREATE, body))
+            await asyncio.sleep(0.01)
+
+    asyncio.run(scene())
+    assert None in lost

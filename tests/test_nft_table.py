@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import re
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Awaitable, Callable
@@ -11,9 +12,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from kpf.model.rules import Portal, Rules, Verdict
-from kpf.nft import batch
+from kpf.netlink.socket import NETLINK_NETFILTER, RECEIVE_BYTES, SO_SNDBUFFORCE, acknowledgement, frames
+from kpf.nft import batch, encode
 from kpf.nft import monitor as monitor_module
-from kpf.nft.kernel import Kernel
+from kpf.nft.expressions import text
+from kpf.nft.kernel import BUFFER_BYTES, Kernel
 from kpf.nft.monitor import Monitor
 from kpf.nft.text import render
 from tests.test_nft_contract import FULL
@@ -118,23 +121,62 @@ def test_somebody_who_touches_the_table_is_noticed_and_we_ourselves_are_not() ->
     play(scene)
 
 
+def commit_at_once(*messages: bytes) -> None:
+    """Somebody else's transaction, while the loop does nothing."""
+    *others, last = messages
+    stream = [
+        encode.boundary(encode.BATCH_BEGIN),
+        *others,
+        encode.acknowledged(last),
+        encode.boundary(encode.BATCH_END),
+    ]
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as other:
+        other.settimeout(10.0)
+        other.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, BUFFER_BYTES)
+        other.send(b"".join(stream))
+        assert acknowledgement(next(frames(other.recv(RECEIVE_BYTES)))).errno == 0
+
+
 def test_what_overflows_may_have_been_a_touch_but_what_we_do_never_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor_module, "BUFFER_BYTES", 1 << 14)
 
     async def scene(kernel: Kernel) -> None:
         touched: list[float] = []
         monitor = Monitor(kernel.port_id, lambda: touched.append(time.monotonic()))
-        other = Kernel()
         try:
             await kernel.replace(many(10_000))
             await asyncio.sleep(0.2)
             assert touched == []
-            await other.update(many(10_000), Rules())
+            commit_at_once(*batch.difference(many(10_000), Rules()))
             await asyncio.sleep(0.2)
             assert len(touched) == 1
         finally:
             monitor.close()
-            other.close()
+
+    play(scene)
+
+
+def test_what_is_lost_may_have_been_a_touch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left is about another table: only the loss itself tells."""
+    monkeypatch.setattr(monitor_module, "BUFFER_BYTES", 1 << 14)
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "_TABLE", text(1, "other"))
+        flood = [encode.new_table(), *(encode.new_chain(f"chain-{number}") for number in range(1000))]
+        end = encode.no_table()
+
+    async def scene(kernel: Kernel) -> None:
+        await kernel.replace(Rules())
+        touched: list[float] = []
+        monitor = Monitor(kernel.port_id, lambda: touched.append(time.monotonic()))
+        try:
+            commit_at_once(*flood)
+            commit_at_once(encode.new_chain("intruder"))
+            assert touched == []
+            await asyncio.sleep(0.2)
+            assert len(touched) == 1
+        finally:
+            monitor.close()
+            commit_at_once(*end)
 
     play(scene)
 

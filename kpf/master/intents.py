@@ -8,6 +8,7 @@ from enum import Enum, auto
 from typing import Any, TypeVar
 
 from kpf import signals
+from kpf.master import ending
 
 T = TypeVar("T")
 
@@ -59,6 +60,5 @@ class Intents:
         finally:
             asked.cancel()
             if not task.done():
-                task.cancel()
-                await asyncio.wait([task])
-        return None if task.cancelled() else task.result()
+                await ending.cancel([task])
+        return task.result() if task.done() and not task.cancelled() else None

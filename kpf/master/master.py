@@ -7,17 +7,19 @@ import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from kpf import __version__
 from kpf.config import Config, ConfigError, reload_needs_restart
-from kpf.master import report
+from kpf.master import ending, report
 from kpf.master.departures import Departures
 from kpf.master.effects import Effects
+from kpf.master.ending import ControlSocketError, TableStaysError
 from kpf.master.facts import NodeWatch
 from kpf.master.identity import worker_user
 from kpf.master.intents import Intent, Intents
 from kpf.master.listeners import Listeners
-from kpf.master.lock import AlreadyRunningError, DaemonLock
+from kpf.master.lock import DaemonLock
 from kpf.master.reconcile import Reconciler
 from kpf.master.source import open_source
 from kpf.master.workers import Workers
@@ -35,6 +37,7 @@ from kpf.observe.status import NOT_TOLD_APART
 from kpf.plan.health import health_check_addresses
 from kpf.shm.directory import Directory
 from kpf.shm.region import Region
+from kpf.waiting import waiting_for
 
 log = logging.getLogger("kpf")
 
@@ -45,23 +48,10 @@ OWN_DESCRIPTORS = 256
 COLLECT_AFTER = (20_000, 20, 20)
 
 
-class ControlSocketError(RuntimeError):
-    """The control socket cannot be made."""
-
-
-def main(config: Config, reload: Callable[[], Config]) -> int:
+def main(config: Config, reload: Callable[[], Config]) -> NoReturn:
     """Run the daemon until it is told to stop. `reload` reads the configuration anew and raises `ConfigError`."""
     gc.set_threshold(*COLLECT_AFTER)
-    try:
-        asyncio.run(_run(config, reload))
-    except PermissionError as error:
-        needed = "" if error.filename else ", it needs the capabilities that systemd/kpf.service names"
-        log.error("cannot go on%s: %s", needed, error)
-        return 1
-    except (AlreadyRunningError, ControlSocketError, OSError) as error:
-        log.error("cannot go on: %s", error)
-        return 1
-    return 0
+    ending.run(_run(config, reload))
 
 
 async def _run(config: Config, reload: Callable[[], Config]) -> None:
@@ -102,7 +92,7 @@ class Master:
         self._health_checks = HealthCheckServers(lambda: self._health().takes_connections)
 
     async def run(self) -> None:
-        """Serve from the first sync to the end of the last connection."""
+        """Serve from the first sync to the end of the last connection. Raises `TableStaysError`, OSError."""
         with self._intents.heard():
             await self._live()
 
@@ -110,26 +100,30 @@ class Master:
         try:
             tasks = await self._intents.unless_stopped(self._start())
         except BaseException:
-            # nobody is served yet: without this the workers would wait for a successor of ours
-            await self._workers.abort()
-            await self._servers.close()
-            await self._health_checks.close()
+            await self._abandon()
             raise
         if tasks is None:
-            await self._stop(now=True)
+            await self._abandon()
+            log.info("stopped")
             return
         try:
             intent = await self._obey(tasks)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await ending.cancel(tasks)
         await self._stop(now=intent is Intent.STOP_NOW)
 
+    async def _abandon(self) -> None:
+        """Nobody is served yet: without this the workers would wait for a successor of ours."""
+        await ending.death(self._workers.abort())
+        await self._servers.close()
+        await self._health_checks.close()
+
     async def _start(self) -> list[asyncio.Task[None]]:
-        await self._node.start()
-        await neighbours.tell()
-        await self._workers.start()
+        with waiting_for("the kernel to tell this node's addresses and tables"):
+            await self._node.start()
+            await neighbours.tell()
+        with waiting_for("the workers to be ready"):
+            await self._workers.start()
         self._tell_workers_apart()
         await self._serve_control()
         await self._serve_health()
@@ -159,7 +153,8 @@ class Master:
         self._reconciler.request(full=True)
 
     async def _announce(self) -> None:
-        await self._reconciler.first_sync.wait()
+        with waiting_for("the first sync"):
+            await self._reconciler.first_sync.wait()
         # what is known now mostly stays: no collection looks at it again
         gc.freeze()
         self._lock.announce_takeover()
@@ -263,11 +258,13 @@ class Master:
         notify("STOPPING=1")
         if not now:
             await self._drain()
-        await self._workers.abort()
+        await ending.death(self._workers.abort())
         await self._effects.finish()
         try:
-            await self._kernel.delete()
+            await ending.transaction(self._kernel.delete())
             await self._node.release()
+        except TransactionFailedError as error:
+            raise TableStaysError(f"table inet kpf is still there, `kpf cleanup` takes it away: {error}") from error
         finally:
             await self._servers.close()
             await self._health_checks.close()
@@ -275,19 +272,11 @@ class Master:
 
     async def _drain(self) -> None:
         self._draining = True
-        try:
-            await self._effects.drop_new_connections(self._reconciler.desired.rules)
-        except TransactionFailedError as error:
-            log.error("new connections are refused, not dropped: %s", error)
-        log.info("new connections are dropped; open ones may go on for %g s", self._config.drain_timeout)
-        await self._effects.quiet(self._effects.slots().values())
-        drained = asyncio.create_task(self._workers.drain())
+        wanted, patience_s = self._reconciler.desired.rules, self._config.drain_timeout
+        drained = asyncio.create_task(ending.drain(self._effects, self._workers, wanted, patience_s=patience_s))
         impatient = asyncio.create_task(self._until_stop())
-        await asyncio.wait(
-            [drained, impatient], timeout=self._config.drain_timeout, return_when=asyncio.FIRST_COMPLETED
-        )
-        drained.cancel()
-        impatient.cancel()
+        await asyncio.wait([drained, impatient], return_when=asyncio.FIRST_COMPLETED)
+        await ending.cancel([drained, impatient])
 
     async def _until_stop(self) -> None:
         while await self._intents.get() is Intent.RELOAD:

@@ -1,10 +1,13 @@
 """A netlink socket on the running event loop.
 
-The waiting is ours rather than a library's, because it must end: every wait has a time-out, what overflows is an error
-that has a name, and a transaction that fails is one failure.
+The waiting is ours rather than a library's, because it must end: an answer that does not come is an error that has a
+name, as is what overflows, and a transaction that fails is one failure. Only the kernel itself may take as long as it
+likes: it carries out what is sent while it takes it, and for that waits for whoever else has its tables in hand, which
+nothing can interrupt; so does the end of a socket. So all is sent, and sockets are closed, beside the loop.
 """
 
 import asyncio
+import contextlib
 import ctypes
 import errno
 import os
@@ -13,11 +16,13 @@ import struct
 from collections.abc import Callable, Iterator, Sequence, Set
 from typing import NamedTuple
 
+from kpf.waiting import beside_the_loop
+
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 
 # include/uapi/linux/netlink.h
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 1, 4, 0x10, 0x300
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 1, 10, 11
 SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_ATTACH_FILTER = 32, 33, 26
@@ -29,8 +34,9 @@ NOT_ALLOWED = {errno.EPERM}
 HEADER, SEQUENCE = struct.Struct("=IHHII"), struct.Struct("=I")
 RECEIVE_BYTES = 1 << 20
 TIMEOUT_S = 10.0
-LARGE_BYTES = 1 << 18
-
+SEQUENCE_MASK = 0xFFFFFFFF
+# a dump that was interrupted so often is given up: what it shows changes all the time
+MAX_DUMPS = 10
 
 # struct sock_filter and the opcodes used (include/uapi/linux/filter.h, bpf_common.h); words are loaded big-endian
 _INSTRUCTION = struct.Struct("@HBBI")
@@ -40,6 +46,10 @@ _PORT_AT = 12  # nlmsg_pid in struct nlmsghdr
 
 class NetlinkTimeoutError(TimeoutError):
     """The kernel did not answer in time."""
+
+
+class DumpInterruptedError(OSError):
+    """What was dumped has changed meanwhile, so it may be of no moment that ever was."""
 
 
 class Frame(NamedTuple):
@@ -72,12 +82,21 @@ def frames(data: bytes) -> Iterator[Frame]:
 
 def acknowledgement(frame: Frame) -> Refusal:
     """What an NLMSG_ERROR frame says; errno 0 is success."""
-    code = -struct.unpack_from("=i", frame.payload)[0]
-    text = ""
+    at = 4 + HEADER.size
+    if not frame.flags & NLM_F_CAPPED:
+        at = 4 + struct.unpack_from("=I", frame.payload, 4)[0]
+    return _refusal(frame, at)
+
+
+def dump_end(frame: Frame) -> Refusal:
+    """What an NLMSG_DONE frame says, which a dump that failed midway ends with; errno 0 is success."""
+    return _refusal(frame, 4) if len(frame.payload) >= 4 else Refusal(frame.sequence, 0, "")
+
+
+def _refusal(frame: Frame, words_at: int) -> Refusal:
+    code, text = -struct.unpack_from("=i", frame.payload)[0], ""
     if frame.flags & NLM_F_ACK_TLVS:
-        at = 4 + HEADER.size
-        if not frame.flags & NLM_F_CAPPED:
-            at = 4 + struct.unpack_from("=I", frame.payload, 4)[0]
+        at = words_at
         while at + 4 <= len(frame.payload):
             length, kind = struct.unpack_from("=HH", frame.payload, at)
             if kind & 0x3FFF == NLMSGERR_ATTR_MSG:
@@ -104,6 +123,7 @@ class NetlinkSocket:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
         self._sequence = 1
         self._lock = asyncio.Lock()
+        self._sending: asyncio.Future[None] | None = None
 
     def _set_buffer(self, forced: int, allowed: int, size: int) -> None:
         try:
@@ -149,63 +169,85 @@ class NetlinkSocket:
 
         `ending`: which one, where it is not the last; those behind it are never answered. `expected`: errno values of
         refusals that are answers like others, and no failure.
-        Returns the frames of a dump, and of expected refusals. Raises `RefusedError` with the first other refusal of
-        any message, `NetlinkTimeoutError`, or another OSError.
+        Returns the frames of a dump, and of expected refusals; a dump that is interrupted is done again. Raises
+        `RefusedError` with the first other refusal of any message, `NetlinkTimeoutError`, `DumpInterruptedError`, or
+        another OSError.
         """
         async with self._lock:
-            self._drop_stale()
-            first = self._sequence
-            self._sequence += len(messages)
-            stream = bytearray(b"".join(messages))
-            at = 0
-            for number, message in enumerate(messages, first):
-                SEQUENCE.pack_into(stream, at + 8, number & 0xFFFFFFFF)
-                at += len(message)
-            await self._send(stream)
-            try:
-                async with asyncio.timeout(TIMEOUT_S):
-                    sequences = range(first, self._sequence)
-                    return await self._collect(sequences, sequences[ending], expected)
-            except TimeoutError:
-                raise NetlinkTimeoutError(errno.ETIMEDOUT, f"no answer within {TIMEOUT_S:g} s") from None
+            for _ in range(MAX_DUMPS - 1):
+                with contextlib.suppress(DumpInterruptedError):
+                    return await self._converse(messages, ending, expected)
+            return await self._converse(messages, ending, expected)
+
+    async def _converse(self, messages: Sequence[bytes], ending: int, expected: Set[int]) -> list[Frame]:
+        if self._sending is not None:
+            # given up while the kernel was at it, it may not have ended: this one must not begin within it
+            await asyncio.wait([self._sending])
+        self._drop_stale()
+        first = self._sequence
+        self._sequence = first + len(messages) & SEQUENCE_MASK
+        stream = bytearray(b"".join(messages))
+        at = 0
+        for number, message in enumerate(messages, first):
+            SEQUENCE.pack_into(stream, at + 8, number & SEQUENCE_MASK)
+            at += len(message)
+        await self._send(stream)
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                return await self._collect(first, len(messages), range(len(messages))[ending], expected)
+        except TimeoutError:
+            raise NetlinkTimeoutError(errno.ETIMEDOUT, f"no answer within {TIMEOUT_S:g} s") from None
 
     async def _send(self, stream: bytearray) -> None:
-        if len(stream) < LARGE_BYTES:
-            self._socket.send(stream)
-            return
-        # the kernel carries a transaction out while it takes it, and a large one may take seconds
-        sending = asyncio.create_task(asyncio.to_thread(self._socket.send, stream))
-        try:
-            await asyncio.shield(sending)
-        except asyncio.CancelledError:
-            # or the next conversation would begin within this one
-            await asyncio.wait([sending])
-            raise
+        loop = asyncio.get_running_loop()
+        sending: asyncio.Future[None] = loop.create_future()
+        # somebody may have lost interest
+        sending.add_done_callback(lambda future: future.exception())
 
-    async def _collect(self, sequences: range, end: int, expected: Set[int]) -> list[Frame]:
+        def told(error: OSError | None) -> None:
+            sending.set_exception(error) if error else sending.set_result(None)
+
+        def send() -> None:
+            error = None
+            try:
+                self._socket.send(stream)
+            except OSError as failure:
+                error = failure
+            # the loop may have ended meanwhile
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(told, error)
+
+        beside_the_loop(send)
+        self._sending = sending
+        await asyncio.shield(sending)
+
+    async def _collect(self, first: int, count: int, end: int, expected: Set[int]) -> list[Frame]:
+        """`first`: the sequence number of the first of `count` messages; `end`: which one ends the conversation."""
         loop = asyncio.get_running_loop()
         found: list[Frame] = []
         refusals: list[Refusal] = []
+        is_interrupted = False
         while True:
             data = await loop.sock_recv(self._socket, RECEIVE_BYTES)
             ended = False
             for frame in frames(data):
-                if frame.sequence not in sequences:
+                index = frame.sequence - first & SEQUENCE_MASK
+                if index >= count:
                     continue
-                if frame.kind == NLMSG_ERROR:
-                    answer = acknowledgement(frame)
-                    if answer.errno in expected:
-                        found.append(frame)
-                    elif answer.errno:
-                        refusals.append(answer)
-                    ended = ended or frame.sequence == end
-                elif frame.kind == NLMSG_DONE:
-                    ended = True
-                else:
+                is_interrupted = is_interrupted or bool(frame.flags & NLM_F_DUMP_INTR and frame.kind != NLMSG_ERROR)
+                if frame.kind not in (NLMSG_ERROR, NLMSG_DONE):
                     found.append(frame)
+                    continue
+                answer = acknowledgement(frame) if frame.kind == NLMSG_ERROR else dump_end(frame)
+                if answer.errno in expected:
+                    found.append(frame)
+                elif answer.errno:
+                    refusals.append(answer)
+                ended = ended or frame.kind == NLMSG_DONE or index == end
             if refusals:
-                first = refusals[0]
-                raise RefusedError(first, index=first.sequence - sequences[0])
+                raise RefusedError(refusals[0], index=refusals[0].sequence - first & SEQUENCE_MASK)
+            if ended and is_interrupted:
+                raise DumpInterruptedError(errno.EINTR, "what the kernel was asked for changed while it told it")
             if ended:
                 return found
             # a dump is there as soon as it is asked for: without this, however many datagrams would be one turn
@@ -241,7 +283,8 @@ class NetlinkSocket:
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._socket)
-        self._socket.close()
+        # the kernel looks whether it owned a table, and for that takes the lock of transactions (nft_rcv_nl_event)
+        beside_the_loop(self._socket.close)
 
 
 class RefusedError(OSError):

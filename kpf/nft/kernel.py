@@ -11,6 +11,7 @@ from kpf.model.rules import Rules
 from kpf.netlink.socket import NETLINK_NETFILTER, NetlinkSocket, RefusedError
 from kpf.nft import batch, contents, encode, forwards, schema
 from kpf.nft.values import Value
+from kpf.waiting import waiting_for
 
 BUFFER_BYTES = 64 << 20
 
@@ -95,7 +96,8 @@ class Kernel:
                 "or run with CAP_NET_ADMIN outside of any user namespace",
             )
         try:
-            await self._socket.talk(stream, ending=-2)
+            with waiting_for("the kernel to carry out a transaction; it does one at a time, whoever's it is"):
+                await self._socket.talk(stream, ending=-2)
         except RefusedError as error:
             raise TransactionFailedError(
                 error.errno, f"message {error.index} of {len(stream)} was refused: {error.strerror}"

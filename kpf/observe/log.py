@@ -1,7 +1,7 @@
 """The log: one line an event to standard error, as text or JSON, from the standard library's logger "kpf".
 
 A line break or another control character in a message is escaped, so that what strangers wrote into objects cannot
-forge a line.
+forge a line. Where standard error is `kpf.stderr`'s, nobody waits for whoever reads the log.
 """
 
 import logging
@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import orjson
+
+from kpf.stderr import DROPPED, StandardError
 
 logger = logging.getLogger("kpf")
 # what these have to say at their level "warning" is for the same reader
@@ -21,14 +23,21 @@ _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F, *range(0x80,
 
 def set_up(level: str, form: Literal["text", "json"]) -> None:
     """Send the log to standard error. Again: replaces what was set before. `level`: debug, info, warning, error."""
+    formatter = _JSONLines() if form == "json" else _TextLines()
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JSONLines() if form == "json" else _TextLines())
+    handler.setFormatter(formatter)
+    if isinstance(sys.stderr, StandardError):
+        sys.stderr.note = lambda dropped: formatter.format(_dropped(dropped))
     for name in ("kpf", *LIBRARIES):
         one = logging.getLogger(name)
         one.handlers[:] = [handler]
         one.propagate = False
         one.setLevel(logging.WARNING)
     logger.setLevel(_LEVELS[level])
+
+
+def _dropped(lines: int) -> logging.LogRecord:
+    return logger.makeRecord(logger.name, logging.WARNING, __file__, 0, DROPPED, (lines,), None)
 
 
 def _moment(record: logging.LogRecord) -> str:

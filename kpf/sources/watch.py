@@ -1,4 +1,4 @@
-"""Notices changes in a directory by inotify, on the event loop.
+"""Notices changes in a directory by inotify, on the event loop; by looking each second where inotify is short.
 
 Rules: level-triggered: an event says only that it is worth looking again. Before each yield everything on the way to
 the directory is watched, so that nothing which happens after the look is missed: the directory may be deleted and
@@ -7,18 +7,26 @@ made anew, renamed away, or be reached through symlinks that are swapped, and so
 
 import asyncio
 import errno
+import logging
 import os
 import stat
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from asyncinotify import Event, Inotify, Mask
+
+from kpf.waiting import beside_the_loop
+
+log = logging.getLogger("kpf")
 
 QUIET_S = 0.02
 LONGEST_WAIT_S = 0.2
 MAX_LINKS = 40  # as the kernel: path_resolution(7)
 MAX_TRIES = 10
+# without inotify: how often to look, and to try again
+LOOK_S = 1.0
 
 _NAMES_CHANGE = Mask.CREATE | Mask.DELETE | Mask.MOVED_FROM | Mask.MOVED_TO
 _CONTENT_CHANGES = _NAMES_CHANGE | Mask.CLOSE_WRITE | Mask.ATTRIB
@@ -31,6 +39,14 @@ _NO_LINK = frozenset({errno.EINVAL})
 _CANNOT_WATCH = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP})
 # the kernel has removed the watch together with what it watched
 _WATCH_IS_GONE = frozenset({errno.EINVAL})
+# what inotify(7) may be short of, and what it is that is short
+_SHORTAGES = {
+    errno.EMFILE: "no inotify instance is left for this user (sysctl fs.inotify.max_user_instances)",
+    errno.ENOSPC: "no inotify watch is left for this user (sysctl fs.inotify.max_user_watches)",
+    errno.ENFILE: "no file is left on this machine (sysctl fs.file-max)",
+    errno.ENOMEM: "no kernel memory is left",
+}
+_NO_DESCRIPTOR = "no descriptor is left for this process (RLIMIT_NOFILE; LimitNOFILE of a unit)"
 
 
 @dataclass(slots=True)
@@ -48,9 +64,35 @@ Wanted = dict[str, _Interest]
 async def changes_of(directory: str, matches: Callable[[str], bool]) -> AsyncIterator[None]:
     """Yield once at the start, and then some 20 ms (at most 200 ms) after each burst of changes.
 
-    `matches` says which names in the directory matter.
+    `matches` says which names in the directory matter. Where inotify is short of anything, which is logged once, yield
+    every `LOOK_S` until it is not.
     """
-    with Inotify() as inotify:
+    told = ""
+    while True:
+        try:
+            async with aclosing(_noticed(directory, matches)) as noticed:
+                async for _ in noticed:
+                    if told:
+                        log.info("%s is watched by inotify again", directory)
+                        told = ""
+                    yield
+        except OSError as error:
+            if error.errno not in _SHORTAGES:
+                raise
+            reason = _NO_DESCRIPTOR if _has_no_descriptors() else _SHORTAGES[error.errno]
+        if reason != told:
+            log.warning("%s is looked at every %g s, changes are not noticed at once: %s", directory, LOOK_S, reason)
+            told = reason
+        yield
+        await asyncio.sleep(LOOK_S)
+
+
+async def _noticed(directory: str, matches: Callable[[str], bool]) -> AsyncGenerator[None, None]:
+    if _has_no_descriptors():
+        # the library, which takes two, would leak the first one
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    inotify = Inotify()
+    try:
         watches = _Watches(inotify, directory, matches)
         while True:
             watches.arm()
@@ -58,6 +100,19 @@ async def changes_of(directory: str, matches: Callable[[str], bool]) -> AsyncIte
             while not watches.concerns(await inotify.get()):
                 pass
             await _quiet(inotify, watches)
+    finally:
+        # for an SRCU grace period (fsnotify_destroy_group): seconds while any program is busy within the kernel
+        beside_the_loop(inotify.close)
+
+
+def _has_no_descriptors() -> bool:
+    """Whether this process has used up its own: inotify's limits have the same errno."""
+    try:
+        for one in os.pipe():
+            os.close(one)
+    except OSError as error:
+        return error.errno == errno.EMFILE
+    return False
 
 
 async def _quiet(inotify: Inotify, watches: "_Watches") -> None:

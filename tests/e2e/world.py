@@ -1,5 +1,7 @@
 """What an end-to-end test plays with: the lab, servers for pods, manifests, and the daemon when the test starts one."""
 
+import contextlib
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,10 +60,14 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 5.0) -> float:
     return wait_until(condition, timeout_s=timeout_s)
 
 
-def stopped_child(daemon: Daemon, former: int) -> int:
+def stopped_child(daemon: Daemon, former: int, *, timeout_s: float = 20.0) -> int:
     """The worker that comes after that one, stopped before it has begun to listen to the master."""
-    while True:
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
         for child in psutil.Process(daemon.pid).children():
-            if child.pid != former and "kpf.worker" in child.cmdline():
-                child.suspend()
-                return child.pid
+            # one may end while it is looked at
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.pid != former and "kpf.worker" in child.cmdline():
+                    child.suspend()
+                    return child.pid
+    raise TimeoutError("no worker came")

@@ -67,8 +67,8 @@ MUTANTS = (
     Mutant(
         "kpf's own address is put before the start can fail",
         "kpf/master/master.py",
-        "        await self._node.start()\n",
-        "        await self._node.start()\n        await self._node.hold()\n",
+        "            await self._node.start()\n",
+        "            await self._node.start()\n            await self._node.hold()\n",
         (f"{END_TO_END}::test_a_start_that_fails_puts_no_address_anywhere",),
     ),
     Mutant(

@@ -1,0 +1,107 @@
+"""How the daemon ends, whatever else does not: every wait has a bound here.
+
+What the kernel does not let go of ends when it does: a thread in a transaction that waits for another program's cannot
+be interrupted, not even by SIGKILL, and until then the kernel keeps the process, which has ended, in its table.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Collection, Coroutine
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from kpf.master.effects import Effects
+from kpf.master.lock import AlreadyRunningError
+from kpf.master.workers import Workers
+from kpf.model.rules import Rules
+from kpf.nft.kernel import TransactionFailedError
+from kpf.stderr import StandardError
+from kpf.waiting import waiting_for
+
+log = logging.getLogger("kpf")
+
+CANCEL_S = 2.0
+DEATH_S = 5.0
+TRANSACTION_S = 5.0
+
+
+class ControlSocketError(RuntimeError):
+    """The control socket cannot be made."""
+
+
+class TableStaysError(RuntimeError):
+    """The daemon has ended, and its table is still there."""
+
+
+def run(daemon: Coroutine[Any, Any, None]) -> NoReturn:
+    """Run it, say why it ended if that is not as it should, and leave: 0 if it is, else 1."""
+    # not closed: that would wait for the threads of the executor
+    runner = asyncio.Runner()
+    try:
+        runner.run(daemon)
+    except PermissionError as error:
+        needed = "" if error.filename else ", it needs the capabilities that systemd/kpf.service names"
+        log.error("cannot go on%s: %s", needed, error)
+    except TableStaysError as error:
+        log.error("%s", error)
+    except (AlreadyRunningError, ControlSocketError, OSError) as error:
+        log.error("cannot go on: %s", error)
+    except Exception:
+        log.exception("cannot go on by a defect in kpf")
+    else:
+        _leave(0)
+    _leave(1)
+
+
+def _leave(status: int) -> NoReturn:
+    """Wait neither for a thread that is in the kernel nor for one that asks a name server."""
+    if isinstance(sys.stderr, StandardError):
+        sys.stderr.drain()
+    os._exit(status)
+
+
+async def cancel(tasks: "Collection[asyncio.Task[Any]]") -> None:
+    """End tasks; those that do not are left alone."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, stuck = await asyncio.wait(tasks, timeout=CANCEL_S)
+        for task in stuck:
+            log.error("a task of kpf does not end: %r", task.get_coro())
+
+
+async def drain(effects: Effects, workers: Workers, wanted: Rules, *, patience_s: float) -> None:
+    """Drop new connections, if the kernel lets us, and wait for open ones to finish."""
+    try:
+        await transaction(effects.drop_new_connections(wanted))
+    except TransactionFailedError as error:
+        log.error("new connections are refused, not dropped: %s", error)
+    log.info("new connections are dropped; open ones may go on for %g s", patience_s)
+    await effects.quiet(effects.slots().values())
+    with suppress(TimeoutError):
+        async with asyncio.timeout(patience_s):
+            await workers.drain()
+
+
+async def death(workers: Awaitable[None]) -> None:
+    """Wait until all that were killed are gone."""
+    with waiting_for("the workers to die"):
+        try:
+            async with asyncio.timeout(DEATH_S):
+                await workers
+        except TimeoutError:
+            log.error("not all workers died within %g s of SIGKILL: the kernel has them", DEATH_S)
+
+
+async def transaction(one: Awaitable[None]) -> None:
+    """Wait for one of the last transactions. Raises `TransactionFailedError`."""
+    try:
+        async with asyncio.timeout(TRANSACTION_S):
+            await one
+    except TimeoutError:
+        raise TransactionFailedError(
+            errno.ETIMEDOUT, f"the kernel has not carried out a transaction within {TRANSACTION_S:g} s"
+        ) from None
