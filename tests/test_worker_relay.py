@@ -439,6 +439,8 @@ def test_bytes_behind_urgent_data_arrive(session: Established, ends: bool) -> No
     assert receive_exactly(session.far_backend, 6) == b"abcdef"
     if ends:
         assert session.far_backend.recv(1) == b""
+    else:
+        assert not session.client.state, "it is on the hot path again"
 
 
 @pytest.mark.parametrize("together", [True, False])

@@ -199,6 +199,8 @@ class Relay:
         try:
             size = half.recv_into(self._buffer, READ_SIZE if peer.mask & EPOLLOUT else COPY_SIZE, DONTWAIT)
         except BlockingIOError:
+            # no mark that has come is ahead any more
+            half.state &= ~URGENT
             return False
         if not size:
             half.end = half.end or SEEN

@@ -71,6 +71,13 @@ MUTANTS = (
         "            return\n",
         (f"{RELAY}::test_a_mark_that_comes_with_the_answer_to_a_dial_stops_nothing",),
     ),
+    Mutant(
+        "urgent data once, and the hot path never again",
+        "kpf/worker/relay.py",
+        "            half.state &= ~URGENT\n            return False",
+        "            return False",
+        (f"{RELAY}::test_bytes_behind_urgent_data_arrive",),
+    ),
     # pipes
     Mutant(
         "a system that gave no pipe is never asked again",
