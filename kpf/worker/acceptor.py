@@ -10,8 +10,9 @@ import select
 
 from kpf.shm.layout import ACTIVE, PAUSED, PAUSES, TOTAL
 from kpf.shm.region import Region
+from kpf.worker.attempt import SHORTAGES
 from kpf.worker.clock import Clock
-from kpf.worker.dialer import SHORTAGES, Dialer
+from kpf.worker.dialer import Dialer
 from kpf.worker.listener import Listener
 from kpf.worker.sessions import Sessions
 
@@ -67,7 +68,7 @@ class Acceptor:
     @property
     def is_unsettled(self) -> bool:
         """True while `settle` has to be called after every turn."""
-        return bool(self._paused_ms or self._closing or self._dialer.short)
+        return bool(self._paused_ms or self._closing or self._sessions.short)
 
     @property
     def is_closing(self) -> bool:
@@ -104,7 +105,7 @@ class Acceptor:
         """At the end of a turn: pause, go on, finish what is to be closed. True if there is more to do at once."""
         if self._paused_ms:
             self._resume()
-        elif self._dialer.short:
+        elif self._sessions.short:
             self._pause()
         if self._closing:
             self._drain()
@@ -127,7 +128,7 @@ class Acceptor:
         accepted: list[tuple[int, str]] = []
         gone = 0
         while len(accepted) + gone < most:
-            if sessions.active >= self.limit or self._paused_ms:
+            if sessions.active + sessions.extra // 2 >= self.limit or self._paused_ms:
                 self._pause()
                 break
             # counted before it is here: SIGKILL may come between the kernel's accept and any word of ours, and a
@@ -165,12 +166,12 @@ class Acceptor:
 
     def _resume(self) -> None:
         """Go on when there is room for more than one, and not at every turn: there may be many listeners."""
-        room = self.limit - self._sessions.active
+        room = self.limit - self._sessions.active - self._sessions.extra // 2
         if self._clock.now_ms - self._paused_ms < PAUSE_MS or room <= self.limit // 64:
             self._clock.at(self._clock.now_ms + PAUSE_MS)
             return
         self._paused_ms = 0
-        self._dialer.short = False
+        self._sessions.short = False
         self._words[self._record + PAUSED] = 0
         for descriptor in self.listeners:
             self._sessions.epoll.register(descriptor, select.EPOLLIN)
