@@ -83,7 +83,7 @@ def pick_until_killed(region: Region, worker: int, slot: int) -> None:
         assert choice is not None
         if clients.random() < 0.2:
             balancer.failed(slot, choice.identity, client, monotonic_ms())
-            balancer.succeeded(slot, choice.identity)
+            balancer.answered(slot, choice.identity, 0)
 
 
 def hammer_and_kill(region: Region, directory: Directory, slots: list[int], kills: int) -> None:
@@ -129,7 +129,7 @@ def test_killed_at_any_instant_nothing_is_stuck_and_nothing_is_torn() -> None:
     for slot in (pinned, plain):
         check_whole(region, directory, slot)
     for view in (*directory.members(plain), *directory.members(pinned)):
-        Balancer(region, 0).succeeded(plain, view.identity)
+        Balancer(region, 0).answered(plain, view.identity, 0)
         for worker in range(WORKERS):
             at = region.layout.member_counter(worker, view.identity & layout.SLOT_MASK)
             region.words[at + layout.M_TOTAL] = 0

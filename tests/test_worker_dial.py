@@ -11,26 +11,40 @@ import termios
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from kpf.shm.balancer import Balancer
 from kpf.shm.directory import Directory
-from kpf.shm.layout import MEMBER_REASONS, Layout, Reason
-from kpf.worker.acceptor import Acceptor
+from kpf.shm.health import LESSON_MS
+from kpf.shm.layout import FOR_MASK, HEALTH, MEMBER_REASONS, SLOT_MASK, Layout, Reason
+from kpf.worker.acceptor import PAUSE_MS, Acceptor
 from kpf.worker.clock import Clock
 from kpf.worker.dialer import EARLY_SIZE, Dialer
 from kpf.worker.listener import Listener
 from kpf.worker.pipes import PipePool
+from kpf.worker.pursuit import DIALS_A_TURN
 from kpf.worker.relay import Relay
-from kpf.worker.session import LATER_LIMIT, Command, Session
+from kpf.worker.session import (
+    GIVE_UP_MS,
+    LATER_LIMIT,
+    PARALLEL,
+    RETRIES,
+    RETRIES_SHUT_OUT,
+    Command,
+    Session,
+    next_ms,
+)
 from kpf.worker.sessions import Sessions
 from tests.worker_driver import (
     BlackHole,
     Greeter,
+    Node,
     Server,
     Target,
     connect,
@@ -68,37 +82,37 @@ def kept_in_the_kernel(at: Target) -> int:
 def test_every_member_that_refuses_is_dialled_once() -> None:
     session = Session()
     assert [session.dial_failed(identity, Reason.REFUSED) for identity in (1, 2, 3)] == [Command.DIAL_NEXT] * 3
-    assert session.timeout_ms == 250
-    assert session.none_left() is Command.GIVE_UP
+    assert session.tried == {1, 2, 3}
     assert session.reason is Reason.REFUSED
+    assert session.silent == []
 
 
-def test_the_fourth_timeout_is_the_last() -> None:
-    session, timeouts = Session(), []
-    for identity in (1, 2, 3):
-        timeouts.append(session.timeout_ms)
-        assert session.dial_failed(identity, Reason.TIMEOUT) is Command.DIAL_NEXT
-    timeouts.append(session.timeout_ms)
-    assert timeouts == [250, 500, 1000, 2000]
-    assert session.dial_failed(4, Reason.TIMEOUT) is Command.GIVE_UP
+def test_the_next_is_dialled_beside_after_what_is_normal_for_the_first() -> None:
+    assert next_ms([1000], 250) == 1250
+    assert next_ms([1000], 550) == 1550
+    assert next_ms([1000, 1550], 550) == 1800
 
 
-def test_the_silent_are_asked_again_and_those_that_refused_are_not() -> None:
-    session = Session()
-    session.dial_failed(1, Reason.REFUSED)
-    session.dial_failed(2, Reason.TIMEOUT)
-    assert session.tried == [1, 2]
-    assert session.none_left() is Command.DIAL_NEXT
-    assert session.tried == [1]
-    session.dial_failed(2, Reason.REFUSED)
-    assert session.none_left() is Command.GIVE_UP
+def test_as_many_as_may_be_dialled_at_once_wait_for_the_oldest() -> None:
+    began_ms = [1000 + 250 * number for number in range(PARALLEL)]
+    assert next_ms(began_ms[:-1], 250) == began_ms[-1]
+    assert next_ms(began_ms, 250) == 1000 + LESSON_MS
+
+
+@pytest.mark.parametrize(("is_shut_out", "bound"), [(False, RETRIES), (True, RETRIES_SHUT_OUT)])
+def test_retries_are_bounded(is_shut_out: bool, bound: int) -> None:
+    session, may = Session(), []
+    for _ in range(bound + 1):
+        may.append(session.may_retry)
+        session.retried(is_shut_out=is_shut_out)
+    assert may == [True] * bound + [False]
 
 
 def test_shortage_waits_and_blames_nobody() -> None:
     session = Session()
     commands = [session.dial_failed(1, Reason.RESOURCES) for _ in range(LATER_LIMIT)]
     assert commands == [Command.DIAL_LATER] * (LATER_LIMIT - 1) + [Command.GIVE_UP]
-    assert session.tried == []
+    assert session.tried == set()
 
 
 # the real thing
@@ -219,7 +233,7 @@ def test_more_members_that_refuse_than_a_stack_is_deep() -> None:
         port = refusing()[1]
         slot, at = made.frontend([(f"127.1.{index >> 8}.{index & 255}", port) for index in range(2000)])
         expect_reset(at)
-        assert made.directory.frontend(slot).retries == 1999
+        assert made.directory.frontend(slot).retries == RETRIES
         made.members(slot, servers.at)
         assert greeting(at) == 0
 
@@ -234,8 +248,11 @@ def test_a_black_hole_delays_those_that_meet_it_and_nobody_else() -> None:
             times_s.append(time.monotonic() - began_s)
         times_s.sort()
         assert 0.24 < times_s[-1] < 0.5
-        assert times_s[-2] < 0.1
-        assert [view.failures[Reason.TIMEOUT] for view in made.directory.members(slot)].count(1) == 1
+        # within twice its patience the first one that met it was not sure yet
+        assert times_s[-3] < 0.1
+        eventually(made.is_quiet)
+        met = sum(time_s > 0.1 for time_s in times_s)
+        assert [view.failures[Reason.TIMEOUT] for view in made.directory.members(slot)].count(met) == 1
 
 
 def test_others_are_served_while_one_waits_for_a_black_hole() -> None:
@@ -248,20 +265,6 @@ def test_others_are_served_while_one_waits_for_a_black_hole() -> None:
                 greeting(quick)
             assert time.monotonic() - began_s < 0.15
         # ours has gone meanwhile; the dial ends by itself
-        eventually(made.is_quiet)
-
-
-def test_all_silent_is_a_reset_after_the_fourth_timeout() -> None:
-    with BlackHole() as hole, node() as made:
-        slot, at = made.frontend([hole.at])
-        began_s = time.monotonic()
-        with connect(at) as sock:
-            sock.sendall(b"early")
-            with pytest.raises(ConnectionResetError):
-                sock.recv(1)
-        assert 3.7 < time.monotonic() - began_s < 4.5
-        assert made.directory.frontend(slot).failed[Reason.TIMEOUT] == 1
-        assert made.directory.frontend(slot).failed[Reason.REFUSED] == 0
         eventually(made.is_quiet)
 
 
@@ -419,8 +422,9 @@ def test_reasons_of_members_fit_their_counters() -> None:
 
 @dataclass
 class Dialling:
-    """A client whose only endpoint has not answered yet, and that endpoint."""
+    """A client whose endpoints have not answered yet, and one of those."""
 
+    made: Node
     hole: BlackHole
     far_client: socket.socket
     directory: Directory
@@ -429,6 +433,7 @@ class Dialling:
     sessions: Sessions
     relay: Relay
     dialer: Dialer
+    acceptor: Acceptor
     clock: Clock
 
     def answer(self) -> socket.socket:
@@ -446,13 +451,41 @@ class Dialling:
         self.relay.settle()
         return batch
 
+    def wait(self, ms: int) -> None:
+        """So much later, by the clock of the worker."""
+        self.clock.now_ms += ms
+        self.dialer.expire()
+        self.turn()
 
-@pytest.fixture
-def dialling() -> Iterator[Dialling]:
-    with node() as made, BlackHole() as hole, select.epoll() as epoll:
-        region, directory = made.region, made.directory
-        slot = directory.claim()
-        made.members(slot, [hole.at])
+    def under_way(self) -> int:
+        return sum(view.active for view in self.directory.members(self.slot))
+
+    def is_told(self) -> bool:
+        """There is something for the client to read."""
+        poll = select.poll()
+        poll.register(self.far_client, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def is_reset(self) -> bool:
+        if not self.is_told():
+            return False
+        try:
+            return not self.far_client.recv(1)
+        except ConnectionResetError:
+            return True
+
+    def health(self) -> list[int]:
+        """The members' health words, by the clock of the worker."""
+        identities = [view.identity for view in self.directory.members(self.slot)]
+        return [self.made.region.words[self.layout.member(one & SLOT_MASK) + HEALTH] for one in identities]
+
+
+@contextmanager
+def dialling_to(made: Node, hole: BlackHole, targets: Sequence[Target], *, affinity_s: int = 0) -> Iterator[Dialling]:
+    region, directory = made.region, made.directory
+    slot = directory.claim()
+    made.members(slot, targets, affinity_s=affinity_s)
+    with select.epoll() as epoll:
         record, clock = region.layout.worker(0), Clock(1000)
         sessions = Sessions(epoll, region.words, record, PipePool(1))
         relay = Relay(sessions, region.words, PipePool(1))
@@ -466,16 +499,21 @@ def dialling() -> Iterator[Dialling]:
             acceptor.close()
             acceptor.settle()
         far.settimeout(5)
-        made_up = Dialling(hole, far, directory, slot, region.layout, sessions, relay, dialer, clock)
+        made_up = Dialling(made, hole, far, directory, slot, region.layout, sessions, relay, dialer, acceptor, clock)
         yield made_up
         far.close()
-        # a dial that nobody answers ends with its fourth timeout
-        for _ in range(10):
-            clock.now_ms += 2000
-            dialer.expire()
-            made_up.turn()
+        # a dial that nobody answers ends, and so does what it teaches
+        for _ in range(3):
+            made_up.wait(GIVE_UP_MS)
             time.sleep(0.005)
-        assert sessions.active == directory.members(slot)[0].active == directory.frontend(slot).active == 0
+            made_up.turn()
+        assert sessions.active == sessions.extra == made_up.under_way() == directory.frontend(slot).active == 0
+
+
+@pytest.fixture
+def dialling() -> Iterator[Dialling]:
+    with node() as made, BlackHole() as hole, dialling_to(made, hole, [hole.at]) as made_up:
+        yield made_up
 
 
 def test_an_answer_that_brings_bytes_along_is_one_event(dialling: Dialling) -> None:
@@ -499,13 +537,181 @@ def test_nothing_more_is_read_from_the_client_before_the_dial_answers(dialling: 
     assert dialling.directory.frontend(dialling.slot).bytes_in == 0
 
 
+def test_an_endpoint_that_is_silent_is_given_up_after_a_minute(dialling: Dialling) -> None:
+    dialling.wait(250)
+    for _ in range(59):
+        dialling.wait(1000)
+    assert not dialling.is_reset()
+    dialling.wait(750)
+    assert dialling.is_reset()
+    assert dialling.directory.frontend(dialling.slot).failed[Reason.TIMEOUT] == 1
+    (member,) = dialling.directory.members(dialling.slot)
+    # nobody else has answered: it may be the network
+    assert (dialling.health(), member.failures[Reason.TIMEOUT], member.active) == ([0], 1, 0)
+
+
+def test_a_client_that_resets_while_it_waits_is_let_go(dialling: Dialling) -> None:
+    dialling.far_client.sendall(b"early")
+    dialling.wait(250)
+    assert dialling.under_way() == dialling.sessions.active == 1
+    reset(dialling.far_client)
+    eventually(lambda: dialling.turn() and not dialling.sessions.active)
+    assert dialling.under_way() == 0
+    view = dialling.directory.frontend(dialling.slot)
+    assert (view.active, any(view.failed.values())) == (0, False)
+    assert dialling.directory.members(dialling.slot)[0].dial_failures == 0
+
+
+def test_a_client_that_has_said_nothing_and_ends_is_let_go(dialling: Dialling) -> None:
+    dialling.far_client.shutdown(socket.SHUT_WR)
+    dialling.turn()
+    # that it is watched costs a system call, so only those that wait for long are
+    assert dialling.under_way() == 1
+    dialling.wait(250)
+    eventually(lambda: dialling.turn() or not dialling.sessions.active)
+    assert dialling.under_way() == dialling.sessions.active == 0
+
+
+def test_a_client_that_has_sent_its_request_and_its_end_is_served(dialling: Dialling) -> None:
+    dialling.wait(250)
+    dialling.far_client.sendall(b"request")
+    dialling.far_client.shutdown(socket.SHUT_WR)
+    eventually(lambda: dialling.turn())
+    dialling.wait(1000)
+    with dialling.answer() as server:
+        eventually(lambda: not dialling.turn())
+        assert receive_all(server) == b"request"
+        assert receive_exactly(dialling.far_client, 9) == b"220 ready"
+
+
+def test_a_shortage_beside_a_dial_does_not_end_it(dialling: Dialling) -> None:
+    """No descriptor for another dial: the first one goes on, for as long as that lasts."""
+    dialling.made.members(dialling.slot, [dialling.hole.at, refusing()])
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limit[1]))
+    try:
+        for _ in range(LATER_LIMIT + 5):
+            dialling.wait(250)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert dialling.sessions.short
+    assert dialling.under_way() == 1
+    assert not dialling.is_reset()
+    dialling.wait(250)
+    refused = [view.failures[Reason.REFUSED] for view in dialling.directory.members(dialling.slot)]
+    assert sorted(refused) == [0, 1]
+
+
+def test_dials_of_one_client_at_once_are_bounded_and_all_are_counted() -> None:
+    with ExitStack() as stack:
+        holes = [stack.enter_context(BlackHole()) for _ in range(PARALLEL + 3)]
+        made, servers = stack.enter_context(node()), stack.enter_context(Greeter(1))
+        silent = [hole.at for hole in holes]
+        dialling = stack.enter_context(dialling_to(made, holes[0], silent))
+        counts = []
+        for _ in range(20):
+            dialling.wait(250)
+            counts.append(dialling.under_way())
+        assert counts[:PARALLEL] == [*range(2, PARALLEL + 1), PARALLEL]
+        assert max(counts) == PARALLEL
+        assert dialling.sessions.extra == PARALLEL - 1
+        # all have been dialled; then somebody joins
+        assert dialling.directory.frontend(dialling.slot).retries == PARALLEL + 2
+        made.members(dialling.slot, [*silent, *servers.at])
+        dialling.wait(1000)
+        eventually(lambda: (dialling.turn(), dialling.is_told())[1])
+        assert receive_exactly(dialling.far_client, 1) == b"\0"
+        # those that were given up for others are judged at once, the others when they have been heard out
+        assert sum(health != 0 for health in dialling.health()) >= 3
+        dialling.wait(LESSON_MS)
+        views = dialling.directory.members(dialling.slot)
+        assert sorted(view.dial_failures for view in views) == [0, *[1] * len(holes)]
+        assert [bool(health & FOR_MASK) for health in dialling.health()] == [
+            view.address.port != servers.at[0][1] for view in views
+        ]
+
+
+def test_a_pin_moves_to_the_one_that_answered_once_silence_is_proven() -> None:
+    with (
+        Greeter(1) as servers,
+        BlackHole() as hole,
+        node() as made,
+        dialling_to(made, hole, [hole.at], affinity_s=60) as dialling,
+    ):
+        made.members(dialling.slot, [hole.at, *servers.at], affinity_s=60)
+        dialling.wait(250)
+        eventually(lambda: (dialling.turn(), dialling.is_told())[1])
+
+        def home() -> Target:
+            choice = Balancer(made.region, 0).pick(dialling.slot, "127.0.0.1", (), dialling.clock.now_ms)
+            assert choice is not None
+            made.region.words[choice.active] -= 1
+            return choice.address
+
+        assert home() == hole.at
+        dialling.wait(250)
+        assert dialling.health().count(0) == 1, "it is suspected"
+        assert home() == hole.at
+        dialling.wait(LESSON_MS - 250)
+        assert home() == servers.at[0]
+        view = dialling.directory.frontend(dialling.slot)
+        assert (view.pins, view.affinity_hits) == (1, 3)
+
+
+def test_what_loses_beyond_the_bound_teaches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kpf.worker.lessons.LESSONS", 0)
+    with Greeter(1) as servers, BlackHole() as hole, node() as made, dialling_to(made, hole, [hole.at]) as dialling:
+        made.members(dialling.slot, [hole.at, *servers.at])
+        dialling.wait(250)
+        eventually(lambda: (dialling.turn(), dialling.is_told())[1])
+        dialling.far_client.close()
+        eventually(lambda: (dialling.turn(), not dialling.under_way())[1])
+        assert dialling.sessions.extra == 0
+        assert dialling.health() == [0, 0]
+        assert not any(view.dial_failures for view in dialling.directory.members(dialling.slot))
+
+
+def test_dials_beside_others_count_against_the_limit_of_sessions(dialling: Dialling) -> None:
+    sessions, acceptor = dialling.sessions, dialling.acceptor
+    with socket.create_server(("127.0.0.1", 0)) as listening, connect(listening.getsockname()) as far:
+        acceptor.open(os.dup(listening.fileno()), dialling.slot)
+        listener = next(iter(acceptor.listeners.values()))
+        room = acceptor.limit - sessions.active
+        sessions.extra += 2 * room
+        assert acceptor.accept(listener, 1) == 0
+        assert acceptor.is_unsettled
+        sessions.extra -= 2 * room
+        dialling.clock.now_ms += PAUSE_MS
+        acceptor.settle()
+        assert acceptor.accept(listener, 1) == 1
+        reset(far)
+        listener.sock.close()
+
+
+def test_a_turn_of_the_loop_makes_so_many_dials_and_no_more() -> None:
+    with node() as made, BlackHole() as hole:
+        port = refusing()[1]
+        members = [(f"127.1.{index >> 8}.{index & 255}", port) for index in range(4 * DIALS_A_TURN)]
+        with dialling_to(made, hole, members) as dialling:
+            retries = []
+            while not dialling.is_reset():
+                retries.append(dialling.directory.frontend(dialling.slot).retries)
+                assert dialling.clock.due_ms <= dialling.clock.now_ms
+                dialling.wait(0)
+            steps = [after - before for before, after in pairwise([0, *retries])]
+            assert len(steps) >= 4
+            assert max(steps) <= DIALS_A_TURN
+
+
 def test_a_worker_that_was_late_does_not_blame_the_endpoint(dialling: Dialling) -> None:
     """It was stopped, or the machine was: the time of the dial is over, and the answer lies there."""
     with dialling.answer():
         dialling.clock.now_ms += 300
         dialling.dialer.expire()
         (member,) = dialling.directory.members(dialling.slot)
-        assert (member.shut_out, member.dial_failures, member.total) == (False, 0, 1)
+        assert (dialling.health(), member.dial_failures, member.total) == ([0], 0, 1)
         dialling.turn()
         assert receive_exactly(dialling.far_client, 9) == b"220 ready"
 

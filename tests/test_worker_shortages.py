@@ -90,6 +90,23 @@ def test_a_full_worker_takes_as_many_listeners_as_a_message_has() -> None:
                 assert ask(sock)
 
 
+def test_a_full_worker_closes_a_listener_all_the_same() -> None:
+    """The master tells it nothing else before. Who is queued there is not accepted: there is no room."""
+    with Server(echo) as server, node(descriptors=DESCRIPTORS) as made:
+        _, at = made.frontend([server.at])
+        gone, gone_at = made.frontend([server.at])
+        sessions = fill(made, at)
+        with connect(gone_at) as queued:
+            made.workers[0].tell(Close(made.next(), (gone,)))
+            for sock in made.listeners.pop(gone):
+                sock.close()
+            with pytest.raises(ConnectionResetError):
+                queued.recv(1)
+        assert all(map(ask, sessions))
+        for sock in sessions:
+            sock.close()
+
+
 def test_a_worker_above_its_new_limit_accepts_nobody_until_it_is_below() -> None:
     """With 253 listeners more, DESCRIPTORS are too few for any reserve: one session at a time is all there may be."""
     with Server(echo) as server, node(descriptors=DESCRIPTORS) as made:

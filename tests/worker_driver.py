@@ -242,10 +242,12 @@ class Server:
 class Greeter:
     """Many servers in one process, which send their number and close; without threads for each connection."""
 
-    def __init__(self, number: int) -> None:
-        self.listeners = [socket.create_server(("127.0.0.1", 0), backlog=4096) for _ in range(number)]
+    def __init__(self, number: int, *, host: str = "127.0.0.1", first: int = 0) -> None:
+        """They send `first` and the numbers after it."""
+        self.listeners = [socket.create_server((host, 0), backlog=4096) for _ in range(number)]
         self.at: list[Target] = [listener.getsockname() for listener in self.listeners]
         self.counts = [0] * number
+        self._first = first
         self.held: list[socket.socket] = []
         self.hold = False
         self._stop, stop = socket.socketpair()
@@ -266,8 +268,13 @@ class Greeter:
                     return
                 index = by_descriptor[descriptor]
                 connection, _ = self.listeners[index].accept()
+                try:
+                    connection.send(bytes([self._first + index]))
+                except ConnectionResetError:
+                    # a dial that has lost against another one
+                    connection.close()
+                    continue
                 self.counts[index] += 1
-                connection.send(bytes([index]))
                 if self.hold:
                     self.held.append(connection)
                 else:
@@ -407,7 +414,7 @@ def established() -> Iterator[Established]:
         relay = Relay(sessions, words, pipes)
         far = [socket.create_connection(listener.getsockname()) for _ in range(2)]
         near = [listener.accept()[0] for _ in range(2)]
-        choice = Choice(1, socket.AF_INET, ("127.0.0.1", 1), active=40, total=41, failures=42, health=48)
+        choice = Choice(1, socket.AF_INET, ("127.0.0.1", 1), active=40, total=41, failures=42, health=48, usual=49)
         words[40] = words[16 + layout.F_TOTAL] = 1
         sessions.count(1)
         client, backend = (Half(one.family, one.type, 0, one.detach()) for one in near)

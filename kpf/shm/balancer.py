@@ -4,26 +4,26 @@ A pick is one critical section, also for several clients at once; nothing else i
 succeeds. The rules are those of kube-proxy's userspace round robin (1.20, `roundrobin.go`) with passive health:
 - the turn goes round the members that are not shut out; if all are, none is;
 - a next try passes over the members that this connection has tried;
-- a pinned client goes to its member and does not take the turn; a pin to a member that is shut out counts as none.
+- a pinned client goes to its member and does not take the turn; a pin to a member that is shut out counts as none;
+- who is dialled beside one that is merely slow moves neither the turn nor a pin.
 """
 
 import socket
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fcntl import LOCK_EX, LOCK_UN, lockf
 
+from kpf.shm import health
 from kpf.shm.layout import (
     ADDRESS,
     COUNT_SHIFT,
     EVICTIONS,
     F_HITS,
-    FOR_MASK,
     FRONTEND_WORDS,
     HEALTH,
     IDENTITY,
     INDEX_MASK,
     KEEP_LIST,
-    LIST,
     M_ACTIVE,
     M_FAILURES,
     M_TOTAL,
@@ -35,18 +35,14 @@ from kpf.shm.layout import (
     PIN_TABLE,
     PINS,
     PORT,
-    PROBING,
     SLOT_MASK,
     TIMEOUT,
-    UNTIL_SHIFT,
+    USUAL,
 )
 from kpf.shm.pins import Client, Pins, PinTable, client_of
 from kpf.shm.region import Region
+from kpf.shm.turns import Turns
 
-SHUT_OUT_FIRST_MS = 1_000
-SHUT_OUT_LAST_MS = 10_000
-# a little more than the longest dial timeout: when the one that probes is lost, the next one does
-PROBE_MS = 2_250
 CACHE_LIMIT = 1 << 16
 
 _V4_MAPPED = b"\0" * 10 + b"\xff\xff"
@@ -57,7 +53,7 @@ class Choice:
     """A member that was picked. `active`, `total`, `failures`: this worker's counter words for it.
 
     Picking has counted it as active already; who picked subtracts it again when the connection is over.
-    `health`: a word that is 0 for as long as there is nothing to tell `Balancer.succeeded`.
+    `health`, `usual`: words that are 0 for as long as there is nothing to tell `Balancer.answered`, unless it was slow.
     """
 
     identity: int
@@ -67,6 +63,7 @@ class Choice:
     total: int
     failures: int
     health: int
+    usual: int
 
 
 class Balancer:
@@ -80,7 +77,7 @@ class Balancer:
             region.layout.members,
             region.layout.arena,
         )
-        self._pins = Pins(region)
+        self._pins, self._turns = Pins(region), Turns(region)
         self._choices: dict[int, Choice] = {}
 
     def pick_all(self, frontend: int, clients: Sequence[str], now_ms: int) -> list[Choice | None]:
@@ -125,38 +122,75 @@ class Balancer:
         words[choice.active] += 1
         return choice
 
+    def pick_beside(self, frontend: int, tried: Collection[int], now_ms: int) -> Choice | None:
+        """As `pick`, to be dialled beside one that is slow: the turn stays where it is, and so do pins."""
+        lockf(self._descriptor, LOCK_EX, 1, frontend)
+        try:
+            record = self._turns.beside(self._layout.frontend(frontend), tried, now_ms)
+            if not record:
+                return None
+            self._probe(record, now_ms)
+            identity = self._words[record + IDENTITY]
+            choice = self._choices.get(identity) or self._learn(record, identity)
+            self._words[choice.active] += 1
+            return choice
+        finally:
+            lockf(self._descriptor, LOCK_UN, 1, frontend)
+
     def failed(self, frontend: int, identity: int, client: str, now_ms: int) -> None:
-        """A dial was refused, unreachable or timed out: shut the member out, and end the client's pin to it."""
+        """A dial was refused, unreachable, or silent while another one answered: shut the member out, and end the
+        client's pin to it."""
         words, at = self._words, self._layout.frontend(frontend)
         lockf(self._descriptor, LOCK_EX, 1, frontend)
         try:
             table = self._pin_table(at)
             if table and self._pins.drop(table, client_of(client), identity):
-                words[at + PINS] -= 1
+                # whoever was killed between a pin and its count has left it one short
+                words[at + PINS] = max(words[at + PINS] - 1, 0)
             record = self._layout.member(identity & SLOT_MASK)
-            if words[record + IDENTITY] != identity:
-                return
-            health = words[record + HEALTH]
-            # dials that began before it was shut out are the same failure, not another one
-            if health >> UNTIL_SHIFT > now_ms and not health & PROBING:
-                return
-            out_ms = min(max((health & FOR_MASK) * 2, SHUT_OUT_FIRST_MS), SHUT_OUT_LAST_MS)
-            words[record + HEALTH] = (now_ms + out_ms) << UNTIL_SHIFT | out_ms
+            if words[record + IDENTITY] == identity:
+                words[record + USUAL] = 0
+                words[record + HEALTH] = health.failed(words[record + HEALTH], now_ms)
         finally:
             lockf(self._descriptor, LOCK_UN, 1, frontend)
 
-    def succeeded(self, frontend: int, identity: int) -> None:
-        """A dial was answered: the member is healthy again. Takes no lock if it was.
-
-        Who has its `Choice` sees from the word at `health` whether there is anything to do.
-        """
+    def answered(self, frontend: int, identity: int, took_ms: int) -> None:
+        """A dial was answered after so long: the member is healthy again, and that is normal for it. Takes no lock if
+        nothing is new."""
         words, record = self._words, self._layout.member(identity & SLOT_MASK)
-        if not words[record + HEALTH]:
+        usual_ms = words[record + USUAL]
+        if not words[record + HEALTH] and health.learned(usual_ms, took_ms) == usual_ms:
             return
         lockf(self._descriptor, LOCK_EX, 1, frontend)
         try:
             if words[record + IDENTITY] == identity:
-                words[record + HEALTH] = 0
+                words[record + USUAL] = health.learned(words[record + USUAL], took_ms)
+                if words[record + HEALTH]:
+                    self._turns.forget(self._layout.frontend(frontend))
+                    words[record + HEALTH] = 0
+        finally:
+            lockf(self._descriptor, LOCK_UN, 1, frontend)
+
+    def suspect(self, frontend: int, identity: int, until_ms: int) -> None:
+        """A dial is silent for longer than is normal, and another one has answered: turns pass over the member until
+        the dial is over."""
+        words, record = self._words, self._layout.member(identity & SLOT_MASK)
+        lockf(self._descriptor, LOCK_EX, 1, frontend)
+        try:
+            if words[record + IDENTITY] == identity and not words[record + HEALTH]:
+                words[record + HEALTH] = health.suspected(until_ms)
+        finally:
+            lockf(self._descriptor, LOCK_UN, 1, frontend)
+
+    def adopt(self, frontend: int, identity: int, client: str, now_ms: int) -> None:
+        """Pin the client to the member that answered it, unless it has a pin, or there is no affinity."""
+        at = self._layout.frontend(frontend)
+        lockf(self._descriptor, LOCK_EX, 1, frontend)
+        try:
+            table, key = self._pin_table(at), client_of(client)
+            is_there = self._words[self._layout.member(identity & SLOT_MASK) + IDENTITY] == identity
+            if table and is_there and not self._pins.find(table, key, now_ms=now_ms):
+                self._pin(at, table, key, identity, now_ms)
         finally:
             lockf(self._descriptor, LOCK_UN, 1, frontend)
 
@@ -172,9 +206,7 @@ class Balancer:
             return record
         record = self._take_turn(at, tried, now_ms)
         if record:
-            added, evicted = self._pins.store(table, key, self._words[record + IDENTITY], now_ms=now_ms)
-            self._words[at + PINS] += added
-            self._words[at + EVICTIONS] += evicted
+            self._pin(at, table, key, self._words[record + IDENTITY], now_ms)
         return record
 
     def _pinned(self, at: int, table: PinTable, client: Client, tried: Collection[int], now_ms: int) -> int:
@@ -183,49 +215,30 @@ class Balancer:
         if not entry or words[entry + PIN_IDENTITY] in tried:
             return 0
         record = self._layout.member(words[entry + PIN_IDENTITY] & SLOT_MASK)
-        if words[record + HEALTH]:
-            if not self._is_shut_out(record, now_ms):
-                self._probe(record, now_ms)
-            elif any(not self._is_shut_out(other, now_ms) for _, other in self._untried(at, tried)):
-                return 0
+        word = words[record + HEALTH]
+        is_out = health.is_shut_out(word, now_ms) and not health.is_suspected(word)
+        if is_out and self._turns.any_usable(at, tried, now_ms):
+            return 0
+        self._probe(record, now_ms)
         words[entry + PIN_STAMP] = now_ms
         return record
 
+    def _pin(self, at: int, table: PinTable, client: Client, identity: int, now_ms: int) -> None:
+        added, evicted = self._pins.store(table, client, identity, now_ms=now_ms)
+        self._words[at + PINS] += added
+        self._words[at + EVICTIONS] += evicted
+
     def _take_turn(self, at: int, tried: Collection[int], now_ms: int) -> int:
-        words = self._words
-        # if all of them are shut out, none is
-        best = (0, 0)
-        for index, record in self._untried(at, tried):
-            if not words[record + HEALTH]:
-                best = index, record
-                break
-            if not self._is_shut_out(record, now_ms):
-                self._probe(record, now_ms)
-                best = index, record
-                break
-            best = best if best[1] else (index, record)
-        index, record = best
+        record = self._turns.take(at, tried, now_ms)
         if record:
-            words[at + LIST] = words[at + LIST] & KEEP_LIST | index + 1
+            self._probe(record, now_ms)
         return record
 
-    def _untried(self, at: int, tried: Collection[int]) -> Iterator[tuple[int, int]]:
-        """(index, record) of the members in the order of their turns."""
-        words, word = self._words, self._words[at + LIST]
-        count, start = word >> COUNT_SHIFT & INDEX_MASK, self._arena + (word >> OFFSET_SHIFT & OFFSET_MASK)
-        first = (word & INDEX_MASK) % count
-        for index in (*range(first, count), *range(first)):
-            record = self._members + words[start + index] * MEMBER_WORDS
-            if words[record + IDENTITY] not in tried:
-                yield index, record
-
-    def _is_shut_out(self, record: int, now_ms: int) -> bool:
-        return self._words[record + HEALTH] >> UNTIL_SHIFT > now_ms
-
     def _probe(self, record: int, now_ms: int) -> None:
-        """Its time is over: this connection tries it, the others go on passing over it until it has."""
-        out_ms = self._words[record + HEALTH] & FOR_MASK
-        self._words[record + HEALTH] = (now_ms + PROBE_MS) << UNTIL_SHIFT | PROBING | out_ms
+        """If it was shut out and its time is over, this connection is the one that tries it."""
+        word = self._words[record + HEALTH]
+        if word and not health.is_shut_out(word, now_ms):
+            self._words[record + HEALTH] = health.probed(word, now_ms)
 
     def _pin_table(self, at: int) -> PinTable | None:
         words = self._words
@@ -248,6 +261,7 @@ class Balancer:
             total=counters + M_TOTAL,
             failures=counters + M_FAILURES,
             health=record + HEALTH,
+            usual=record + USUAL,
         )
         if len(self._choices) >= CACHE_LIMIT:
             self._choices.clear()

@@ -38,7 +38,9 @@ from kpf.shm.layout import (
     PORT,
     SERIAL_SHIFT,
     TIMEOUT,
+    USUAL,
     Address,
+    notes_of,
 )
 from kpf.shm.observer import FrontendView, MemberView, Observer, WorkerView
 from kpf.shm.region import Region, monotonic_ms
@@ -203,6 +205,8 @@ class Directory:
         start = self._layout.arena + offset
         for index, member in enumerate(slots, start):
             words[index] = member
+        for index in range(start + len(slots), start + len(slots) + notes_of(len(slots))):
+            words[index] = 0
         words[at] = offset << OFFSET_SHIFT | len(new) << COUNT_SHIFT | turn
         frontend.addresses, frontend.slots, frontend.offset, frontend.anchor = new, slots, offset, last
 
@@ -258,17 +262,17 @@ class Directory:
         return member
 
     def _take_extent(self, length: int) -> int:
-        """Raises `CapacityError`."""
+        """For a list of so many members. Raises `CapacityError`."""
         if not length:
             return 0
-        offset = self._extents.take(length)
+        offset = self._extents.take(length + notes_of(length))
         if offset is None:
             raise CapacityError("the arena of member lists is full")
         return offset
 
     def _give_extent(self, offset: int, length: int) -> None:
         if length:
-            self._extents.give(offset, length)
+            self._extents.give(offset, length + notes_of(length))
 
     def _table_for(self, slot: int, frontend: _Frontend, timeout_ms: int) -> int | None:
         """The frontend's pin table; empty if it has had no affinity until now: then nobody looks at it."""
@@ -296,6 +300,8 @@ class Directory:
     def _free_member(self, member: int) -> None:
         for worker in range(self._layout.workers):
             self._clear(self._layout.member_counter(worker, member), MEMBER_COUNTERS)
+        if self._words[at := self._layout.member(member) + USUAL]:
+            self._words[at] = 0
         self._member_slots.free.append(member)
 
     def _clear(self, start: int, words: int) -> None:

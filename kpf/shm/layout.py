@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 WORD = 8
 MAGIC = 0x6B70662D73686D21
-VERSION = 1
+VERSION = 2
 
 FRONTEND_CAPACITY = 1 << 16
 MEMBER_CAPACITY = 1 << 18
@@ -48,13 +48,19 @@ OFFSET_MASK = (1 << 22) - 1
 ANCHORED = 1 << 63
 KEEP_LIST = (1 << 62) - (1 << 20)  # offset and count
 
-# A member's record. Identity: 64 bit, serial << 24 | slot, never used again; 0 once it has left the list.
-IDENTITY, ADDRESS, PORT, HEALTH = 0, 1, 3, 4
+# A list is the slots of its members, and where it is longer than this, a note for each so many of them: until when
+# (ms) all of these are shut out for sure.
+NOTED_MEMBERS = 64
+
+# A member's record. Identity: 64 bit, serial << 24 | slot, never used again; 0 once it has left the list. Usual: how
+# long its answers take (ms); 0: not longer than a dial waits anyway.
+IDENTITY, ADDRESS, PORT, HEALTH, USUAL = 0, 1, 3, 4, 5
 MEMBER_WORDS = 8
 SLOT_MASK = (1 << 24) - 1
 SERIAL_SHIFT = 24
 
 # The health word: shut out until (ms) << 16 | one connection is probing it << 15 | shut out for (ms). 0: healthy.
+# Probed without having been shut out: it was silent while another one answered, and its dial is still waited for.
 UNTIL_SHIFT = 16
 PROBING = 1 << 15
 FOR_MASK = PROBING - 1
@@ -99,6 +105,11 @@ M_TOTAL, M_ACTIVE = range(2)
 M_FAILURES = 2  # by Reason
 MEMBER_REASONS = tuple(reason for reason in Reason if reason is not Reason.NO_ENDPOINT)
 MEMBER_COUNTERS = 8
+
+
+def notes_of(count: int) -> int:
+    """How many notes a list of so many members has."""
+    return 0 if count <= NOTED_MEMBERS else -(-count // NOTED_MEMBERS)
 
 
 class Address(NamedTuple):

@@ -12,8 +12,9 @@ import select
 from kpf.net.channel import MAX_DESCRIPTORS
 from kpf.shm.layout import ACTIVE, F_ENDED, F_TOTAL, PAUSED, PAUSES, TOTAL
 from kpf.shm.region import Region
+from kpf.worker.attempt import SHORTAGES
 from kpf.worker.clock import Clock
-from kpf.worker.dialer import SHORTAGES, Dialer
+from kpf.worker.dialer import Dialer
 from kpf.worker.listener import Listener
 from kpf.worker.sessions import NO_WATCHES, Sessions
 
@@ -46,6 +47,8 @@ MAX_BURST = 32
 RETURNING_SHARE = 8
 # for the sake of `close`: bursts before others get their turn
 DRAINS_A_TURN = 16
+# of a pause, after which what is queued there is left to be reset
+CLOSE_LIMIT_MS = 2_000
 
 
 class Acceptor:
@@ -79,7 +82,7 @@ class Acceptor:
     @property
     def is_unsettled(self) -> bool:
         """True while `settle` has to be called after every turn."""
-        return bool(self._paused_ms or self._closing or self._dialer.short or self._unwatched)
+        return bool(self._paused_ms or self._closing or self._sessions.short or self._unwatched)
 
     @property
     def is_closing(self) -> bool:
@@ -100,7 +103,8 @@ class Acceptor:
         self._tell()
 
     def close(self, frontends: set[int] | None = None) -> None:
-        """Close the listeners of these frontends, of all if None, once what is queued there is accepted: `settle`."""
+        """Close the listeners of these frontends, of all if None, once what is queued there is accepted, or a pause has
+        lasted too long: `settle`."""
         self._closing |= {
             descriptor: listener
             for descriptor, listener in self.listeners.items()
@@ -121,7 +125,7 @@ class Acceptor:
         """At the end of a turn: pause, go on, finish what is to be closed. True if there is more to do at once."""
         if self._paused_ms:
             self._resume()
-        elif self._dialer.short:
+        elif self._sessions.short:
             self._pause()
         elif self._unwatched:
             self._watch_again()
@@ -131,10 +135,12 @@ class Acceptor:
 
     def _drain(self) -> None:
         for _ in range(DRAINS_A_TURN):
-            if not self._closing or self._paused_ms:
+            # others are told of nothing until this is done, so it may not take as long as a pause can
+            gives_up = self._paused_ms and self._clock.now_ms - self._paused_ms >= CLOSE_LIMIT_MS
+            if not self._closing or (self._paused_ms and not gives_up):
                 return
             descriptor, listener = next(iter(self._closing.items()))
-            if self.accept(listener, MAX_BURST) < MAX_BURST and not self._paused_ms:
+            if gives_up or (self.accept(listener, MAX_BURST) < MAX_BURST and not self._paused_ms):
                 del self._closing[descriptor], self.listeners[descriptor]
                 self._unwatch(descriptor)
                 self._deaf.discard(descriptor)
@@ -147,7 +153,8 @@ class Acceptor:
         accepted: list[tuple[int, str]] = []
         gone = 0
         while len(accepted) + gone < most:
-            if sessions.active >= self.limit or self._paused_ms or sessions.unwatched:
+            is_full = sessions.active + sessions.extra // 2 >= self.limit
+            if is_full or self._paused_ms or sessions.unwatched:
                 self._pause()
                 break
             # counted before it is here: SIGKILL may come between the kernel's accept and any word of ours, and a
@@ -201,13 +208,13 @@ class Acceptor:
 
     def _resume(self) -> None:
         """Go on when there is room for more than one, and not at every turn: there may be many listeners."""
-        room = self.limit - self._sessions.active
+        room = self.limit - self._sessions.active - self._sessions.extra // 2
         is_full = room <= self.limit // 64 or self._sessions.unwatched
         if self._clock.now_ms - self._paused_ms < PAUSE_MS or is_full:
             self._clock.at(self._clock.now_ms + PAUSE_MS)
             return
         self._paused_ms = 0
-        self._dialer.short = False
+        self._sessions.short = False
         for descriptor in self.listeners:
             self._watch(descriptor)
         self._tell()

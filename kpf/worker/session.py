@@ -1,19 +1,34 @@
-"""What becomes of a client whose dial has failed. Pure: an event in, a command out.
+"""What becomes of a client whose dial is not answered at once. Pure: an event in, a command or a time out.
 
-Dial timeouts are those of kube-proxy's userspace mode (1.20, `proxysocket.go`). A refusal costs none of them. A member
-that refused is not dialled again; one that was silent is, once all others have been tried: its SYN may have been lost.
+Slow is not dead: a dial that is silent goes on while others are made beside it (RFC 8305). A refusal costs no time, and
+who refused, or is being dialled, is not dialled again.
+
+How many members one connection may try. HAProxy's default is 3 retries, but a client is promised a pod that lives, if
+there is one. A member that refuses is passed over from then on by everybody, so all connections together meet each
+one once in a while, and the bound may be as large as a large Service. Who is dialled although it is shut out, since
+all others are, is not used up in that way: that has a bound of its own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from kpf.shm.health import LESSON_MS, PATIENCE_MS
 from kpf.shm.layout import Reason
 
-DIAL_TIMEOUTS_MS = (250, 500, 1000, 2000)
-# for lack of descriptors or memory: 4 s, as long as all dial timeouts together
+RETRIES = 1_000
+RETRIES_SHUT_OUT = 16
+# at once, of one connection
+PARALLEL = 6
+# the kernel alone would try for two minutes (tcp_syn_retries)
+GIVE_UP_MS = 60_000
+# while all members are being dialled: somebody may join, or be shut out no longer
+LOOK_AGAIN_MS = 1_000
+# for lack of descriptors or memory: 4 s
 LATER_MS = 100
 LATER_LIMIT = 40
 
+# the endpoint's own doing
 SHUTS_OUT = {Reason.REFUSED, Reason.UNREACHABLE, Reason.TIMEOUT}
 
 
@@ -25,36 +40,45 @@ class Command(Enum):
 
 @dataclass(slots=True)
 class Session:
-    """The dials of one client. `tried`: identities to pass over. `reason`: why the last dial failed."""
+    """The dials of one client. `tried`: identities to pass over. `silent`: those whose dials have ended unanswered.
+    `reason`: why the last dial failed. `is_beside`: one was dialled beside another."""
 
-    tried: list[int] = field(default_factory=list)
+    tried: set[int] = field(default_factory=set)
+    silent: list[int] = field(default_factory=list)
     reason: Reason = Reason.NO_ENDPOINT
-    _silent: set[int] = field(default_factory=set)
-    _timeouts: int = 0
+    is_beside: bool = False
+    _retries: int = 0
+    _shut_out: int = 0
     _delays: int = 0
 
     @property
-    def timeout_ms(self) -> int:
-        """How long the next dial may take."""
-        return DIAL_TIMEOUTS_MS[self._timeouts]
+    def may_retry(self) -> bool:
+        return self._retries < RETRIES and self._shut_out < RETRIES_SHUT_OUT
+
+    def retried(self, *, is_shut_out: bool) -> None:
+        """Another member was picked; `is_shut_out`: for want of a better one."""
+        self._retries += 1
+        self._shut_out += is_shut_out
 
     def dial_failed(self, identity: int, reason: Reason) -> Command:
         self.reason = reason
         if reason is Reason.RESOURCES:
+            self.tried.discard(identity)
             self._delays += 1
             return Command.DIAL_LATER if self._delays < LATER_LIMIT else Command.GIVE_UP
-        self.tried.append(identity)
+        self.tried.add(identity)
         if reason is Reason.TIMEOUT:
-            self._silent.add(identity)
-            self._timeouts += 1
-            if self._timeouts == len(DIAL_TIMEOUTS_MS):
-                return Command.GIVE_UP
+            self.silent.append(identity)
         return Command.DIAL_NEXT
 
-    def none_left(self) -> Command:
-        """All members have been tried."""
-        if not self._silent:
-            return Command.GIVE_UP
-        self.tried = [identity for identity in self.tried if identity not in self._silent]
-        self._silent.clear()
-        return Command.DIAL_NEXT
+
+def next_ms(began_ms: Sequence[int], first_patience_ms: int) -> int:
+    """When to dial another member beside those whose dials have begun then, the oldest first.
+
+    Of the oldest it is known what is normal for it. Where there are as many as may be, the oldest is given up for the
+    next one, after as long as a dial that has lost may take.
+    """
+    if len(began_ms) == 1:
+        return began_ms[0] + first_patience_ms
+    next_one_ms = began_ms[-1] + PATIENCE_MS
+    return next_one_ms if len(began_ms) < PARALLEL else max(next_one_ms, began_ms[0] + LESSON_MS)

@@ -18,7 +18,8 @@ UNWATCHED_LIMIT_MS = 4000
 
 
 class Sessions:
-    """`active`: how many, dials included. `halves`: by descriptor, None where there is none.
+    """`active`: how many, dials included. `extra`: descriptors of dials beyond two for each session. `short`: there was
+    lack of descriptors or memory. `halves`: by descriptor, None where there is none.
 
     `ends` and `dead`: directions whose end is to be passed on, and sockets that are to be closed, when the batch is
     through. Until then a socket's number cannot be used again, so no event is taken for another socket's. `unwatched`:
@@ -27,7 +28,8 @@ class Sessions:
 
     def __init__(self, epoll: select.epoll, words: Words, record: int, pipes: PipePool) -> None:
         self.epoll = epoll
-        self.active = 0
+        self.active = self.extra = 0
+        self.short = False
         self.halves: list[Half | None] = [None] * 4096
         self._words, self._pipes = words, pipes
         self._record_active = record + ACTIVE

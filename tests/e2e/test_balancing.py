@@ -85,7 +85,13 @@ def test_bad_endpoints_are_not_seen_by_clients(world: World, figure: Callable[[s
         world.lab.pods.remove_address(silent)
         try:
             without, with_bad = world.lab.outside.call(alternate, [("10.96.0.11", 80), SHOP], 1000)
-            failed = {one["address"]: one["dialFailures"] for one in daemon.service("shop")["endpoints"]}
+
+            def failed_dials() -> dict[str, int]:
+                return {one["address"]: one["dialFailures"] for one in daemon.service("shop")["endpoints"]}
+
+            # silence is heard out for three seconds before it is a failure
+            eventually(lambda: failed_dials()[f"{silent}:{POD_PORT}"] > 0)
+            failed = failed_dials()
         finally:
             world.lab.pods.add_addresses([silent])
     at_once = sorted(with_bad, key=lambda outcome: outcome.first_byte_s)[: -sum(failed.values())]

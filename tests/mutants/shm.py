@@ -2,12 +2,55 @@
 
 from tests.mutants import Mutant
 
+BALANCER = "tests/test_shm_balancer.py"
+
 MUTANTS = (
     Mutant(
         "a next try may pick a member that was tried",
+        "kpf/shm/turns.py",
+        "            elif words[record + IDENTITY] not in tried:",
+        "            elif True:",
+        (BALANCER,),
+    ),
+    Mutant(
+        "a pin that was not counted makes the count negative",
         "kpf/shm/balancer.py",
-        "            if words[record + IDENTITY] not in tried:\n                yield index, record",
-        "            yield index, record",
-        ("tests/test_shm_balancer.py",),
+        "words[at + PINS] = max(words[at + PINS] - 1, 0)",
+        "words[at + PINS] -= 1",
+        (f"{BALANCER}::test_a_pin_that_was_not_counted_does_not_make_the_count_negative",),
+    ),
+    Mutant(
+        "a pin's identity is written before its client",
+        "kpf/shm/pins.py",
+        "            words[entry + PIN_IDENTITY] = 0\n"
+        "            words[entry + PIN_CLIENT], words[entry + PIN_CLIENT + 1] = client\n",
+        "            words[entry + PIN_IDENTITY] = identity\n"
+        "            words[entry + PIN_CLIENT], words[entry + PIN_CLIENT + 1] = client\n",
+        (f"{BALANCER}::test_a_pin_that_was_half_stored_is_nobodys",),
+    ),
+    Mutant(
+        "a pin that is used is not lengthened",
+        "kpf/shm/balancer.py",
+        "        words[entry + PIN_STAMP] = now_ms\n        return record",
+        "        return record",
+        (f"{BALANCER}::test_a_pin_that_is_used_is_lengthened",),
+    ),
+    Mutant(
+        "a pin to a member that has left counts as good",
+        "kpf/shm/pins.py",
+        "return self._words[self._layout.member(identity & SLOT_MASK) + IDENTITY] == identity",
+        "return True",
+        (
+            f"{BALANCER}::test_a_pin_to_a_member_that_has_left_is_void",
+            f"{BALANCER}::test_a_pin_is_void_when_another_member_has_the_place_of_the_one_that_left",
+        ),
+    ),
+    Mutant(
+        "a list takes effect before it is written",
+        "kpf/shm/directory.py",
+        "        for index, member in enumerate(slots, start):\n            words[index] = member\n",
+        "        words[at] = offset << OFFSET_SHIFT | len(new) << COUNT_SHIFT | turn\n"
+        "        for index, member in enumerate(slots, start):\n            words[index] = member\n",
+        (f"{BALANCER}::test_a_list_that_was_half_written_is_nobodys",),
     ),
 )

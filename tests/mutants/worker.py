@@ -17,8 +17,8 @@ MUTANTS = (
     Mutant(
         "a worker at its limit does not see that the limit has fallen",
         "kpf/worker/acceptor.py",
-        "if sessions.active >= self.limit or",
-        "if sessions.active == self.limit or",
+        "is_full = sessions.active + sessions.extra // 2 >= self.limit",
+        "is_full = sessions.active + sessions.extra // 2 == self.limit",
         (f"{SHORTAGES}::test_a_worker_above_its_new_limit_accepts_nobody_until_it_is_below",),
     ),
     Mutant(
@@ -41,6 +41,13 @@ MUTANTS = (
         "self._paused_ms or self._unwatched or self._lacks_listeners",
         "self._paused_ms or self._unwatched",
         (f"{SHORTAGES}::test_a_worker_that_lacks_listeners_is_steered_around_and_serves_what_it_has",),
+    ),
+    Mutant(
+        "a full worker closes nothing",
+        "kpf/worker/acceptor.py",
+        "gives_up = self._paused_ms and",
+        "gives_up = False and",
+        (f"{SHORTAGES}::test_a_full_worker_closes_a_listener_all_the_same",),
     ),
     Mutant(
         "the master does not tell again",

@@ -29,7 +29,7 @@ READY_WITHIN_S = 10.0
 class _Outage:
     """Of two pods, in monotonic seconds: from when until when they are dead, alive again, and trusted again.
 
-    `is_over`: trusted again in time. `failed_dials`: how many of kpf's dials each of them did not answer.
+    `is_over`: trusted again in time. `states`: what kpf said of each of them while they were dead.
     """
 
     from_s: float
@@ -37,7 +37,7 @@ class _Outage:
     alive_s: float
     trusted_s: float
     is_over: bool
-    failed_dials: Mapping[str, int]
+    states: Mapping[str, str]
 
 
 def dead_pods(stage: Stage, scene: Scene) -> None:
@@ -61,12 +61,12 @@ def dead_pods(stage: Stage, scene: Scene) -> None:
         kept_row(report),
     ]
     stage.table(HEADER, rows)
-    met = ", ".join(f"{count} to {pod}" for pod, count in outage.failed_dials.items())
+    met = ", ".join(f"{pod} is {state}" for pod, state in outage.states.items())
     back_s = outage.trusted_s - outage.alive_s
-    stage.say(f"  failed dials of kpf: {met}; both back in the round {back_s:.1f} s after their return", indent=2)
+    stage.say(f"  kpf said: {met}; both back in the round {back_s:.1f} s after their return", indent=2)
     claim_no_error(stage, report)
-    only = min(outage.failed_dials.values()) > 0 and names(during).keys() == {alive}
-    stage.claim(f"kpf met both dead pods, and {alive} alone served meanwhile", only)
+    only = set(outage.states.values()) == {"shut out"} and names(during).keys() == {alive}
+    stage.claim(f"kpf noticed both dead pods, and {alive} alone served meanwhile", only)
     stage.claim("both are back in the round, and all are exactly even", outage.is_over and is_even(after, MEMBERS))
     stage.result(
         f"{len(failures(during))} errors in {len(during)} connections while 2 of {len(MEMBERS)} pods were dead"
@@ -74,7 +74,6 @@ def dead_pods(stage: Stage, scene: Scene) -> None:
 
 
 def _outage(stage: Stage, scene: Scene, load: UnderLoad, killed: str, silent: str) -> _Outage:
-    before = scene.endpoints()
     # what a pod has begun to answer dies with it, whatever is in front of it
     with load.still():
         from_s = time.monotonic()
@@ -84,14 +83,14 @@ def _outage(stage: Stage, scene: Scene, load: UnderLoad, killed: str, silent: st
     stage.pause(DEAD_S)
     with load.still():
         until_s = time.monotonic()
-        after = scene.endpoints()
+        meanwhile = scene.endpoints()
     scene.pods[killed].start()
     scene.pods[silent].come_back()
     alive_s = time.monotonic()
     stage.doing(f"{killed} and {silent} return: kpf tries them again")
     is_over = stage.wait_for(lambda: _all_healthy(scene), BACK_WITHIN_S)
-    failed = {pod: after[pod]["dialFailures"] - before[pod]["dialFailures"] for pod in (killed, silent)}
-    return _Outage(from_s, until_s, alive_s, time.monotonic(), is_over, failed)
+    states = {pod: meanwhile[pod]["state"] for pod in (killed, silent)}
+    return _Outage(from_s, until_s, alive_s, time.monotonic(), is_over, states)
 
 
 def _all_healthy(scene: Scene) -> bool:

@@ -1,0 +1,44 @@
+"""What is to be looked at when: dials that wait, and lessons that go on."""
+
+from heapq import heappop, heappush
+from itertools import count
+from typing import Protocol
+
+from kpf.worker.clock import Clock
+
+NEVER = -1
+
+
+class Subject(Protocol):
+    """`due_ms`: its only date, NEVER if it has none."""
+
+    due_ms: int
+
+
+class Agenda:
+    """A heap. A date that was put off, or cancelled by NEVER, is passed over."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._dates: list[tuple[int, int, Subject]] = []
+        self._serial = count()
+
+    def at(self, subject: Subject, due_ms: int) -> None:
+        """Look at it then, and at no other time."""
+        subject.due_ms = due_ms
+        heappush(self._dates, (due_ms, next(self._serial), subject))
+        self._clock.at(due_ms)
+
+    def due(self) -> Subject | None:
+        """The next one whose time has come; else None, and the clock knows when there will be one."""
+        while self._dates:
+            due_ms, _, subject = self._dates[0]
+            if subject.due_ms == due_ms:
+                if due_ms > self._clock.now_ms:
+                    self._clock.at(due_ms)
+                    return None
+                subject.due_ms = NEVER
+                heappop(self._dates)
+                return subject
+            heappop(self._dates)
+        return None

@@ -1,0 +1,71 @@
+"""One dial of a backend: what it needs, what its errors mean, and how it ends unused."""
+
+import contextlib
+import errno
+import socket
+import struct
+from typing import NamedTuple
+
+from kpf.shm.balancer import Choice
+from kpf.shm.health import PATIENCE_MS
+from kpf.shm.layout import Reason
+from kpf.worker.half import Half
+from kpf.worker.relay import DONTWAIT, RESET
+from kpf.worker.sessions import Sessions
+
+UNDER_WAY = {errno.EAGAIN}  # what send() says before connect() is through
+REFUSALS = {errno.ECONNREFUSED, errno.ECONNRESET}
+TIMEOUTS = {errno.ETIMEDOUT}
+NO_PORTS = {errno.EADDRNOTAVAIL}
+SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+# all others are UNREACHABLE: EHOSTUNREACH, ENETUNREACH, EPERM (a local packet filter), ...
+
+_RTT = struct.Struct("@68xI")  # struct tcp_info, in us
+
+
+class Attempt(NamedTuple):
+    """A dial that is under way, and when it began."""
+
+    backend: Half
+    began_ms: int
+
+    @property
+    def choice(self) -> Choice:
+        choice = self.backend.choice
+        assert choice is not None
+        return choice
+
+    def took_ms(self, now_ms: int, usual_ms: int) -> int:
+        """How long the answer has taken. If longer than usual: without SYNs that were lost, as the kernel knows (0: it
+        does not)."""
+        took_ms = now_ms - self.began_ms
+        if took_ms <= max(usual_ms, PATIENCE_MS):
+            return took_ms
+        (rtt_us,) = _RTT.unpack(self.backend.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RTT.size))
+        return min(took_ms, -(-int(rtt_us) // 1000))
+
+
+def reason_of(error: int) -> Reason:
+    if error in REFUSALS:
+        return Reason.REFUSED
+    if error in TIMEOUTS:
+        return Reason.TIMEOUT
+    if error in NO_PORTS:
+        return Reason.PORTS
+    return Reason.RESOURCES if error in SHORTAGES else Reason.UNREACHABLE
+
+
+def answer(backend: Half) -> int:
+    """0 if it is connected, else what the errno is."""
+    try:
+        backend.send(b"", DONTWAIT)
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+def discard(sessions: Sessions, backend: Half) -> None:
+    """Reset a connection that nobody will use, should it be one."""
+    with contextlib.suppress(OSError):
+        backend.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    sessions.bury(backend)

@@ -1,0 +1,183 @@
+"""Dialling: what is dialled when, what its silence means, what one turn of the loop may cost."""
+
+from tests.mutants import Mutant
+
+DIAL, SLOW, CROWD = "tests/test_worker_dial.py", "tests/test_worker_slow.py", "tests/test_worker_crowd.py"
+BALANCER = "tests/test_shm_balancer.py"
+
+MUTANTS = (
+    # a thousand members that refuse
+    Mutant(
+        "retries of one connection have no bound",
+        "kpf/worker/session.py",
+        "return self._retries < RETRIES and self._shut_out < RETRIES_SHUT_OUT",
+        "return True",
+        (f"{DIAL}::test_retries_are_bounded", f"{DIAL}::test_more_members_that_refuse_than_a_stack_is_deep"),
+    ),
+    Mutant(
+        "retries among members that are shut out have no bound of their own",
+        "kpf/worker/session.py",
+        "        self._shut_out += is_shut_out\n",
+        "",
+        (f"{DIAL}::test_retries_are_bounded",),
+    ),
+    Mutant(
+        "a turn of the loop makes as many dials as it likes",
+        "kpf/worker/pursuit.py",
+        "            self._budget -= 1\n            choice = self._next(dial)",
+        "            choice = self._next(dial)",
+        (f"{DIAL}::test_a_turn_of_the_loop_makes_so_many_dials_and_no_more",),
+    ),
+    Mutant(
+        "a pick looks at every member that is shut out",
+        "kpf/shm/turns.py",
+        "            if not note or words[note] <= now_ms:",
+        "            if True:",
+        (f"{BALANCER}::test_a_pick_among_a_thousand_that_are_shut_out_reads_few_words",),
+    ),
+    Mutant(
+        "a note of who is shut out outlives an answer",
+        "kpf/shm/balancer.py",
+        "                    self._turns.forget(self._layout.frontend(frontend))\n",
+        "",
+        (f"{BALANCER}::test_notes_of_a_long_list_change_no_pick",),
+    ),
+    Mutant(
+        "a note of who is shut out lasts for as long as the last one is",
+        "kpf/shm/turns.py",
+        "min(soonest_ms, until_ms)",
+        "max(soonest_ms, until_ms)",
+        (f"{BALANCER}::test_notes_of_a_long_list_change_no_pick",),
+    ),
+    Mutant(
+        "a list begins with the notes of the one that had its place",
+        "kpf/shm/directory.py",
+        "            words[index] = 0\n        words[at] = offset",
+        "            pass\n        words[at] = offset",
+        (f"{BALANCER}::test_a_new_list_has_no_notes_of_the_one_that_had_its_place",),
+    ),
+    # slow is not dead
+    Mutant(
+        "a dial that is silent is given up for the next one",
+        "kpf/worker/pursuit.py",
+        "            if len(dial.attempts) == PARALLEL:",
+        "            if dial.attempts:",
+        (f"{SLOW}::test_two_far_endpoints_keep_affinity",),
+    ),
+    Mutant(
+        "a dial is given up after four seconds",
+        "kpf/worker/session.py",
+        "GIVE_UP_MS = 60_000",
+        "GIVE_UP_MS = 4_000",
+        (f"{DIAL}::test_an_endpoint_that_is_silent_is_given_up_after_a_minute",),
+    ),
+    Mutant(
+        "a slow answer teaches nothing",
+        "kpf/shm/balancer.py",
+        "                words[record + USUAL] = health.learned(words[record + USUAL], took_ms)\n",
+        "",
+        (f"{BALANCER}::test_a_slow_answer_teaches_all_workers_what_is_normal",),
+    ),
+    Mutant(
+        "a dial that has lost teaches nothing",
+        "kpf/worker/lessons.py",
+        "if len(self._by_descriptor) >= LESSONS:",
+        "if True:",
+        (f"{SLOW}::test_near_and_far_share_evenly",),
+    ),
+    Mutant(
+        "a SYN that was lost is taken for what is normal",
+        "kpf/worker/attempt.py",
+        "return min(took_ms, -(-int(rtt_us) // 1000))",
+        "return took_ms",
+        (f"{SLOW}::test_a_syn_that_was_lost_is_no_failure_and_not_what_is_normal",),
+    ),
+    Mutant(
+        "who is dialled beside takes the turn",
+        "kpf/shm/turns.py",
+        "        return self._record(start + index) if index >= 0 else 0\n",
+        "        return self.take(at, tried, now_ms)\n",
+        (f"{BALANCER}::test_who_is_dialled_beside_moves_neither_turn_nor_pin",),
+    ),
+    Mutant(
+        "who is dialled beside gets the client's pin",
+        "kpf/worker/pursuit.py",
+        "            choice = self._balancer.pick_beside(frontend, session.tried, now_ms)",
+        "            choice = self._balancer.pick(frontend, dial.host, session.tried, now_ms)",
+        (f"{SLOW}::test_who_is_pinned_to_a_far_one_stays_when_a_near_one_answers_first",),
+    ),
+    Mutant(
+        "silence beside an answer shuts nobody out",
+        "kpf/worker/lessons.py",
+        "                self._balancer.failed(lesson.frontend, choice.identity, lesson.host, now_ms)\n",
+        "",
+        (f"{SLOW}::test_a_black_hole_among_three",),
+    ),
+    Mutant(
+        "silence without any answer shuts out",
+        "kpf/worker/pursuit.py",
+        "        for attempt in dial.attempts:\n            self._words[attempt.choice.failures",
+        "        for attempt in dial.attempts:\n"
+        "            identity = attempt.choice.identity\n"
+        "            self._balancer.failed(dial.listener.frontend, identity, dial.host, self._clock.now_ms)\n"
+        "            self._words[attempt.choice.failures",
+        (f"{DIAL}::test_an_endpoint_that_is_silent_is_given_up_after_a_minute",),
+    ),
+    Mutant(
+        "a suspected member's clients are given to others",
+        "kpf/shm/balancer.py",
+        "is_out = health.is_shut_out(word, now_ms) and not health.is_suspected(word)",
+        "is_out = health.is_shut_out(word, now_ms)",
+        (f"{BALANCER}::test_turns_pass_over_a_suspected_member_and_its_clients_do_not",),
+    ),
+    Mutant(
+        "a client whose pod was silent is not pinned to the one that answered",
+        "kpf/worker/lessons.py",
+        "                self._balancer.adopt(lesson.frontend, lesson.winner, lesson.host, now_ms)\n",
+        "",
+        (f"{DIAL}::test_a_pin_moves_to_the_one_that_answered_once_silence_is_proven",),
+    ),
+    Mutant(
+        "a slot's next member has the usual time of the one before",
+        "kpf/shm/directory.py",
+        "            self._words[at] = 0\n        self._member_slots",
+        "            pass\n        self._member_slots",
+        (f"{BALANCER}::test_an_endpoint_that_comes_again_is_not_taken_for_the_slow_one_before",),
+    ),
+    Mutant(
+        "dials beside others are no load on a worker",
+        "kpf/worker/acceptor.py",
+        "is_full = sessions.active + sessions.extra // 2 >= self.limit",
+        "is_full = sessions.active >= self.limit",
+        (f"{DIAL}::test_dials_beside_others_count_against_the_limit_of_sessions",),
+    ),
+    Mutant(
+        "a client that leaves while it waits is not noticed",
+        "kpf/worker/pursuit.py",
+        "            self._watch_client(dial)\n",
+        "",
+        (f"{DIAL}::test_a_client_that_resets_while_it_waits_is_let_go",),
+    ),
+    Mutant(
+        "a client that has sent its request and its end is taken for gone",
+        "kpf/worker/pursuit.py",
+        "            return not client.recv(1, DONTWAIT | _PEEK)",
+        "            return True",
+        (f"{DIAL}::test_a_client_that_has_sent_its_request_and_its_end_is_served",),
+    ),
+    Mutant(
+        "a dial that has lost is counted as active for ever",
+        "kpf/worker/lessons.py",
+        "        del self._by_descriptor[attempt.backend.fd]\n        self._sessions.extra -= 1\n"
+        "        words[choice.active] -= 1\n",
+        "        del self._by_descriptor[attempt.backend.fd]\n        self._sessions.extra -= 1\n",
+        (f"{DIAL}::test_dials_of_one_client_at_once_are_bounded_and_all_are_counted",),
+    ),
+    Mutant(
+        "dials beside others are not counted as descriptors",
+        "kpf/worker/pursuit.py",
+        "        self._sessions.extra += bool(dial.attempts)\n",
+        "",
+        (f"{DIAL}::test_dials_of_one_client_at_once_are_bounded_and_all_are_counted",),
+    ),
+)
