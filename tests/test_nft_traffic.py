@@ -250,6 +250,16 @@ def test_when_dropping_new_connections_wait_and_established_ones_go_on(outside: 
 
 
 @pytest.mark.usefixtures("backends")
+def test_what_the_old_rules_let_pass_is_not_refused_when_dropping(outside: Host, node: Machine) -> None:
+    """A packet that found no verdict of these rules yet, and finds no redirect any more."""
+    before = rules()
+    write(before)
+    write(replace(before.dropping(), portals={}), instead_of=before)
+    for machine, target in ((outside, (CLUSTER_IPS[0], 80)), (node, (CLUSTER_IPS[1], 80))):
+        assert outcomes(machine, [target], timeout_s=0.3)[target] != REFUSED
+
+
+@pytest.mark.usefixtures("backends")
 def test_replacing_the_table_under_load_loses_no_connection(outside: Host) -> None:
     state = rules()
     crowd = {Portal(ip_address(0x0A610000 + number), TCP, 80): PROXY_PORT for number in range(3000)}

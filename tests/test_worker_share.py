@@ -3,11 +3,13 @@
 import socket
 from contextlib import ExitStack, suppress
 
-from kpf.worker.acceptor import RETURNING_SHARE
+from kpf.worker.acceptor import MESSAGE_DESCRIPTORS, OWN_DESCRIPTORS, RETURNING_SHARE
+from kpf.worker.pipes import MAX_PIPES
 from tests.worker_driver import Greeter, Node, Target, eventually, node
 
-# a worker's descriptors, of which it keeps some for itself and for pipes: (400 - 32 - 64 - 2) // 2 sessions
-DESCRIPTORS, SESSIONS = 400, 151
+SESSIONS = 151
+# of a worker with two listeners, which keeps some for itself, for pipes and for a message
+DESCRIPTORS = OWN_DESCRIPTORS + 2 * MAX_PIPES + MESSAGE_DESCRIPTORS + 2 + 2 * SESSIONS
 SHARE = SESSIONS // RETURNING_SHARE
 
 

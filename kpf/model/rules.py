@@ -127,10 +127,12 @@ class Rules:
     def dropping(self) -> "Rules":
         """These rules with portals closed for new connections, which are dropped; established ones go on.
 
-        What the kernel forwards needs nobody of us, and goes on.
+        What the kernel forwards needs nobody of us, and goes on. Ports that are no portal are not refused any more: a
+        packet may meet the old rules before they redirect it, and these where an undefined port would be refused.
         """
         return replace(
             self,
+            cluster_ips=frozenset(),
             portals={portal: _closed(action) for portal, action in self.portals.items()},
             node_ports={portal: _closed(action) for portal, action in self.node_ports.items()},
             far={portal: _closed(action) for portal, action in self.far.items()},

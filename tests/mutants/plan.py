@@ -173,4 +173,11 @@ MUTANTS = (
         "    under_way = st.under_way(), st.leave()",
         (f"{TRAFFIC}::test_a_proxied_connection_survives_the_loss_of_its_entry",),
     ),
+    Mutant(
+        "while new connections are dropped, undefined ports are refused",
+        "kpf/model/rules.py",
+        "            cluster_ips=frozenset(),\n",
+        "",
+        ("tests/test_nft_traffic.py::test_what_the_old_rules_let_pass_is_not_refused_when_dropping",),
+    ),
 )
