@@ -12,7 +12,7 @@ demo: .venv/installed
 	$(BIN)/kpf demo
 
 test: .venv/tested
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 soak: .venv/tested
 	$(BIN)/python -m pytest -m soak -s

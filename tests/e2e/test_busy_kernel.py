@@ -75,14 +75,13 @@ def test_when_it_is_told_to_stop_before_it_has_started(lock: Path, daemon: Daemo
 def test_a_signal_is_obeyed_before_the_workers_are_ready(daemon: Daemon) -> None:
     with ThreadPoolExecutor() as pool:
         starting = pool.submit(daemon.start)
-        eventually(lambda: bool(daemon.process and psutil.Process(daemon.pid).children()))
-        for newborn in (workers := psutil.Process(daemon.pid).children()):
-            newborn.suspend()
+        eventually(lambda: daemon.process is not None)
+        newborn = stopped_child(daemon, former=0)
         daemon.wait_for_log("waiting for the workers to be ready")
         daemon.signal(signal.SIGTERM)
         with pytest.raises(DaemonFailedError, match="ended with status 0"):
             starting.result()
-    assert not any(worker.is_running() for worker in workers)
+    assert not psutil.pid_exists(newborn)
 
 
 def test_when_it_is_to_stop(lock: Path, daemon: Daemon) -> None:
