@@ -16,7 +16,7 @@ import pytest
 from kpf.lab.daemon import Daemon, DaemonFailedError
 from kpf.lab.tables import list_tables
 from tests.busy_kernel import TRANSACTION_S, busy
-from tests.e2e.world import World, eventually
+from tests.e2e.world import World, eventually, stopped_child
 
 SHOP = ("10.96.0.10", 80)
 HEALTH = "127.0.0.1:10256"
