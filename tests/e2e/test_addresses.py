@@ -313,7 +313,7 @@ def test_where_lo_has_no_ipv6_the_nodes_own_address_serves(world: World) -> None
         with world.daemon() as daemon:
             assert daemon.status()["proxyAddresses"] == [PROXY[0], NODE_ADDRESSES[1]]
             assert world.answers((CLUSTER_IPS[1], 80), 3) == {pod: 3}
-            assert f"{PROXY[1]} cannot be put on lo" in daemon.log()
+            daemon.wait_for_log(f"{PROXY[1]} cannot be put on lo")
             # and as soon as it can be
             set_sysctl("net.ipv6.conf.lo.disable_ipv6", "0")
             eventually(lambda: daemon.status()["proxyAddresses"] == list(PROXY))

@@ -66,7 +66,7 @@ def test_addresses_are_read_as_kube_proxy_reads_them_and_what_is_none_costs_noth
         for address in ("10.96.0.10", "203.0.113.20", "203.0.113.21", "203.0.113.22", "10.96.0.11"):
             assert world.answers((address, 80), 2) == dict.fromkeys(pods, 1), address
         assert world.answers(("203.0.113.23", 80), timeout_s=0.3) == {"timed out": 1}
-        said = [line for line in daemon.log().splitlines() if "odd.yaml" in line]
+    said = [line for line in daemon.log().splitlines() if "odd.yaml" in line]
     for what in ("externalIPs[2]", "endpoints[2].addresses[0]", "guarded: spec.loadBalancerSourceRanges[0]"):
         assert len([line for line in said if what in line]) == 1, said
 
@@ -104,6 +104,6 @@ def test_two_services_with_one_portal(world: World) -> None:
     world.manifests.write("b-older.yaml", older, endpoint_slice("older", pods[:1], port=POD_PORT))
     with world.daemon() as daemon:
         assert world.answers(SHOP, 4) == {pods[0]: 4}
-        assert any("default/newer" in line and SHOP[0] in line for line in daemon.log().splitlines())
+        daemon.wait_for_log(f"default/newer: spec.clusterIPs: {SHOP[0]}")
         world.manifests.remove("b-older.yaml")
         eventually(lambda: world.answers(SHOP, 4) == {pods[1]: 4})

@@ -91,8 +91,8 @@ def test_when_it_is_to_stop(lock: Path, daemon: Daemon) -> None:
             began_s = time.monotonic()
             assert daemon.stop(how=signal.SIGINT) == 1
             assert TRANSACTION_S < time.monotonic() - began_s < TRANSACTION_S + 5.0
-        assert WAITS in daemon.log()
-        assert "table inet kpf is still there, `kpf cleanup` takes it away" in daemon.log()
+        daemon.wait_for_log(WAITS)
+        daemon.wait_for_log("table inet kpf is still there, `kpf cleanup` takes it away")
         assert not any(map(psutil.pid_exists, pids))
     assert list_tables() == ["kpf"]
     assert subprocess.run([sys.executable, "-m", "kpf", "cleanup"], check=False).returncode == 0

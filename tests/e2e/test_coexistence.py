@@ -98,8 +98,8 @@ def _of_kube_proxy(make: Make, known: dict[Family, list[ServicePort]]) -> list[R
 def test_what_kube_proxy_left_keeps_nobody_from_kpf(world: World, make: Make, named: str, pod: int | None) -> None:
     with loaded(*_of_kube_proxy(make, _known(pod))), serving(world) as daemon:
         assert elsewhere(world) == set()
+        daemon.wait_for_log(named)
         assert daemon.log().count("kube-proxy --cleanup") == 1
-        assert named in daemon.log()
 
 
 def test_drops_for_source_ranges_are_final(world: World) -> None:
@@ -109,7 +109,7 @@ def test_drops_for_source_ranges_are_final(world: World) -> None:
     with loaded(*_of_kube_proxy(kube_proxy, _known(POD_THAT_IS_GONE, ranges=True))), serving(world) as daemon:
         assert elsewhere(world, others) == set()
         kept_away = elsewhere(world, balancers, timeout_s=SILENCE_S)
-        assert "source ranges" in daemon.log()
+        daemon.wait_for_log("source ranges")
     assert len(kept_away) == 3 * len(balancers)
     assert {what for _, _, what in kept_away} == {"timed out", "EPERM"}
 
@@ -117,7 +117,7 @@ def test_drops_for_source_ranges_are_final(world: World) -> None:
 def test_an_early_kube_proxy_refuses_the_nodes_own_processes_what_has_no_endpoints_in_its_eyes(world: World) -> None:
     with loaded(*_of_kube_proxy(early_kube_proxy, _known())), serving(world) as daemon:
         refused = elsewhere(world)
-        assert "this node's own processes" in daemon.log()
+        daemon.wait_for_log("this node's own processes")
     # its check of node ports is not asked in output
     addresses = {one.target[0] for one in PORTALS} - set(NODE_ADDRESSES)
     assert refused == {("node", address, "ECONNREFUSED") for address in addresses}

@@ -131,7 +131,7 @@ def test_reloads_that_are_asked_for_from_the_start_to_the_end_are_harmless(world
             assert daemon.stop(how=signal.SIGTERM) == 0
     finally:
         storm.join()
-    assert "are read anew" in daemon.log()
+    daemon.wait_for_log("are read anew")
 
 
 def _storm(daemon: Daemon, *numbers: signal.Signals) -> None:
@@ -236,8 +236,8 @@ def test_a_reload_says_what_needs_a_restart_and_survives_an_address_that_cannot_
         config.write_text(json.dumps(fields | changes))
         daemon.signal(signal.SIGHUP)
         daemon.wait_for_log("are read anew")
-        assert "portRange has changed: that needs a restart" in daemon.log()
-        assert "cannot serve http on fe80::1 port 10256 yet: Invalid argument" in daemon.log()
+        daemon.wait_for_log("portRange has changed: that needs a restart")
+        daemon.wait_for_log("cannot serve http on fe80::1 port 10256 yet: Invalid argument")
         assert json.loads(daemon.log().splitlines()[-1])["level"] == "info"
         assert world.answers(SHOP, 2) == {pods[0]: 2}
 

@@ -70,8 +70,8 @@ def test_where_there_is_one_user_portals_are_not_dialled_and_that_is_said() -> N
             state = daemon.status()
             assert state["workerUser"] is None
             assert [one["address"] for one in daemon.service("shop")["endpoints"]] == ["10.244.1.1:80"]
-            assert f"endpoint {VIP}:80 is refused: it is itself a portal" in daemon.log()
-            assert NOT_TOLD_APART in daemon.log()
+            daemon.wait_for_log(f"endpoint {VIP}:80 is refused: it is itself a portal")
+            daemon.wait_for_log(NOT_TOLD_APART)
             text = io.StringIO()
             show(state, Console(file=text, width=200))
             assert NOT_TOLD_APART in text.getvalue()
