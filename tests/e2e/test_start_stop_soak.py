@@ -27,7 +27,7 @@ SHOP = ("10.96.0.10", 80)
 @contextlib.contextmanager
 def busy_processes(count: int) -> Iterator[None]:
     """Programs that want a CPU each."""
-    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    running = [subprocess.Popen([sys.executable, "-I", "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
     finally:
