@@ -17,8 +17,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 apt-get download -qq haproxy=2.6.12-1+deb12u4 liblua5.3-0=5.3.6-2 libopentracing-c-wrapper0=1.1.3-3+b1 libopentracing1=1.6.0-4
-for package in ./*.deb; do dpkg-deb -x "$package" root; done
-export LD_LIBRARY_PATH="$work/root/usr/lib/$(dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || echo x86_64-linux-gnu)"
+for package in ./*.deb; do dpkg-deb -x "$package" unpacked; done
+export LD_LIBRARY_PATH="$work/unpacked/usr/lib/$(dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || echo x86_64-linux-gnu)"
 
 cat >relay.py <<'PY'
 import socket
@@ -82,8 +82,8 @@ finally:
     process.wait()
 PY
 
-haproxy=root/usr/sbin/haproxy
-"$haproxy" -v | head -1
+haproxy=unpacked/usr/sbin/haproxy
+"$haproxy" -v | sed -n 1p
 {
   python3 relay.py "$haproxy" copied ""
   python3 relay.py "$haproxy" splice-auto "option splice-auto"

@@ -18,9 +18,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 apt-get download -qq nftables=1.0.6-2+deb12u2 libnftables1=1.0.6-2+deb12u2 libnftnl11=1.2.4-2 libjansson4=2.14-2 2>/dev/null
-for package in ./*.deb; do dpkg-deb -x "$package" root; done
-export LD_LIBRARY_PATH=$(echo "$work"/root/usr/lib/*-linux-gnu)
-export PATH="$work/root/usr/sbin:$PATH"
+for package in ./*.deb; do dpkg-deb -x "$package" unpacked; done
+export LD_LIBRARY_PATH=$(echo "$work"/unpacked/usr/lib/*-linux-gnu)
+export PATH="$work/unpacked/usr/sbin:$PATH"
 
 cat >rules.nft <<'NFT'
 table inet services {
