@@ -24,6 +24,7 @@ from kpf.worker.signals import IGNORED
 from kpf.worker.sweeper import HALF_CLOSED_LIMIT_MS, ROUND_MS, STEPS
 from tests.strangers import stranger
 from tests.worker_driver import (
+    BlackHole,
     Established,
     Greeter,
     Node,
@@ -127,6 +128,22 @@ def test_connections_at_an_address_are_reset_and_others_go_on() -> None:
                     receive_all(sock)
             assert ask(kept)
             assert made.directory.worker(0).active == 1
+        eventually(made.is_quiet)
+
+
+def test_who_waits_for_a_backend_at_an_address_is_reset_as_well() -> None:
+    with BlackHole() as hole, Server(echo) as server, node() as made:
+        _, there = made.frontend([hole.at], host="127.0.0.2")
+        _, here = made.frontend([server.at])
+        with connect(here) as kept, connect(there) as silent, connect(there) as asking:
+            asking.sendall(b"x")
+            # they are watched by then
+            time.sleep(0.6)
+            made.workers[0].tell(Reset(made.next(), ("127.0.0.2",)))
+            for sock in (silent, asking):
+                with pytest.raises(ConnectionResetError):
+                    receive_all(sock)
+            assert ask(kept)
         eventually(made.is_quiet)
 
 

@@ -10,7 +10,8 @@ from kpf.model.names import IPAddress
 log = logging.getLogger("kpf")
 
 # that an address has been gone before its connections are reset: it may come back, as when a link is set up anew.
-# And again, for who had no backend yet: a dial takes 4 s at most, for lack of descriptors as long again
+# And again, for who was not known by then: a client that waits for a backend is watched after a quarter of a second,
+# one that waits for descriptors has a backend after 4 s at most, or none
 RESET_AFTER_S = 1.0, 10.0
 
 

@@ -1,9 +1,11 @@
 """Ends sessions whose clients have come to an address that is no longer this node's, some a turn."""
 
+import contextlib
+import socket
 from collections.abc import Container
 
-from kpf.worker.half import Half
-from kpf.worker.relay import Relay
+from kpf.worker.half import DIALLING, Half
+from kpf.worker.relay import EPOLLERR, RESET, Relay
 from kpf.worker.sessions import Sessions
 
 # before others get their turn: 20 ms
@@ -25,6 +27,15 @@ class Resets:
     def settle(self) -> bool:
         """Reset some of them. True if there are more."""
         for client in self.due[-RESETS_A_TURN:]:
-            self._relay.fail(client)
+            if client.state & DIALLING:
+                self._reset_alone(client)
+            else:
+                self._relay.fail(client)
         del self.due[-RESETS_A_TURN:]
         return bool(self.due)
+
+    def _reset_alone(self, client: Half) -> None:
+        """It has no backend yet: its dials end as if it had left."""
+        with contextlib.suppress(OSError):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self._relay.on_dial(client, EPOLLERR)
