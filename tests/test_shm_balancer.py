@@ -440,6 +440,23 @@ def test_notes_of_a_long_list_change_no_pick(number: int) -> None:
         now_ms += luck.choice((0, 1, 1, 10, 300))
 
 
+def test_what_is_noted_during_a_probe_does_not_outlast_its_failure() -> None:
+    """The last of 65 has a note of its own."""
+    region, directory, slot, _ = frontend_with(65)
+    prober, other = Balancer(region, 0), Balancer(region, 1)
+    last = directory.members(slot)[-1].identity
+
+    def picked(balancer: Balancer, now_ms: int) -> bool:
+        return last in {chosen(balancer.pick(slot, "10.9.9.9", (), now_ms)).identity for _ in range(65)}
+
+    prober.failed(slot, last, "10.9.9.9", 1000)
+    assert picked(prober, 2000)
+    assert not picked(other, 2001)
+    prober.failed(slot, last, "10.9.9.9", 2002)
+    assert not picked(other, 4001)
+    assert picked(other, 4002)
+
+
 def test_a_new_list_has_no_notes_of_the_one_that_had_its_place() -> None:
     region = Region.create(1)
     region.words[region.layout.arena : region.layout.arena + 512] = memoryview(array("Q", [9999] * 512))

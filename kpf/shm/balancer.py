@@ -150,7 +150,11 @@ class Balancer:
             record = self._layout.member(identity & SLOT_MASK)
             if words[record + IDENTITY] == identity:
                 words[record + USUAL] = 0
-                words[record + HEALTH] = health.failed(words[record + HEALTH], now_ms)
+                word = health.failed(words[record + HEALTH], now_ms)
+                if word < words[record + HEALTH]:
+                    # out for less than the probe might have taken, of which a note may tell
+                    self._turns.forget(at)
+                words[record + HEALTH] = word
         finally:
             lockf(self._descriptor, LOCK_UN, 1, frontend)
 

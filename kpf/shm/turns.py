@@ -56,7 +56,7 @@ class Turns:
         return self._usable(start, count, first, tried, now_ms) >= 0
 
     def forget(self, at: int) -> None:
-        """One of the members is no longer shut out, whatever the notes say."""
+        """One of the members is no longer shut out, or not for as long as the notes say."""
         start, count, _ = self._list(at)
         for note in range(start + count, start + count + notes_of(count)):
             self._words[note] = 0
