@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import resource
 import select
@@ -20,8 +21,8 @@ from kpf.net.channel import MAX_DESCRIPTORS
 from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, NoRoom, Ready
 from kpf.shm.region import Region
 from kpf.worker import orphan
-from kpf.worker.acceptor import PAUSE_MS, Acceptor
-from kpf.worker.half import DEAD
+from kpf.worker.acceptor import CLOSE_LIMIT_MS, PAUSE_MS, Acceptor
+from kpf.worker.half import DEAD, Half
 from kpf.worker.orders import Orders
 from kpf.worker.orphan import Orphan
 from kpf.worker.sessions import UNWATCHED_LIMIT_MS
@@ -354,6 +355,40 @@ def test_a_worker_whose_connections_epoll_has_no_room_for_accepts_no_more(sessio
         made._closing.clear()
     for one in made.listeners.values():
         one.sock.close()
+
+
+def test_who_has_no_place_yet_when_epoll_has_no_room_can_be_given_up(session: Established) -> None:
+    session.sessions.epoll = ScarceEpoll(session.sessions.epoll)  # type: ignore[assignment]
+    with socket.socket() as sock:
+        high = fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, len(session.sessions.halves))
+    half = Half(socket.AF_INET, socket.SOCK_STREAM, 0, high)
+    half.join(high, 0, None)
+    session.sessions.watch(half)
+    session.sessions.bury(half)
+    session.sessions.settle()
+    assert half.fileno() == -1
+
+
+class _ShortListener:
+    """The system has no descriptors, and goes on having none."""
+
+    def __init__(self, real: Any) -> None:
+        self.close = real.close
+
+    def _accept(self) -> None:
+        raise OSError(errno.ENFILE, "too many open files in system")
+
+
+def test_a_shortage_that_lasts_holds_up_no_close(session: Established) -> None:
+    made, _, _ = acceptor_of(session, session.sessions.epoll)
+    (listener,) = made.listeners.values()
+    listener.sock = _ShortListener(listener.sock)  # type: ignore[assignment]
+    made.close()
+    begun_ms = session.clock.now_ms
+    while made.is_closing and session.clock.now_ms < begun_ms + 2 * CLOSE_LIMIT_MS:
+        made.settle()
+        session.clock.now_ms += PAUSE_MS
+    assert CLOSE_LIMIT_MS <= session.clock.now_ms - begun_ms <= CLOSE_LIMIT_MS + 2 * PAUSE_MS
 
 
 # the orphan

@@ -47,7 +47,7 @@ MAX_BURST = 32
 RETURNING_SHARE = 8
 # for the sake of `close`: bursts before others get their turn
 DRAINS_A_TURN = 16
-# of a pause, after which what is queued there is left to be reset
+# of pauses without anything accepted, after which what is queued there is left to be reset
 CLOSE_LIMIT_MS = 2_000
 
 
@@ -71,6 +71,8 @@ class Acceptor:
         self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._total = region.words[self._record + TOTAL]
         self._paused_ms = 0
+        # since when nothing could be accepted, over pauses that follow on one another; 0: something could
+        self._stalled_ms = 0
         self.limit = 0
         self._set_limit()
 
@@ -103,8 +105,10 @@ class Acceptor:
         self._tell()
 
     def close(self, frontends: set[int] | None = None) -> None:
-        """Close the listeners of these frontends, of all if None, once what is queued there is accepted, or a pause has
+        """Close the listeners of these frontends, of all if None, once what is queued there is accepted, or pauses have
         lasted too long: `settle`."""
+        if not self._closing:
+            self._stalled_ms = self._paused_ms
         self._closing |= {
             descriptor: listener
             for descriptor, listener in self.listeners.items()
@@ -136,7 +140,7 @@ class Acceptor:
     def _drain(self) -> None:
         for _ in range(DRAINS_A_TURN):
             # others are told of nothing until this is done, so it may not take as long as a pause can
-            gives_up = self._paused_ms and self._clock.now_ms - self._paused_ms >= CLOSE_LIMIT_MS
+            gives_up = self._paused_ms and self._clock.now_ms - self._stalled_ms >= CLOSE_LIMIT_MS
             if not self._closing or (self._paused_ms and not gives_up):
                 return
             descriptor, listener = next(iter(self._closing.items()))
@@ -177,6 +181,8 @@ class Acceptor:
                     raise
                 break
             accepted.append((descriptor, address[0]))
+        if self._stalled_ms and (accepted or not self._paused_ms):
+            self._stalled_ms = self._paused_ms
         if accepted:
             self._total += len(accepted)
             words[self._record + TOTAL] = self._total
@@ -202,6 +208,7 @@ class Acceptor:
         for descriptor in self.listeners:
             self._unwatch(descriptor)
         self._paused_ms = self._clock.now_ms
+        self._stalled_ms = self._stalled_ms or self._paused_ms
         self._clock.is_restless = True
         self._words[self._record + PAUSES] += 1
         self._tell()

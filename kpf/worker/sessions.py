@@ -54,6 +54,7 @@ class Sessions:
         except OSError as error:
             if error.errno not in NO_WATCHES:
                 raise
+            self.make_room(fd)
             self.unwatched[half] = 0
 
     def watch_again(self, now_ms: int) -> list[Half]:
@@ -72,7 +73,7 @@ class Sessions:
         return late
 
     def make_room(self, descriptor: int) -> None:
-        """Whatever epoll watches needs a place in `halves`."""
+        """Whatever epoll watches, or is to watch, needs a place in `halves`."""
         if descriptor >= len(self.halves):
             self.halves += [None] * (descriptor + 4096 - len(self.halves))
 
