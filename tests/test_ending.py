@@ -11,6 +11,8 @@ from contextlib import suppress
 import pytest
 
 from kpf.master import ending
+from kpf.model.rules import Rules
+from kpf.netlink.socket import DumpInterruptedError
 from kpf.nft.kernel import TransactionFailedError
 
 ENDING = """
@@ -94,3 +96,32 @@ def test_a_transaction_that_takes_long_has_failed(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(TransactionFailedError, match="within") as failure:
         asyncio.run(asyncio.wait_for(ending.transaction(asyncio.sleep(60.0)), 2.0))
     assert failure.value.errno == errno.ETIMEDOUT
+
+
+def test_addresses_that_are_not_let_go_of_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ending, "TRANSACTION_S", 0.05)
+    with pytest.raises(ending.AddressesStayError, match="within"):
+        asyncio.run(asyncio.wait_for(ending.release(asyncio.sleep(60.0)), 2.0))
+
+
+def test_open_connections_finish_also_if_the_kernel_does_not_tell_what_it_has() -> None:
+    """The chains are asked for where what is in force is not known, and their dump may be interrupted for ever."""
+    drained = False
+
+    class Effects:
+        async def drop_new_connections(self, _: object) -> None:
+            raise DumpInterruptedError(errno.EINTR, "what the kernel was asked for changed while it told it")
+
+        def slots(self) -> dict[object, int]:
+            return {}
+
+        async def quiet(self, _: object) -> None:
+            pass
+
+    class Workers:
+        async def drain(self) -> None:
+            nonlocal drained
+            drained = True
+
+    asyncio.run(ending.drain(Effects(), Workers(), Rules(), patience_s=1.0))  # type: ignore[arg-type]
+    assert drained

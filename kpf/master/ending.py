@@ -36,6 +36,10 @@ class TableStaysError(RuntimeError):
     """The daemon has ended, and its table is still there."""
 
 
+class AddressesStayError(RuntimeError):
+    """The daemon has ended, and addresses of its own are still there."""
+
+
 def run(daemon: Coroutine[Any, Any, None]) -> NoReturn:
     """Run it, say why it ended if that is not as it should, and leave: 0 if it is, else 1."""
     # not closed: that would wait for the threads of the executor
@@ -45,7 +49,7 @@ def run(daemon: Coroutine[Any, Any, None]) -> NoReturn:
     except PermissionError as error:
         needed = "" if error.filename else ", it needs the capabilities that systemd/kpf.service names"
         log.error("cannot go on%s: %s", needed, error)
-    except TableStaysError as error:
+    except (TableStaysError, AddressesStayError) as error:
         log.error("%s", error)
     except (AlreadyRunningError, ControlSocketError, OSError) as error:
         log.error("cannot go on: %s", error)
@@ -77,7 +81,7 @@ async def drain(effects: Effects, workers: Workers, wanted: Rules, *, patience_s
     """Drop new connections, if the kernel lets us, and wait for open ones to finish."""
     try:
         await transaction(effects.drop_new_connections(wanted))
-    except TransactionFailedError as error:
+    except OSError as error:
         log.error("new connections are refused, not dropped: %s", error)
     log.info("new connections are dropped; open ones may go on for %g s", patience_s)
     await effects.quiet(effects.slots().values())
@@ -105,3 +109,13 @@ async def transaction(one: Awaitable[None]) -> None:
         raise TransactionFailedError(
             errno.ETIMEDOUT, f"the kernel has not carried out a transaction within {TRANSACTION_S:g} s"
         ) from None
+
+
+async def release(addresses: Awaitable[None]) -> None:
+    """Wait until kpf's own addresses are taken away. Raises `AddressesStayError`."""
+    try:
+        async with asyncio.timeout(TRANSACTION_S):
+            await addresses
+    except OSError as error:
+        why = str(error) or f"the kernel has not answered within {TRANSACTION_S:g} s"
+        raise AddressesStayError(f"addresses on lo are still there, `kpf cleanup` takes them away: {why}") from error

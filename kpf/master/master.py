@@ -92,7 +92,8 @@ class Master:
         self._health_checks = HealthCheckServers(lambda: self._health().takes_connections)
 
     async def run(self) -> None:
-        """Serve from the first sync to the end of the last connection. Raises `TableStaysError`, OSError."""
+        """Serve from the first sync to the end of the last connection. Raises `TableStaysError`, `AddressesStayError`,
+        OSError."""
         with self._intents.heard():
             await self._live()
 
@@ -262,7 +263,7 @@ class Master:
         await self._effects.finish()
         try:
             await ending.transaction(self._kernel.delete())
-            await self._node.release()
+            await ending.release(self._node.release())
         except TransactionFailedError as error:
             raise TableStaysError(f"table inet kpf is still there, `kpf cleanup` takes it away: {error}") from error
         finally:

@@ -53,7 +53,7 @@ MUTANTS = (
     Mutant(
         "kpf's own address stays after the end",
         "kpf/master/master.py",
-        "            await self._node.release()\n",
+        "            await ending.release(self._node.release())\n",
         "",
         (f"{END_TO_END}::test_kpfs_own_addresses_are_there_as_long_as_it_serves",),
     ),

@@ -166,9 +166,16 @@ MUTANTS = (
     Mutant(
         "the end waits for the kernel",
         "kpf/master/ending.py",
-        "        async with asyncio.timeout(TRANSACTION_S):\n",
-        "        async with asyncio.timeout(None):\n",
+        "        async with asyncio.timeout(TRANSACTION_S):\n            await one\n",
+        "        async with asyncio.timeout(None):\n            await one\n",
         (f"{BUSY}::test_when_it_is_to_stop",),
+    ),
+    Mutant(
+        "the end waits for addresses",
+        "kpf/master/ending.py",
+        "        async with asyncio.timeout(TRANSACTION_S):\n            await addresses\n",
+        "        async with asyncio.timeout(None):\n            await addresses\n",
+        ("tests/test_ending.py::test_addresses_that_are_not_let_go_of_are_not_waited_for",),
     ),
     Mutant(
         "the end waits for threads",

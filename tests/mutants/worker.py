@@ -50,6 +50,27 @@ MUTANTS = (
         (f"{SHORTAGES}::test_a_full_worker_closes_a_listener_all_the_same",),
     ),
     Mutant(
+        "each pause gives a close its time anew",
+        "kpf/worker/acceptor.py",
+        "self._stalled_ms = self._stalled_ms or self._paused_ms",
+        "self._stalled_ms = self._paused_ms",
+        (f"{SHORTAGES}::test_a_shortage_that_lasts_holds_up_no_close",),
+    ),
+    Mutant(
+        "who waits for a backend is reset as a session",
+        "kpf/worker/resets.py",
+        "if client.state & DIALLING:",
+        "if False:",
+        ("tests/test_worker_life.py::test_who_waits_for_a_backend_at_an_address_is_reset_as_well",),
+    ),
+    Mutant(
+        "what is noted during a probe outlasts it",
+        "kpf/shm/balancer.py",
+        "if word < words[record + HEALTH]:",
+        "if False:",
+        ("tests/test_shm_balancer.py::test_what_is_noted_during_a_probe_does_not_outlast_its_failure",),
+    ),
+    Mutant(
         "the master does not tell again",
         "kpf/master/process.py",
         "                self._queue.appendleft(self._in_flight)\n",
