@@ -1,5 +1,6 @@
 """A worker from its start to its end: privileges, limits, drain, death and successors, life without a master."""
 
+import errno
 import os
 import resource
 import select
@@ -9,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,12 @@ import pytest
 from kpf.net import channel
 from kpf.net.credentials import NAMES
 from kpf.net.messages import Close, Drain, Reset
-from kpf.worker.half import DEAD, NAGLING, PASSED
+from kpf.shm import layout
+from kpf.shm.region import Words
+from kpf.worker.agenda import Agenda
+from kpf.worker.attempt import Attempt
+from kpf.worker.half import DEAD, NAGLING, PASSED, Half
+from kpf.worker.lessons import Lessons
 from kpf.worker.resets import RESETS_A_TURN
 from kpf.worker.signals import IGNORED
 from kpf.worker.sweeper import HALF_CLOSED_LIMIT_MS, ROUND_MS, STEPS
@@ -521,3 +527,57 @@ def test_a_half_closed_connection_that_is_silent_for_too_long_is_cut(
 
 def test_the_half_closed_may_be_silent_for_an_hour() -> None:
     assert HALF_CLOSED_LIMIT_MS == 3_600_000
+
+
+class Places:
+    """Words of which those of one place may be another's as soon as one of them, that says so, has a certain value."""
+
+    def __init__(self, words: Words, place: range, leave: int, at_value: int) -> None:
+        self._words, self._place, self._leave, self._at_value = words, place, leave, at_value
+        self.is_left = False
+
+    def __getitem__(self, at: int) -> int:
+        return self._words[at]
+
+    def __setitem__(self, at: int, value: int) -> None:
+        assert not (self.is_left and at in self._place)
+        self._words[at] = value
+        self.is_left = self.is_left or (at, value) == (self._leave, self._at_value)
+
+
+class Told:
+    """A balancer that may not be told anything of a member whose place is left."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+
+    def __getattr__(self, _: str) -> Callable[..., None]:
+        return self._hear
+
+    def _hear(self, *_: object) -> None:
+        assert not self._places.is_left
+
+
+def test_a_session_is_counted_for_its_frontend_until_all_is_told() -> None:
+    with contextmanager(established)() as one:
+        one.client.moved = one.backend.moved = 5
+        places = Places(one.words, range(16, 16 + layout.FRONTEND_COUNTERS), 16 + layout.F_ENDED, 1)
+        one.sessions._words = places  # type: ignore[assignment]
+        one.sessions.close(one.client)
+        assert places.is_left
+        assert [one.words[16 + at] for at in (layout.F_BYTES_IN, layout.F_BYTES_OUT)] == [5, 5]
+
+
+@pytest.mark.parametrize("error", [0, errno.ECONNREFUSED])
+def test_a_lesson_is_counted_for_its_member_until_all_is_told(error: int) -> None:
+    """Its session may be over, and its frontend gone: nothing else keeps the member's place."""
+    with contextmanager(established)() as one:
+        places = Places(one.words, range(40, 50), 40, 0)
+        lessons = Lessons(one.sessions, Told(places), places, one.clock, Agenda(one.clock))  # type: ignore[arg-type]
+        lost = Half(socket.AF_INET, socket.SOCK_STREAM, 0)
+        lost.join(lost.fileno(), 16, one.backend.choice)
+        lessons.begin(Attempt(lost, 1), 0, "10.0.0.1", 2)
+        lessons.answered(lost, error)
+        assert places.is_left
+        # the session's own
+        one.words[40] = 1

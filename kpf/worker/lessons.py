@@ -72,7 +72,6 @@ class Lessons:
         choice, lesson.due_ms = attempt.choice, NEVER
         del self._by_descriptor[attempt.backend.fd]
         self._sessions.extra -= 1
-        words[choice.active] -= 1
         if error:
             reason = reason_of(error)
             words[choice.failures + reason] += 1
@@ -81,4 +80,6 @@ class Lessons:
                 self._balancer.adopt(lesson.frontend, lesson.winner, lesson.host, now_ms)
         else:
             self._balancer.answered(lesson.frontend, choice.identity, attempt.took_ms(now_ms, words[choice.usual]))
+        # not before: the session may be over and the frontend gone, and then nothing else keeps the member's place
+        words[choice.active] -= 1
         discard(self._sessions, attempt.backend)

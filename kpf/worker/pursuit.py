@@ -239,8 +239,8 @@ class Pursuit:
         return True
 
     def _count_failure(self, choice: Choice, reason: Reason) -> None:
-        self._words[choice.active] -= 1
         self._words[choice.failures + reason] += 1
+        self._words[choice.active] -= 1
 
     # clients that wait
 

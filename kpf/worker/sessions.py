@@ -98,12 +98,13 @@ class Sessions:
         """The session is over."""
         client, backend = (half, half.peer) if half.choice is None else (half.peer, half)
         words, halves = self._words, self.halves
-        words[client.counter + _ENDED_OF] += 1
-        words[backend.choice.active] -= 1  # type: ignore[union-attr] # a backend's half has one
         if client.moved:
             words[client.counter] += client.moved
         if backend.moved:
             words[backend.counter] += backend.moved
+        # last of all: from then on the places of both may be another's
+        words[client.counter + _ENDED_OF] += 1
+        words[backend.choice.active] -= 1  # type: ignore[union-attr] # a backend's half has one
         halves[client.fd] = halves[backend.fd] = None
         if (client.state | backend.state) & PIPED:
             self._discard_pipes(client, backend)

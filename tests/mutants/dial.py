@@ -168,9 +168,8 @@ MUTANTS = (
     Mutant(
         "a dial that has lost is counted as active for ever",
         "kpf/worker/lessons.py",
-        "        del self._by_descriptor[attempt.backend.fd]\n        self._sessions.extra -= 1\n"
-        "        words[choice.active] -= 1\n",
-        "        del self._by_descriptor[attempt.backend.fd]\n        self._sessions.extra -= 1\n",
+        "        words[choice.active] -= 1\n        discard(self._sessions, attempt.backend)\n",
+        "        discard(self._sessions, attempt.backend)\n",
         (f"{DIAL}::test_dials_of_one_client_at_once_are_bounded_and_all_are_counted",),
     ),
     Mutant(

@@ -71,6 +71,13 @@ MUTANTS = (
         ("tests/test_shm_balancer.py::test_what_is_noted_during_a_probe_does_not_outlast_its_failure",),
     ),
     Mutant(
+        "a lesson gives its member's place away before it has told",
+        "kpf/worker/lessons.py",
+        "        self._sessions.extra -= 1\n        if error:\n",
+        "        self._sessions.extra -= 1\n        words[choice.active] -= 1\n        if error:\n",
+        ("tests/test_worker_life.py::test_a_lesson_is_counted_for_its_member_until_all_is_told",),
+    ),
+    Mutant(
         "the master does not tell again",
         "kpf/master/process.py",
         "                self._queue.appendleft(self._in_flight)\n",
