@@ -227,3 +227,28 @@ def test_addresses_that_cannot_be_read_for_a_while_end_nothing(
 
     asyncio.run(scene())
     assert "the last known ones stay" in caplog.text
+
+
+@pytest.mark.parametrize("can_be_put", [True, False])
+def test_an_address_that_is_put_back_has_not_gone(monkeypatch: pytest.MonkeyPatch, *, can_be_put: bool) -> None:
+    """Else connections would be reset for it, should the next look fail."""
+
+    class Watch:
+        async def changes(self) -> AsyncIterator[NodeAddresses]:
+            yield NodeAddresses((*HERE.addresses, *OWN))
+            yield HERE
+
+    async def put(_: object) -> None:
+        if not can_be_put:
+            raise OSError(13, "Permission denied")
+
+    async def scene() -> None:
+        node = NodeWatch(configured())
+        monkeypatch.setattr(node, "_watch", Watch())
+        changes = node.changes()
+        await anext(changes)
+        assert node.facts(Snapshot()).own_addresses == {FOUR, SIX}
+        assert await anext(changes) == (set() if can_be_put else {FOUR, SIX})
+
+    monkeypatch.setattr(facts, "put", put)
+    asyncio.run(scene())

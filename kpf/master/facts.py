@@ -107,7 +107,8 @@ class NodeWatch:
                         gone = self._sent_to & (self.addresses - addresses.all())
                         self._take(addresses)
                         await self.hold()
-                        yield frozenset(gone)
+                        # what has been put back has not gone
+                        yield frozenset(gone.difference(self._own.values()))
             except OSError as error:
                 log.warning("this node's addresses cannot be read, the last known ones stay: %s", error)
                 await asyncio.sleep(RETRY_S)
