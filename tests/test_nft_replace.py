@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from kpf.lab.tables import delete_table
 from kpf.model.rules import Rules
 from kpf.nft import encode, schema
@@ -86,6 +88,30 @@ def test_a_table_that_somebody_deleted_is_there_again() -> None:
         kernel.distrust()
         await kernel.replace(FULL)
         assert await seen(kernel) == expected(FULL)
+        await kernel.delete()
+        kernel.close()
+
+    asyncio.run(scene())
+
+
+def test_who_touches_the_table_while_it_is_made_anew_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene() -> None:
+        kernel = Kernel()
+        await kernel.replace(FULL)
+        made = (await look())[0]
+        commit = kernel._commit
+
+        async def touched(messages: list[bytes], new: Rules | None = None) -> None:
+            await commit(messages, new)
+            kernel.distrust()
+
+        kernel.distrust()
+        with monkeypatch.context() as patch:
+            patch.setattr(kernel, "_commit", touched)
+            await kernel.replace(FULL)
+        anew = (await look())[0]
+        await kernel.replace(FULL)
+        assert len({made, anew, (await look())[0]}) == 3
         await kernel.delete()
         kernel.close()
 

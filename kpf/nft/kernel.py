@@ -48,8 +48,13 @@ class Kernel:
                     raise
             else:
                 return
-        await self._commit(batch.whole_table(rules), rules)
-        self._is_foreign = False
+        # whoever touches it from now on is told of again
+        was_foreign, self._is_foreign = self._is_foreign, False
+        try:
+            await self._commit(batch.whole_table(rules), rules)
+        except BaseException:
+            self._is_foreign = self._is_foreign or was_foreign
+            raise
 
     async def _present(self) -> batch.Present:
         """The chains and sets that come and go."""
