@@ -365,6 +365,29 @@ def test_a_directory_that_is_renamed_deleted_and_made_anew_is_followed(shop: Man
     asyncio.run(moves_of_a_directory(shop))
 
 
+async def a_file_in_its_place(shop: Manifests) -> None:
+    follower = Follower(shop.directory)
+    await follower.until_address("10.96.0.1")
+    shop.directory.rename(shop.directory.with_name("away"))
+    shop.directory.touch()
+    await follower.until(lambda found: any("Not a directory" in line for line in said(found)))
+    noticed = asyncio.ensure_future(anext(follower.changes))
+    await asyncio.sleep(0.1)
+    assert not noticed.done()
+    shop.directory.unlink()
+    shop.directory.mkdir()
+    shop.write("web.yaml", web("10.96.0.2"))
+    await asyncio.wait_for(noticed, DEADLINE_S)
+    with contextlib.suppress(DirectoryUnreadableError):
+        follower.found = follower.source.read()
+    await follower.until_address("10.96.0.2")
+
+
+def test_a_directory_that_was_a_file_for_a_while_is_followed(shop: Manifests) -> None:
+    shop.write("web.yaml", web())
+    asyncio.run(a_file_in_its_place(shop))
+
+
 def test_every_way_to_change_a_file_is_noticed(shop: Manifests, tmp_path: Path) -> None:
     path = shop.directory / "web.yaml"
 

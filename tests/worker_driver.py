@@ -268,6 +268,9 @@ class Greeter:
                     return
                 index = by_descriptor[descriptor]
                 connection, _ = self.listeners[index].accept()
+                # before the client hears of it, who may let go at once
+                if is_held := self.hold:
+                    self.held.append(connection)
                 try:
                     connection.send(bytes([self._first + index]))
                 except ConnectionResetError:
@@ -275,9 +278,7 @@ class Greeter:
                     connection.close()
                     continue
                 self.counts[index] += 1
-                if self.hold:
-                    self.held.append(connection)
-                else:
+                if not is_held:
                     connection.close()
 
     def let_go(self) -> None:

@@ -255,6 +255,9 @@ def _follow(path: str, wanted: Wanted) -> str | None:
             continue
         step = os.path.join(here, name)
         target = _target(step)
+        if target == "" and not os.path.isdir(step):
+            # what is in its place leads nowhere
+            target = None
         if target == "":
             here = step
             wanted.setdefault(here, _Interest())

@@ -191,4 +191,11 @@ MUTANTS = (
         "await asyncio.wait([task])\n",
         ("tests/e2e/test_busy_kernel.py::test_a_signal_is_obeyed_before_the_workers_are_ready",),
     ),
+    Mutant(
+        "a file in the directory's place is watched as if it was one",
+        "kpf/sources/watch.py",
+        'if target == "" and not os.path.isdir(step):',
+        'if target == "" and not os.path.exists(step):',
+        ("tests/test_manifests.py::test_a_directory_that_was_a_file_for_a_while_is_followed",),
+    ),
 )
