@@ -291,6 +291,21 @@ def test_a_cluster_ip_that_is_the_nodes_own_address_leaves_its_other_ports_alone
     assert state.rules.cluster_ips == frozenset()
 
 
+@pytest.mark.parametrize(
+    ("ports", "reason"),
+    [
+        (ProxyPorts(RANGE, 1, lambda _: True), "no descriptor is left for more than 1 frontends"),
+        (ProxyPorts(RANGE[:1], 1000, lambda _: True), "no proxy port is left"),
+    ],
+    ids=["descriptors", "ports"],
+)
+def test_what_there_are_too_few_of_is_said(ports: ProxyPorts, reason: str) -> None:
+    both = service(cluster_ips=("10.96.0.1",)), service("default/web-2", cluster_ips=("10.96.0.2",))
+    intent = Planner().intent(snapshot(*both), FACTS)
+    (problem,) = desired_state(intent, ground_for(intent.united, FACTS, ports)).problems
+    assert reason in problem.message
+
+
 def test_why_a_frontend_was_left_out_is_said() -> None:
     intent = Planner().intent(snapshot(service(), endpoints("10.0.0.1")), FACTS)
     (key,) = intent.united.proxied

@@ -18,7 +18,7 @@ from kpf.model.snapshot import Snapshot
 from kpf.plan.desired import DesiredState, desired_state
 from kpf.plan.differences import differences, replaced
 from kpf.plan.frontends import PortalPlan
-from kpf.plan.ground import Ground, ProxyPorts, ground_for, lay_ground
+from kpf.plan.ground import Ground, ProxyPorts, ground_for, lay_ground, why_left_out
 from kpf.plan.intent import Intent, Planner, United, unite
 from kpf.plan.routes import FORWARDING
 from kpf.plan.transition import InForce, OpenFrontends, UpdateFrontends, transition
@@ -191,7 +191,8 @@ class History:
 
         alone = anew(Planner().intent(snapshot, facts), had)
         assigned = {key: listener.at.port for key, listener in ground.listeners.items()}
-        fresh = lay_ground(alone.united, assigned, facts, left_out=left_out, still_open=still_open)
+        reasons = why_left_out(alone.united, len(assigned), PORTS.limit) | left_out
+        fresh = lay_ground(alone.united, assigned, facts, left_out=reasons, still_open=still_open)
         assert_same(ground, fresh)
         expected = desired_state(alone, fresh)
         assert self.state.frontends == expected.frontends

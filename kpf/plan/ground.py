@@ -121,7 +121,7 @@ def ground_for(
     `open_now`: where frontends listen. `still_open`: these, and those that nobody wants any more and that are not
     closed yet. `left_out`: frontends that are not to be served, and why.
     """
-    unwanted = left_out or {}
+    unwanted = dict(left_out or {})
     if before is not None and not unwanted and before.holds(united, facts, still_open):
         return before
     addresses = facts.listening_addresses()
@@ -134,7 +134,16 @@ def ground_for(
         limit=ports.limit,
         is_free=lambda key, port: ports.is_free(Listener(key, SocketAddress(addresses[key.family], port))),
     )
-    return lay_ground(united, assigned, facts, before=before, left_out=unwanted, still_open=still_open)
+    reasons = why_left_out(united, len(assigned), ports.limit) | unwanted
+    return lay_ground(united, assigned, facts, before=before, left_out=reasons, still_open=still_open)
+
+
+def why_left_out(united: United, served: int, limit: int) -> dict[FrontendKey, str]:
+    """What is to be said of frontends without a proxy port, if it is not that none is left."""
+    if served < limit or served == len(united.proxied):
+        return {}
+    reason = f"no descriptor is left for more than {limit} frontends (RLIMIT_NOFILE; LimitNOFILE of a unit)"
+    return dict.fromkeys(united.proxied, reason)
 
 
 def lay_ground(
