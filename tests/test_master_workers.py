@@ -225,7 +225,7 @@ def test_a_number_that_is_used_again_is_never_sent() -> None:
         ("[]", 1),
         ('["Done",{"generation":7}]', 1),
         # a worker that has been taken over could have itself taken for a fresh one for ever
-        ('["Ready",{"pid":1,"privileges":"none"}]', 2),
+        ('["Ready",{"pid":1,"uid":0,"privileges":"none"}]', 2),
     ],
 )
 def test_a_worker_that_talks_nonsense_is_killed(said: str, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
