@@ -35,7 +35,9 @@ from tests.worker_driver import (
     Greeter,
     Node,
     Server,
+    ask,
     connect,
+    echo,
     established,
     eventually,
     node,
@@ -43,16 +45,6 @@ from tests.worker_driver import (
     receive_exactly,
     stop_and_wait,
 )
-
-
-def echo(connection: socket.socket) -> None:
-    while data := connection.recv(1 << 16):
-        connection.sendall(data)
-
-
-def ask(sock: socket.socket) -> bool:
-    sock.sendall(b"x")
-    return receive_exactly(sock, 1) == b"x"
 
 
 def status_of(pid: int) -> dict[str, str]:

@@ -30,7 +30,9 @@ from tests.worker_driver import (
     Established,
     Node,
     Server,
+    ask,
     connect,
+    echo,
     established,
     eventually,
     node,
@@ -39,16 +41,6 @@ from tests.worker_driver import (
 
 # room for 50 sessions beside one listener, 32 pipes and the reserve
 DESCRIPTORS = 32 + 64 + MAX_DESCRIPTORS + 1 + 2 * 50
-
-
-def echo(connection: socket.socket) -> None:
-    while data := connection.recv(1 << 16):
-        connection.sendall(data)
-
-
-def ask(sock: socket.socket) -> bool:
-    sock.sendall(b"x")
-    return receive_exactly(sock, 1) == b"x"
 
 
 def fill(made: Node, at: tuple[str, int]) -> list[socket.socket]:

@@ -59,6 +59,18 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
+def echo(connection: socket.socket) -> None:
+    """For `Server`."""
+    while data := connection.recv(1 << 16):
+        connection.sendall(data)
+
+
+def ask(sock: socket.socket) -> bool:
+    """Whether who echoes is at the other end."""
+    sock.sendall(b"x")
+    return receive_exactly(sock, 1) == b"x"
+
+
 class WorkerProcess:
     """A worker and our end of its channel."""
 

@@ -82,8 +82,9 @@ async def drain(effects: Effects, workers: Workers, wanted: Rules, *, patience_s
     try:
         await transaction(effects.drop_new_connections(wanted))
     except OSError as error:
-        log.error("new connections are refused, not dropped: %s", error)
-    log.info("new connections are dropped; open ones may go on for %g s", patience_s)
+        log.error("new connections are refused, not dropped; open ones may go on for %g s: %s", patience_s, error)
+    else:
+        log.info("new connections are dropped; open ones may go on for %g s", patience_s)
     await effects.quiet(effects.slots().values())
     with suppress(TimeoutError):
         async with asyncio.timeout(patience_s):

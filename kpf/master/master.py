@@ -92,8 +92,7 @@ class Master:
         self._health_checks = HealthCheckServers(lambda: self._health().takes_connections)
 
     async def run(self) -> None:
-        """Serve from the first sync to the end of the last connection. Raises `TableStaysError`, `AddressesStayError`,
-        OSError."""
+        """Serve from the first sync to the end of the last connection. Raises what `ending.run` tells of."""
         with self._intents.heard():
             await self._live()
 
