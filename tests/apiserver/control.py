@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from multiprocessing.connection import Pipe
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.apiserver.certificates import Authority
 from tests.apiserver.driver import Sent
 from tests.apiserver.kubeconfig import Cluster, write
 from tests.apiserver.misbehaviour import Misbehaviour
+from tests.apiserver.process import DUMP_SIGNAL
 from tests.apiserver.requests import Asked
 from tests.apiserver.resources import Object
 
@@ -209,8 +211,17 @@ class ApiServer(Misbehaviour):
         with self._lock:
             self._connection.send_bytes(orjson.dumps([command, arguments]))
             if not self._connection.poll(ANSWER_LIMIT_S):
-                raise TimeoutError(f"the API server did not answer {command!r} within {ANSWER_LIMIT_S:.0f} s")
+                raise TimeoutError(f"the API server did not answer {command!r} within {ANSWER_LIMIT_S:.0f} s{self._state()}")
             value, error = orjson.loads(self._connection.recv_bytes())
         if error is not None:
             raise RuntimeError(error)
         return value
+
+    def _state(self) -> str:
+        """What the process does: in words of the kernel, and by itself to stderr."""
+        process = Path(f"/proc/{self.process.pid}")
+        self.process.send_signal(DUMP_SIGNAL)
+        time.sleep(1.0)
+        kept = ("State:", "SigBlk:", "voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:")
+        lines = [line for line in (process / "status").read_text().splitlines() if line.startswith(kept)]
+        return "; ".join(["", *lines, f"wchan: {(process / 'wchan').read_text()}"])

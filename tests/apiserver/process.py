@@ -4,8 +4,10 @@ Messages are JSON: `[command, arguments]`, answered by `[value, null]` or `[null
 """
 
 import asyncio
+import faulthandler
 import inspect
 import resource
+import signal
 import socket
 import time
 from multiprocessing.connection import Connection
@@ -25,6 +27,8 @@ from tests.apiserver.store import Store, key_of
 from tests.apiserver.watches import error_line
 
 BACKLOG = 1024
+# asks the process for a traceback, on stderr
+DUMP_SIGNAL = signal.SIGUSR1
 # begins like an event, and is cut off
 TORN_LINE = b'{"type":"MODIFIED","object":{"kind":"'
 
@@ -182,6 +186,7 @@ async def _answer(commands: Commands, command: str, arguments: dict[str, Any]) -
 
 
 def main(descriptor: int, history: int) -> None:
+    faulthandler.register(DUMP_SIGNAL)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with Connection(descriptor) as connection:
