@@ -10,9 +10,9 @@ from kpf.model.health import HealthCheck
 from kpf.model.names import Family
 from kpf.model.rules import NodePort, Portal
 from kpf.model.service import Service, ServicePort, ServiceType, TrafficPolicy
+from kpf.plan.allocation import ProxyPorts, allocate
 from kpf.plan.desired import DesiredState, desired_state
-from kpf.plan.ground import ProxyPorts, ground_for
-from kpf.plan.intent import Planner
+from kpf.plan.planner import Planner
 from tests.values import FACTS, TCP, endpoints, service, snapshot
 
 PORTS = ProxyPorts(range(20000, 30000), 1000, lambda _: True)
@@ -35,9 +35,9 @@ class Planned:
 
     def __call__(self, *services: Service) -> DesiredState:
         pods = [endpoints("10.0.0.1", of=one.name.name) for one in services]
-        intent = self._planner.intent(snapshot(*services, *pods), FACTS)
-        ground = ground_for(intent.united, FACTS, PORTS, before=self._state.ground)
-        self._state = desired_state(intent, ground, self._state)
+        plans, ownership = self._planner.plan(snapshot(*services, *pods), FACTS)
+        allocation = allocate(ownership, FACTS, PORTS, before=self._state.allocation)
+        self._state = desired_state(plans, allocation, self._state)
         return self._state
 
     def holder(self, *services: Service, of: Portal | NodePort = PORTAL) -> str:

@@ -219,10 +219,9 @@ class Master:
             await self._reconciler.changed.wait()
             self._reconciler.changed.clear()
             desired = self._reconciler.desired
-            if desired.ground is not None:
-                facts = desired.ground.facts
-                where = health_check_addresses(facts.node_port_networks, facts.local_addresses)
-                self._source.report(await self._health_checks.update(desired.health_checks, where))
+            facts = desired.allocation.facts
+            where = health_check_addresses(facts.node_port_networks, facts.local_addresses)
+            self._source.report(await self._health_checks.update(desired.health_checks, where))
 
     def _health(self) -> Health:
         progress, now_s = self._reconciler.progress, time.monotonic()

@@ -211,7 +211,9 @@ class ApiServer(Misbehaviour):
         with self._lock:
             self._connection.send_bytes(orjson.dumps([command, arguments]))
             if not self._connection.poll(ANSWER_LIMIT_S):
-                raise TimeoutError(f"the API server did not answer {command!r} within {ANSWER_LIMIT_S:.0f} s{self._state()}")
+                raise TimeoutError(
+                    f"the API server did not answer {command!r} within {ANSWER_LIMIT_S:.0f} s{self._state()}"
+                )
             value, error = orjson.loads(self._connection.recv_bytes())
         if error is not None:
             raise RuntimeError(error)
