@@ -69,21 +69,21 @@ def desired_state(plans: ServicePlans, allocation: Allocation, before: DesiredSt
     """Make the whole desired state. What `before` says of Services of which nothing has changed is taken from there."""
     before = before or DesiredState()
     names = _suspects(plans, allocation, before)
-    anew = _Anew(allocation)
+    changes = _Changes(allocation)
     for name in names:
         if (had := before.plans.get(name)) is not None:
-            anew.withdraw(had, before.allocation)
+            changes.withdraw(had, before.allocation)
         if (plan := plans.get(name)) is not None:
-            anew.decide(plan)
-    service_problems = replaced(before.service_problems, anew.problems, names.keys())
+            changes.decide(plan)
+    service_problems = replaced(before.service_problems, changes.problems, names.keys())
     problems = before.problems
     if not (service_problems is before.service_problems and allocation is before.allocation):
         problems = (*allocation.problems, *chain.from_iterable(service_problems.values()))
     return DesiredState(
-        frontends=replaced(before.frontends, anew.frontends, anew.old_listeners),
-        rules=_rules(anew, plans, allocation, before),
-        flows_kept=replaced(before.flows_kept, anew.flows_kept, anew.old_frontends),
-        health_checks=_health_checks(anew, plans, allocation, before),
+        frontends=replaced(before.frontends, changes.frontends, changes.old_listeners),
+        rules=_rules(changes, plans, allocation, before),
+        flows_kept=replaced(before.flows_kept, changes.flows_kept, changes.old_keys),
+        health_checks=_health_checks(changes, plans, allocation, before),
         problems=problems,
         service_problems=service_problems,
         plans=plans,
@@ -123,14 +123,14 @@ def _suspects(plans: ServicePlans, allocation: Allocation, before: DesiredState)
     return names
 
 
-class _Anew:
+class _Changes:
     """Of some Services: what they had, by its keys, and what they have, in the terms of `DesiredState` and `Rules`."""
 
     def __init__(self, allocation: Allocation) -> None:
         self._allocation = allocation
         self.old_listeners: set[Listener] = set()
         self.old_portals: set[Portal | NodePort] = set()
-        self.old_frontends: set[FrontendKey] = set()
+        self.old_keys: set[FrontendKey] = set()
         self.frontends: dict[Listener, Frontend] = {}
         self.portals: dict[Portal, Action] = {}
         self.node_ports: dict[NodePort, Action] = {}
@@ -145,7 +145,7 @@ class _Anew:
     def withdraw(self, plan: ServicePlan, allocation: Allocation) -> None:
         """The Service had what follows from these."""
         listeners = allocation.listeners
-        self.old_frontends.update(plan.frontends)
+        self.old_keys.update(plan.frontends)
         self.old_listeners.update(listeners[key] for key in plan.frontends if key in listeners)
         self.old_portals.update(claim.portal for claim in allocation.captured.get(plan.claims.name, ()))
 
@@ -219,28 +219,28 @@ def _masqueraded(action: Action, claim: PortalClaim) -> Action:
 
 
 def _health_checks(
-    anew: _Anew, plans: ServicePlans, allocation: Allocation, before: DesiredState
+    changes: _Changes, plans: ServicePlans, allocation: Allocation, before: DesiredState
 ) -> Mapping[int, HealthCheck]:
     ownership = allocation.ownership
     if ownership is before.allocation.ownership:
-        return replaced(before.health_checks, anew.health_checks, frozenset())
+        return replaced(before.health_checks, changes.health_checks, frozenset())
     checks = ((port, plans[name].health_check) for port, name in ownership.health_checks.items())
     return {port: check for port, check in checks if check is not None}
 
 
-def _rules(anew: _Anew, plans: ServicePlans, allocation: Allocation, before: DesiredState) -> Rules:
-    old, facts, gone = before.rules, allocation.facts, anew.old_portals
+def _rules(changes: _Changes, plans: ServicePlans, allocation: Allocation, before: DesiredState) -> Rules:
+    old, facts, gone = before.rules, allocation.facts, changes.old_portals
     return Rules(
         proxy_addresses=dict(facts.proxy_addresses),
         own_addresses=facts.own_addresses,
         node_port_networks=facts.node_port_networks,
-        portals=replaced(old.portals, anew.portals, gone),
-        node_ports=replaced(old.node_ports, anew.node_ports, gone),
-        far=replaced(old.far, anew.far, gone),
-        loopback=replaced(old.loopback, anew.loopback, gone),
-        guards=replaced(old.guards, anew.guards, gone),
-        forwards=replaced(old.forwards, anew.forwards, anew.old_frontends),
-        hairpins=_hairpins(anew, plans, before),
+        portals=replaced(old.portals, changes.portals, gone),
+        node_ports=replaced(old.node_ports, changes.node_ports, gone),
+        far=replaced(old.far, changes.far, gone),
+        loopback=replaced(old.loopback, changes.loopback, gone),
+        guards=replaced(old.guards, changes.guards, gone),
+        forwards=replaced(old.forwards, changes.forwards, changes.old_keys),
+        hairpins=_hairpins(changes, plans, before),
         cluster_ips=allocation.cluster_ips,
         service_cidrs=facts.service_cidrs,
         listening=allocation.listening,
@@ -251,12 +251,12 @@ def _rules(anew: _Anew, plans: ServicePlans, allocation: Allocation, before: Des
     )
 
 
-def _hairpins(anew: _Anew, plans: ServicePlans, before: DesiredState) -> Mapping[IPAddress, int]:
+def _hairpins(changes: _Changes, plans: ServicePlans, before: DesiredState) -> Mapping[IPAddress, int]:
     """By how many forwards each endpoint on this node is had."""
     change: Counter[IPAddress] = Counter()
-    for key in anew.forwards:
+    for key in changes.forwards:
         change.update(plans[key.port.service_name].frontends[key].hairpins)
-    for key in anew.old_frontends:
+    for key in changes.old_keys:
         if key in before.rules.forwards:
             change.subtract(before.plans[key.port.service_name].frontends[key].hairpins)
     counts = {address: before.rules.hairpins.get(address, 0) + more for address, more in change.items() if more}
