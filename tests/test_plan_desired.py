@@ -201,7 +201,7 @@ def test_an_endpoint_that_is_a_proxy_port_is_refused(worker_uid: int | None) -> 
     assert ["proxy port" in problem.message for problem in state.problems] == [True]
 
 
-def test_with_a_wildcard_every_local_address_is_guarded() -> None:
+def test_with_a_wildcard_every_local_address_is_protected() -> None:
     facts = replace(FACTS, wildcard=frozenset({Family.IPV4}))
     state = plan(service(), endpoints("10.0.0.1"), facts=facts)
     (listener,) = state.frontends
@@ -313,7 +313,7 @@ def test_why_a_frontend_was_left_out_is_said() -> None:
     assert [problem.message for problem in state.problems] == [f"{key} cannot be served: the moon is full"]
 
 
-def test_what_is_still_open_is_guarded_and_not_dialled() -> None:
+def test_what_is_still_open_is_protected_and_not_dialled() -> None:
     (listener,) = plan(service(), endpoints("10.0.0.1")).frontends
     other = service("other", cluster_ips=("10.96.0.2",))
     plans, ownership = Planner().plan(
