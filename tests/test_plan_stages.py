@@ -1,10 +1,11 @@
 """One Service's way through the stages of a plan, as ARCHITECTURE.md tells it; and what the first one reads."""
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from kpf.model.endpoint import Endpoint
-from kpf.model.names import EndpointSet, Family, Forwarding, FrontendKey, ServicePortName
+from kpf.model.names import EndpointSet, Family, Forwarding, FrontendKey, Protocol, ServicePortName
 from kpf.model.rules import NodePort, Portal
 from kpf.model.service import ServicePort, ServiceType, TrafficPolicy
 from kpf.plan.allocation import Listener, ProxyPorts, allocate
@@ -80,8 +81,19 @@ def test_a_services_plan_reads_nothing_of_the_node_that_plans_are_not_compared_b
         load_balancer_ips=("192.0.2.2",),
         external_policy=TrafficPolicy.LOCAL,
         health_check_node_port=30500,
-        ports=(ServicePort("", TCP, 80, node_port=30080),),
+        ports=(ServicePort("", TCP, 80, node_port=30080), ServicePort("sctp", Protocol.SCTP, 80)),
     )
     pods = endpoints(Endpoint(PODS[0].address, node_name="node-1"))
     assert plan_service(made, (pods,), facts).health_check
     assert read <= compared
+
+
+def test_a_services_plan_is_made_anew_when_what_it_reads_of_the_node_changes() -> None:
+    planner, facts = Planner(), NodeFacts("node-1", {Family.IPV4: PROXY})
+    read = replace(snapshot(service(ports=(ServicePort("", Protocol.SCTP, 80),))), serial=1)
+    (first,) = planner.plan(read, facts)[0].values()
+    assert not first.claims.portals
+    (second,) = planner.plan(read, replace(facts, local_addresses=frozenset({PROXY})))[0].values()
+    assert second is first
+    (third,) = planner.plan(read, replace(facts, has_sctp=True))[0].values()
+    assert len(third.claims.portals) == 1

@@ -136,7 +136,7 @@ MUTANTS = (
         "kpf/plan/planner.py",
         "        is_same_node = read == self._read",
         "        is_same_node = self._read is not None",
-        ("tests/test_plan_reuse.py",),
+        ("tests/test_plan_stages.py",),
     ),
     Mutant(
         "a Service's plan reads of the node what it is not compared by",
