@@ -38,10 +38,10 @@ from kpf.netlink.socket import frames
 from kpf.nft import encode
 from kpf.nft.batch import difference
 from kpf.nft.kernel import Kernel
+from kpf.plan.allocation import ProxyPorts, allocate
 from kpf.plan.desired import DesiredState, desired_state
-from kpf.plan.ground import ProxyPorts, ground_for
-from kpf.plan.intent import Planner
 from kpf.plan.node import NodeFacts
+from kpf.plan.planner import Planner
 from kpf.plan.transition import FlowsKept, Forget, InForce, Step, UpdateFrontends, WriteRules, transition
 from kpf.shm.directory import Directory
 from kpf.shm.region import Region
@@ -330,16 +330,16 @@ def instructions(size: int, kind: str) -> dict[str, int]:
         return replace(made, serial=serial, previous=serial - 1, touched=frozenset({objects[1][0].name}))
 
     def plan(read: Snapshot) -> tuple[DesiredState, list[Step]]:
-        intent = planner.intent(read, FACTS)
-        ground = ground_for(
-            intent.united,
+        plans, ownership = planner.plan(read, FACTS)
+        allocation = allocate(
+            ownership,
             FACTS,
             PORTS,
-            before=state.ground,
+            before=state.allocation,
             open_now=now.frontends,
             still_open=frozenset(now.frontends),
         )
-        desired = desired_state(intent, ground, state)
+        desired = desired_state(plans, allocation, state)
         steps = list(transition(now, desired))
         for step in steps:
             if isinstance(step, WriteRules):

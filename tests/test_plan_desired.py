@@ -9,9 +9,9 @@ from kpf.model.endpoint import Endpoint, EndpointSlice
 from kpf.model.names import EndpointSet, Family, Protocol
 from kpf.model.rules import NodePort, Portal, Verdict
 from kpf.model.service import Service, ServicePort, ServiceType, TrafficPolicy
+from kpf.plan.allocation import ProxyPorts, allocate, allocation_of
 from kpf.plan.desired import DesiredState, desired_state
-from kpf.plan.ground import ProxyPorts, ground_for, lay_ground
-from kpf.plan.intent import Planner
+from kpf.plan.planner import Planner
 from tests.values import FACTS, TCP, WORKERS, at, endpoints, service, snapshot
 
 RANGE = range(20000, 30000)
@@ -20,8 +20,8 @@ PORTS = ProxyPorts(RANGE, 1000, lambda _: True)
 
 def plan(*objects: Service | EndpointSlice, facts: object = FACTS) -> DesiredState:
     assert isinstance(facts, type(FACTS))
-    intent = Planner().intent(snapshot(*objects), facts)
-    return desired_state(intent, ground_for(intent.united, facts, PORTS))
+    plans, ownership = Planner().plan(snapshot(*objects), facts)
+    return desired_state(plans, allocate(ownership, facts, PORTS))
 
 
 def portal(text: str) -> Portal:
@@ -179,15 +179,15 @@ def test_what_may_be_a_portal_of_another_node_may_return(endpoint: str, may_retu
     ports = (ServicePort("a", TCP, 80, 30080), ServicePort("b", Protocol.UDP, 80, 30081))
     other = service("other", cluster_ips=("10.96.0.2",), external_ips=("192.0.2.9", "192.168.1.10"), ports=ports)
     for others, expected in (((), False), ((other,), may_return), ((), False)):
-        intent = planner.intent(snapshot(*web, *others), facts)
-        state = desired_state(intent, ground_for(intent.united, facts, PORTS, before=state.ground), state)
+        plans, ownership = planner.plan(snapshot(*web, *others), facts)
+        state = desired_state(plans, allocate(ownership, facts, PORTS, before=state.allocation), state)
         (frontend,) = (one for one in state.frontends.values() if one.endpoints)
         assert frontend.may_return is expected
     # and where the address is this node's own, nothing returns
-    intent = planner.intent(snapshot(*web, other), facts)
-    state = desired_state(intent, ground_for(intent.united, facts, PORTS, before=state.ground), state)
+    plans, ownership = planner.plan(snapshot(*web, other), facts)
+    state = desired_state(plans, allocate(ownership, facts, PORTS, before=state.allocation), state)
     here = replace(facts, local_addresses=facts.local_addresses | {address})
-    state = desired_state(intent, ground_for(intent.united, here, PORTS, before=state.ground), state)
+    state = desired_state(plans, allocate(ownership, here, PORTS, before=state.allocation), state)
     assert not any(one.may_return for one in state.frontends.values())
 
 
@@ -201,7 +201,7 @@ def test_an_endpoint_that_is_a_proxy_port_is_refused(worker_uid: int | None) -> 
     assert ["proxy port" in problem.message for problem in state.problems] == [True]
 
 
-def test_with_a_wildcard_every_local_address_is_guarded() -> None:
+def test_with_a_wildcard_every_local_address_is_protected() -> None:
     facts = replace(FACTS, wildcard=frozenset({Family.IPV4}))
     state = plan(service(), endpoints("10.0.0.1"), facts=facts)
     (listener,) = state.frontends
@@ -269,8 +269,8 @@ def test_sctp_is_left_out_and_said_where_the_kernel_does_not_know_it() -> None:
 
 
 def test_a_frontend_without_a_port_is_left_out_and_its_portals_refuse() -> None:
-    intent = Planner().intent(snapshot(service(), endpoints("10.0.0.1")), FACTS)
-    state = desired_state(intent, lay_ground(intent.united, {}, FACTS))
+    plans, ownership = Planner().plan(snapshot(service(), endpoints("10.0.0.1")), FACTS)
+    state = desired_state(plans, allocation_of(ownership, {}, FACTS))
     assert state.rules.portals == {portal("10.96.0.1:80"): Verdict.REFUSE}
     assert ["no proxy port" in problem.message for problem in state.problems] == [True]
 
@@ -278,11 +278,11 @@ def test_a_frontend_without_a_port_is_left_out_and_its_portals_refuse() -> None:
 def test_unchanged_services_are_not_planned_again() -> None:
     planner = Planner()
     web, slices = service(), endpoints("10.0.0.1")
-    first = planner.intent(snapshot(web, slices), FACTS)
-    second = planner.intent(snapshot(web, slices, service("other", cluster_ips=("10.96.0.2",))), FACTS)
-    assert second.plans[web.name] is first.plans[web.name]
-    third = planner.intent(snapshot(web, endpoints("10.0.0.2")), FACTS)
-    assert [one.endpoints for one in third.plans[web.name].frontends.values()] == [(at("10.0.0.2:8080"),)]
+    first, _ = planner.plan(snapshot(web, slices), FACTS)
+    second, _ = planner.plan(snapshot(web, slices, service("other", cluster_ips=("10.96.0.2",))), FACTS)
+    assert second[web.name] is first[web.name]
+    third, _ = planner.plan(snapshot(web, endpoints("10.0.0.2")), FACTS)
+    assert [one.endpoints for one in third[web.name].frontends.values()] == [(at("10.0.0.2:8080"),)]
 
 
 def test_a_cluster_ip_that_is_the_nodes_own_address_leaves_its_other_ports_alone() -> None:
@@ -301,25 +301,27 @@ def test_a_cluster_ip_that_is_the_nodes_own_address_leaves_its_other_ports_alone
 )
 def test_what_there_are_too_few_of_is_said(ports: ProxyPorts, reason: str) -> None:
     both = service(cluster_ips=("10.96.0.1",)), service("default/web-2", cluster_ips=("10.96.0.2",))
-    intent = Planner().intent(snapshot(*both), FACTS)
-    (problem,) = desired_state(intent, ground_for(intent.united, FACTS, ports)).problems
+    plans, ownership = Planner().plan(snapshot(*both), FACTS)
+    (problem,) = desired_state(plans, allocate(ownership, FACTS, ports)).problems
     assert reason in problem.message
 
 
 def test_why_a_frontend_was_left_out_is_said() -> None:
-    intent = Planner().intent(snapshot(service(), endpoints("10.0.0.1")), FACTS)
-    (key,) = intent.united.proxied
-    state = desired_state(intent, lay_ground(intent.united, {}, FACTS, left_out={key: "the moon is full"}))
+    plans, ownership = Planner().plan(snapshot(service(), endpoints("10.0.0.1")), FACTS)
+    (key,) = ownership.proxied
+    state = desired_state(plans, allocation_of(ownership, {}, FACTS, left_out={key: "the moon is full"}))
     assert [problem.message for problem in state.problems] == [f"{key} cannot be served: the moon is full"]
 
 
-def test_what_is_still_open_is_guarded_and_not_dialled() -> None:
+def test_what_is_still_open_is_protected_and_not_dialled() -> None:
     (listener,) = plan(service(), endpoints("10.0.0.1")).frontends
     other = service("other", cluster_ips=("10.96.0.2",))
-    intent = Planner().intent(snapshot(other, endpoints("192.168.1.10", of="other", port=listener.at.port)), FACTS)
-    (key,) = intent.united.proxied
-    ground = lay_ground(intent.united, {key: RANGE[0]}, FACTS, still_open=frozenset({listener}))
-    state = desired_state(intent, ground)
+    plans, ownership = Planner().plan(
+        snapshot(other, endpoints("192.168.1.10", of="other", port=listener.at.port)), FACTS
+    )
+    (key,) = ownership.proxied
+    allocation = allocation_of(ownership, {key: RANGE[0]}, FACTS, still_open=frozenset({listener}))
+    state = desired_state(plans, allocation)
     assert listener.at in state.rules.listening
     assert ["proxy port" in problem.message for problem in state.problems] == [True]
 

@@ -9,10 +9,10 @@ from kpf.model.endpoint import Endpoint, EndpointPort, EndpointSlice
 from kpf.model.names import EndpointSet, Family, Forwarding, Protocol
 from kpf.model.rules import Action, Direct, Forward, Masquerade, NodePort, Verdict
 from kpf.model.service import Service, ServicePort, TrafficPolicy
+from kpf.plan.allocation import allocate, allocation_of
 from kpf.plan.desired import DesiredState, desired_state
-from kpf.plan.ground import ground_for, lay_ground
-from kpf.plan.intent import Planner
 from kpf.plan.node import NodeFacts
+from kpf.plan.planner import Planner
 from kpf.plan.routes import FORWARDING
 from tests.test_plan_desired import FULL, PORTS, node_port, plan, portal
 from tests.values import FACTS, TCP, UDP, at, endpoints, service, snapshot
@@ -38,9 +38,9 @@ class Planned:
         self._planner, self._state = Planner(), DesiredState()
 
     def __call__(self, *objects: Service | EndpointSlice, facts: NodeFacts = FACTS) -> DesiredState:
-        intent = self._planner.intent(snapshot(*objects), facts)
-        ground = ground_for(intent.united, facts, PORTS, before=self._state.ground)
-        self._state = desired_state(intent, ground, self._state)
+        plans, ownership = self._planner.plan(snapshot(*objects), facts)
+        allocation = allocate(ownership, facts, PORTS, before=self._state.allocation)
+        self._state = desired_state(plans, allocation, self._state)
         return self._state
 
 
@@ -117,8 +117,8 @@ def test_a_node_port_that_the_kernel_forwards_is_proxied_at_loopback() -> None:
 
 def test_loopback_leads_nowhere_without_endpoints_or_a_proxy_port() -> None:
     assert not plan(service(**DIRECT)).rules.loopback
-    intent = Planner().intent(snapshot(service(**DIRECT), endpoints(HERE)), FACTS)
-    state = desired_state(intent, lay_ground(intent.united, {}, FACTS))
+    plans, ownership = Planner().plan(snapshot(service(**DIRECT), endpoints(HERE)), FACTS)
+    state = desired_state(plans, allocation_of(ownership, {}, FACTS))
     assert not state.rules.loopback
     assert isinstance(state.rules.node_ports[node_port(30080)], Direct)
     assert ["no proxy port" in problem.message for problem in state.problems] == [True]

@@ -15,12 +15,12 @@ from kpf.model.names import Family, Forwarding, IPNetwork, ObjectName, Protocol
 from kpf.model.rules import Forward, NodePort, Portal
 from kpf.model.service import Service, ServicePort, ServiceType, TrafficPolicy
 from kpf.model.snapshot import Snapshot
+from kpf.plan.allocation import Allocation, ProxyPorts, allocate, allocation_of, why_left_out
 from kpf.plan.desired import DesiredState, desired_state
 from kpf.plan.differences import differences, replaced
-from kpf.plan.frontends import PortalPlan
-from kpf.plan.ground import Ground, ProxyPorts, ground_for, lay_ground, why_left_out
-from kpf.plan.intent import Intent, Planner, United, unite
-from kpf.plan.routes import FORWARDING
+from kpf.plan.ownership import Ownership, assign_portals
+from kpf.plan.planner import Planner
+from kpf.plan.routes import FORWARDING, PortalClaim
 from kpf.plan.transition import InForce, OpenFrontends, UpdateFrontends, transition
 from tests.values import FACTS, TCP, UDP, WORKERS, at, endpoints, service, snapshot
 
@@ -28,7 +28,7 @@ from tests.values import FACTS, TCP, UDP, WORKERS, at, endpoints, service, snaps
 PORTS = ProxyPorts(range(20000, 20005), 5, lambda _: True)
 
 # as addresses of a node that a load balancer's source ranges have
-Claimants = Mapping[Portal | NodePort, tuple[PortalPlan, ...]]
+Claimants = Mapping[Portal | NodePort, tuple[PortalClaim, ...]]
 RANGED = ip_interface("203.0.113.1/24")
 NODES = (
     FACTS,
@@ -169,14 +169,14 @@ class History:
 
     def follow(self, change: Change) -> None:
         snapshot, facts = self.read(change), NODES[change.facts]
-        had = self.state.intent.united.claimants
-        intent = self.planner.intent(snapshot, facts)
-        left_out = dict.fromkeys(list(intent.united.proxied)[: change.left_out], "told to fail")
+        had = self.state.allocation.ownership.claimants
+        plans, ownership = self.planner.plan(snapshot, facts)
+        left_out = dict.fromkeys(list(ownership.proxied)[: change.left_out], "told to fail")
         still_open = frozenset(self.now.frontends)
 
-        def lay(before: Ground | None) -> Ground:
-            return ground_for(
-                intent.united,
+        def lay(before: Allocation | None) -> Allocation:
+            return allocate(
+                ownership,
                 facts,
                 PORTS,
                 before=before,
@@ -185,16 +185,17 @@ class History:
                 left_out=left_out,
             )
 
-        ground = lay(self.state.ground)
-        assert_same(ground, lay(None))
-        self.state = desired_state(intent, ground, self.state)
+        allocation = lay(self.state.allocation)
+        assert_same(allocation, lay(None))
+        self.state = desired_state(plans, allocation, self.state)
 
-        alone = anew(Planner().intent(snapshot, facts), had)
-        assigned = {key: listener.at.port for key, listener in ground.listeners.items()}
-        reasons = why_left_out(alone.united, len(assigned), PORTS.limit) | left_out
-        fresh = lay_ground(alone.united, assigned, facts, left_out=reasons, still_open=still_open)
-        assert_same(ground, fresh)
-        expected = desired_state(alone, fresh)
+        plans, ownership = Planner().plan(snapshot, facts)
+        alone = anew(ownership, had)
+        assigned = {key: listener.at.port for key, listener in allocation.listeners.items()}
+        reasons = why_left_out(alone, len(assigned), PORTS.limit) | left_out
+        fresh = allocation_of(alone, assigned, facts, left_out=reasons, still_open=still_open)
+        assert_same(allocation, fresh)
+        expected = desired_state(plans, fresh)
         assert self.state.frontends == expected.frontends
         assert self.state.rules == expected.rules
         assert self.state.captured == expected.captured
@@ -214,38 +215,38 @@ class History:
             self.now.frontends = dict(self.state.frontends)
 
 
-def anew(intent: Intent, had: Claimants) -> Intent:
-    """The intent made of nothing but who has had what."""
-    services = intent.united.services
-    asked = {claim.portal for claims in services.values() for claim in claims.portals}
+def anew(ownership: Ownership, had: Claimants) -> Ownership:
+    """The ownership made of nothing but who has had what."""
+    claims = ownership.claims
+    asked = {claim.portal for one in claims.values() for claim in one.portals}
     known = {portal: claimants[:1] for portal, claimants in had.items() if portal in asked}
     gone = dict.fromkeys(one.service_name for (one,) in known.values())
-    united = unite(United(claimants=known), {**gone, **services})
-    for portal, (first, *others) in united.claimants.items():
+    made = assign_portals(Ownership(claimants=known), {**gone, **claims})
+    for portal, (first, *others) in made.claimants.items():
         # a ClusterIP first, then who has had it as one of the same kind, then the oldest
         rivals = [one for one in others if one.is_cluster_ip == first.is_cluster_ip]
         assert first.is_cluster_ip or not any(one.is_cluster_ip for one in others)
         kept = [one for one in (first, *rivals) if portal in known and same_claim(one, known[portal][0])]
         assert kept[:1] in ([], [first])
-        assert kept or all(services[first.service_name].age <= services[one.service_name].age for one in rivals)
-    return Intent(intent.plans, united)
+        assert kept or all(claims[first.service_name].age <= claims[one.service_name].age for one in rivals)
+    return made
 
 
-def same_claim(one: PortalPlan, other: PortalPlan) -> bool:
+def same_claim(one: PortalClaim, other: PortalClaim) -> bool:
     return (one.service_name, one.is_cluster_ip) == (other.service_name, other.is_cluster_ip)
 
 
-def assert_same(ground: Ground, other: Ground) -> None:
-    assert ground.listeners == other.listeners
-    assert ground.guarded == other.guarded
-    assert ground.captured == other.captured
-    assert ground.listening == other.listening
-    assert (ground.forbidden, ground.portals_at) == (other.forbidden, other.portals_at)
-    assert {one: ground.why_forbidden(one) for one in ground.forbidden} == {
+def assert_same(allocation: Allocation, other: Allocation) -> None:
+    assert allocation.listeners == other.listeners
+    assert allocation.protected == other.protected
+    assert allocation.captured == other.captured
+    assert allocation.listening == other.listening
+    assert (allocation.forbidden, allocation.portals_at) == (other.forbidden, other.portals_at)
+    assert {one: allocation.why_forbidden(one) for one in allocation.forbidden} == {
         one: other.why_forbidden(one) for one in other.forbidden
     }
-    assert ground.cluster_ips == other.cluster_ips
-    assert sorted(ground.problems) == sorted(other.problems)
+    assert allocation.cluster_ips == other.cluster_ips
+    assert sorted(allocation.problems) == sorted(other.problems)
 
 
 @settings(max_examples=300, deadline=None)
@@ -262,21 +263,21 @@ def test_only_what_has_changed_is_another_object() -> None:
     pods = endpoints("10.0.0.1")
 
     def plan(*others: Service | EndpointSlice, before: DesiredState | None = None) -> DesiredState:
-        intent = planner.intent(snapshot(web, pods, *others), FACTS)
-        known, ground = (before.frontends, before.ground) if before else ({}, None)
-        ground = ground_for(intent.united, FACTS, PORTS, before=ground, open_now=known, still_open=frozenset(known))
-        return desired_state(intent, ground, before)
+        plans, ownership = planner.plan(snapshot(web, pods, *others), FACTS)
+        known, allocation = (before.frontends, before.allocation) if before else ({}, None)
+        allocation = allocate(ownership, FACTS, PORTS, before=allocation, open_now=known, still_open=frozenset(known))
+        return desired_state(plans, allocation, before)
 
     first = plan(shop, endpoints("10.0.0.2", of="shop"))
     assert plan(shop, endpoints("10.0.0.2", of="shop"), before=first).rules == first.rules
     second = plan(shop, endpoints("10.0.0.3", of="shop"), before=first)
-    assert second.ground is first.ground
+    assert second.allocation is first.allocation
     assert second.rules.portals is first.rules.portals
     (changed,), gone = differences(second.frontends, first.frontends, attrgetter("listener"))
     assert not gone
     assert second.frontends[changed].endpoints == (at("10.0.0.3:8080"),)
     third = plan(shop, endpoints(of="shop"), before=second)
-    assert third.ground is first.ground
+    assert third.allocation is first.allocation
     assert [str(portal) for portal in changed_actions(third, second)] == ["10.96.0.2:80/TCP"]
     fourth = plan(before=third)
     assert differences(fourth.frontends, third.frontends, attrgetter("listener")) == ([], {changed})
@@ -318,7 +319,7 @@ def test_an_endpoint_that_another_service_captures_is_refused_until_that_has_gon
     planner, state = Planner(), DesiredState()
     mine = (service(), endpoints("10.0.0.9", "192.168.1.10"))
     for others, refused in (((), 0), ((thief,), 1), ((), 0)):
-        intent = planner.intent(snapshot(*mine, *others), FACTS)
-        state = desired_state(intent, ground_for(intent.united, FACTS, PORTS, before=state.ground), state)
+        plans, ownership = planner.plan(snapshot(*mine, *others), FACTS)
+        state = desired_state(plans, allocate(ownership, FACTS, PORTS, before=state.allocation), state)
         assert [why in problem.message for problem in state.problems] == [True] * refused
         assert sum(len(one.endpoints) for one in state.frontends.values()) == 2 - refused

@@ -9,9 +9,8 @@ import pytest
 from kpf.model.names import EndpointSet, Family, Forwarding, FrontendKey, ObjectName, Protocol, ServicePortName
 from kpf.model.rules import Masquerade, NodePort, Portal
 from kpf.model.service import Service, ServicePort, ServiceType, TrafficPolicy
-from kpf.plan.frontends import PortalPlan
-from kpf.plan.routes import FORWARDING, Ways, asked_forwarding, guard, portals
-from kpf.plan.service import basis_of, plan_service
+from kpf.plan.routes import FORWARDING, PortalClaim, Routes, asked_forwarding, effective_source_ranges, portals
+from kpf.plan.service_plan import plan_service
 from tests.values import FACTS, TCP, UDP, service
 
 # "*": whatever it is. `to`, `far` and `loopback`: by whom it is forwarded, to which endpoints
@@ -96,14 +95,14 @@ def everywhere(protocol: Protocol = TCP, **fields: object) -> Service:
     return service(**{"type": ServiceType.LOAD_BALANCER, "ports": ports, **addresses, **fields})
 
 
-def ways(protocol: Protocol, family: Family, forwarding: Forwarding | None = None) -> Ways:
-    return Ways(ServicePortName("default", "web", "a", protocol), family, forwarding)
+def routes(protocol: Protocol, family: Family, forwarding: Forwarding | None = None) -> Routes:
+    return Routes(ServicePortName("default", "web", "a", protocol), family, forwarding)
 
 
-def planned(made: Service, way: Ways, *, allowed: bool = True) -> dict[Portal | NodePort, PortalPlan]:
-    found = list(portals(made, made.ports[0], 0, way, external_ips_allowed=allowed))
-    assert len({plan.portal for plan in found}) == len(found), "one portal is claimed twice"
-    return {plan.portal: plan for plan in found}
+def planned(made: Service, routes: Routes, *, allowed: bool = True) -> dict[Portal | NodePort, PortalClaim]:
+    found = list(portals(made, made.ports[0], 0, routes, external_ips_allowed=allowed))
+    assert len({claim.portal for claim in found}) == len(found), "one portal is claimed twice"
+    return {claim.portal: claim for claim in found}
 
 
 def place(kind: str, protocol: Protocol, family: Family) -> Portal | NodePort:
@@ -123,7 +122,7 @@ def test_where_a_portal_leads(case: tuple[str, str, str, str], family: Family) -
     # the policy that is not the portal's says the opposite
     internal, external = (policy, OTHER[policy]) if kind == "clusterIP" else (OTHER[policy], policy)
     made = everywhere(protocol, internal_policy=internal, external_policy=external)
-    way = ways(protocol, family, ASKED[case[3]])
+    way = routes(protocol, family, ASKED[case[3]])
     plans = planned(made, way)
     assert len(plans) == 4
     plan = plans[place(kind, protocol, family)]
@@ -139,7 +138,9 @@ RANGES = tuple(map(ip_network, ("10.0.0.0/8", "10.1.0.0/16", "10.0.0.0/8", "fd00
 def test_source_ranges_guard_the_addresses_of_the_load_balancer_of_their_family(protocol: Protocol) -> None:
     made = everywhere(protocol, load_balancer_source_ranges=RANGES)
     for family, sources in ((Family.IPV4, RANGES[:3]), (Family.IPV6, RANGES[3:])):
-        guarded = {place: plan.sources for place, plan in planned(made, ways(protocol, family)).items() if plan.sources}
+        guarded = {
+            place: plan.sources for place, plan in planned(made, routes(protocol, family)).items() if plan.sources
+        }
         assert guarded == {place("loadBalancer", protocol, family): sources}
 
 
@@ -155,26 +156,26 @@ def test_source_ranges_guard_the_addresses_of_the_load_balancer_of_their_family(
     ],
 )
 def test_who_alone_may_come(ranges: list[str], family: Family, sources: list[str]) -> None:
-    assert guard(map(ip_network, ranges), family) == tuple(map(ip_network, sources))
+    assert effective_source_ranges(map(ip_network, ranges), family) == tuple(map(ip_network, sources))
 
 
 def test_an_address_that_the_load_balancer_has_too_is_guarded_and_claimed_once() -> None:
     both = ("192.0.2.2", "192.0.2.2", "192.0.2.1")
     made = everywhere(external_ips=both, load_balancer_ips=both[:2], load_balancer_source_ranges=RANGES)
-    plans = planned(made, ways(TCP, Family.IPV4))
+    plans = planned(made, routes(TCP, Family.IPV4))
     shared, external = (plans[Portal(ip_address(one), TCP, 80)] for one in ("192.0.2.2", "192.0.2.1"))
     assert (shared.field, shared.sources) == (FIELDS["loadBalancer"], RANGES[:3])
     assert (external.field, external.sources) == (FIELDS["externalIP"], ())
 
 
 def test_external_ips_may_be_switched_off() -> None:
-    plans = planned(everywhere(), ways(TCP, Family.IPV4), allowed=False)
+    plans = planned(everywhere(), routes(TCP, Family.IPV4), allowed=False)
     assert place("externalIP", TCP, Family.IPV4) not in plans
     assert len(plans) == 3
 
 
 def test_a_port_without_a_node_port_has_none() -> None:
-    plans = planned(everywhere(ports=(ServicePort("a", UDP, 80),)), ways(UDP, Family.IPV6))
+    plans = planned(everywhere(ports=(ServicePort("a", UDP, 80),)), routes(UDP, Family.IPV6))
     assert [type(one) for one in plans] == [Portal] * 3
 
 
@@ -193,8 +194,8 @@ def test_what_a_service_may_ask_for() -> None:
 def test_nonsense_is_said_and_is_as_if_it_was_not_there(value: str, default: Forwarding | None) -> None:
     with pytest.raises(ValueError, match="is not a valid Forwarding"):
         asked_forwarding(annotated(value))
-    basis = basis_of(replace(FACTS, forwarding=default))
-    plan, plain = plan_service(annotated(value), (), basis), plan_service(everywhere(), (), basis)
+    facts = replace(FACTS, forwarding=default)
+    plan, plain = plan_service(annotated(value), (), facts), plan_service(everywhere(), (), facts)
     assert plan.claims.portals == plain.claims.portals
     (problem,) = plan.problems
     assert problem.field == f"metadata.annotations[{FORWARDING}]"
@@ -203,7 +204,7 @@ def test_nonsense_is_said_and_is_as_if_it_was_not_there(value: str, default: For
 
 @pytest.mark.parametrize(("asked", "default"), list(product(Forwarding, [None, *Forwarding])))
 def test_what_the_service_asks_for_goes_before_the_configuration(asked: Forwarding, default: Forwarding | None) -> None:
-    plan = plan_service(annotated(asked), (), basis_of(replace(FACTS, forwarding=default)))
+    plan = plan_service(annotated(asked), (), replace(FACTS, forwarding=default))
     portal = next(claim for claim in plan.claims.portals if claim.field == FIELDS["clusterIP"])
     assert portal.frontend == FrontendKey(
         ServicePortName(*ObjectName("default", "web"), "a", TCP), Family.IPV4, EndpointSet.CLUSTER, asked

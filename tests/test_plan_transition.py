@@ -13,9 +13,9 @@ from kpf.model.endpoint import Endpoint, EndpointPort, EndpointSlice
 from kpf.model.names import Family, Protocol, SocketAddress
 from kpf.model.rules import NodePort, Portal
 from kpf.model.service import Service, ServicePort, ServiceType, TrafficPolicy
+from kpf.plan.allocation import ProxyPorts, allocate
 from kpf.plan.desired import DesiredState, desired_state
-from kpf.plan.ground import ProxyPorts, ground_for
-from kpf.plan.intent import Planner
+from kpf.plan.planner import Planner
 from kpf.plan.routes import FORWARDING
 from kpf.plan.transition import FlowsKept, Forget, is_all_forgotten, transition
 from tests.transition_world import RefusedError, World, allowed
@@ -67,16 +67,16 @@ def desire(wanted: dict[str, Wanted], planned: Planned) -> DesiredState:
             addresses = [ip_address(f"10.{node[-1]}.{ord(name)}.{number}") for number in range(1, count + 1)]
             pods = endpoints(*(Endpoint(one, node_name=node) for one in addresses), of=name, name=f"{name}-{node}")
             objects.append(replace(pods, ports=(EndpointPort("", want.protocol, 8080),)))
-    intent = planned.planner.intent(snapshot(*objects), FACTS)
-    ground = ground_for(
-        intent.united,
+    plans, ownership = planned.planner.plan(snapshot(*objects), FACTS)
+    allocation = allocate(
+        ownership,
         FACTS,
         PORTS,
-        before=planned.desired.ground,
+        before=planned.desired.allocation,
         open_now=planned.world.now.frontends,
         still_open=frozenset(planned.world.now.frontends),
     )
-    planned.desired = desired_state(intent, ground, planned.desired)
+    planned.desired = desired_state(plans, allocation, planned.desired)
     return planned.desired
 
 

@@ -14,10 +14,10 @@ import pytest
 from kpf.model.names import Family, Forwarding
 from kpf.model.rules import OwnPods, Portal, Rules
 from kpf.nft.kernel import Kernel, TransactionFailedError
+from kpf.plan.allocation import Listener, ProxyPorts, allocate
 from kpf.plan.desired import DesiredState, desired_state
-from kpf.plan.ground import Listener, ProxyPorts, ground_for
-from kpf.plan.intent import Planner
 from kpf.plan.node import NodeFacts
+from kpf.plan.planner import Planner
 from kpf.plan.transition import WriteRules, transition
 from kpf.sources.cache import Cache
 from kpf.sources.decode import decode
@@ -65,11 +65,12 @@ class Proxy:
 
     async def sync(self, facts: NodeFacts = NODE) -> Rules:
         """Bring what is known into force, and see that the kernel has what it must have."""
-        intent, opened = self.planner.intent(self.cache.snapshot(), facts), self.world.now.frontends
+        plans, ownership = self.planner.plan(self.cache.snapshot(), facts)
+        opened = self.world.now.frontends
         ports = ProxyPorts(range(20000, 20200), 1000, self.is_free)
-        still_open, before = frozenset(opened), self.state.ground
-        ground = ground_for(intent.united, facts, ports, before=before, open_now=opened, still_open=still_open)
-        self.state = desired_state(intent, ground, self.state)
+        still_open, before = frozenset(opened), self.state.allocation
+        allocation = allocate(ownership, facts, ports, before=before, open_now=opened, still_open=still_open)
+        self.state = desired_state(plans, allocation, self.state)
         for step in transition(self.world.now, self.state):
             if isinstance(step, WriteRules) and step.old is None:
                 await self.kernel.replace(step.new)

@@ -13,10 +13,10 @@ from kpf.master.report import services_report
 from kpf.model.endpoint import Endpoint, EndpointPort, EndpointSlice
 from kpf.model.names import SocketAddress
 from kpf.model.service import Service, ServicePort, ServiceType, TrafficPolicy
+from kpf.plan.allocation import Listener, ProxyPorts, allocate
 from kpf.plan.desired import DesiredState, desired_state
-from kpf.plan.ground import Listener, ProxyPorts, ground_for
-from kpf.plan.intent import Planner
 from kpf.plan.node import NodeFacts
+from kpf.plan.planner import Planner
 from kpf.shm.directory import Directory
 from kpf.shm.region import Region
 from tests.values import FACTS, TCP, UDP, endpoints, service, snapshot
@@ -49,9 +49,9 @@ class Served:
         return objects
 
     def plan(self, objects: Iterable[Service | EndpointSlice]) -> DesiredState:
-        intent = Planner().intent(snapshot(*objects), self._facts)
+        plans, ownership = Planner().plan(snapshot(*objects), self._facts)
         return desired_state(
-            intent, ground_for(intent.united, self._facts, ProxyPorts(range(20000, 21000), 1000, lambda _: True))
+            plans, allocate(ownership, self._facts, ProxyPorts(range(20000, 21000), 1000, lambda _: True))
         )
 
     def report(self) -> list[dict[str, object]]:

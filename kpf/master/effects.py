@@ -17,8 +17,8 @@ from kpf.model.names import FrontendKey, SocketAddress
 from kpf.model.rules import NodePort, Portal, Rules
 from kpf.netlink.conntrack import Stale, forget
 from kpf.nft.kernel import Kernel
-from kpf.plan.decisions import Frontend
-from kpf.plan.ground import Listener
+from kpf.plan.allocation import Listener
+from kpf.plan.desired import Frontend
 from kpf.plan.transition import (
     Announce,
     CloseFrontends,

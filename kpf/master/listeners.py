@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from kpf.net import sockets
-from kpf.plan.ground import Listener
+from kpf.plan.allocation import Listener
 
 BACKLOG = 4096
 

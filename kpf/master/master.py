@@ -1,4 +1,4 @@
-"""The daemon: puts the parts together, turns signals into intents, starts and stops in order. Decides nothing."""
+"""The daemon: puts the parts together, obeys signals, starts and stops in order. Decides nothing."""
 
 import asyncio
 import gc
@@ -17,10 +17,10 @@ from kpf.master.effects import Effects
 from kpf.master.ending import ControlSocketError, TableStaysError
 from kpf.master.facts import NodeWatch
 from kpf.master.identity import worker_user
-from kpf.master.intents import Intent, Intents
 from kpf.master.listeners import Listeners
 from kpf.master.lock import DaemonLock
 from kpf.master.reconcile import Reconciler
+from kpf.master.signal_queue import SignalAction, SignalQueue
 from kpf.master.source import open_source
 from kpf.master.workers import Workers
 from kpf.model.snapshot import Problem
@@ -67,7 +67,7 @@ class Master:
 
     def __init__(self, config: Config, reload: Callable[[], Config], lock: DaemonLock) -> None:
         self._config, self._reload, self._lock = config, reload, lock
-        self._intents = Intents()
+        self._signals = SignalQueue()
         self._started_s = time.monotonic()
         self._draining = False
         workers = config.workers
@@ -93,12 +93,12 @@ class Master:
 
     async def run(self) -> None:
         """Serve from the first sync to the end of the last connection. Raises what `ending.run` tells of."""
-        with self._intents.heard():
+        with self._signals.heard():
             await self._live()
 
     async def _live(self) -> None:
         try:
-            tasks = await self._intents.unless_stopped(self._start())
+            tasks = await self._signals.unless_stopped(self._start())
         except BaseException:
             await self._abandon()
             raise
@@ -107,10 +107,10 @@ class Master:
             log.info("stopped")
             return
         try:
-            intent = await self._obey(tasks)
+            action = await self._obey(tasks)
         finally:
             await ending.cancel(tasks)
-        await self._stop(now=intent is Intent.STOP_NOW)
+        await self._stop(now=action is SignalAction.STOP_NOW)
 
     async def _abandon(self) -> None:
         """Nobody is served yet: without this the workers would wait for a successor of ours."""
@@ -170,18 +170,18 @@ class Master:
             self._reconciler.request()
             self._departures.note(gone)
 
-    async def _obey(self, tasks: list[asyncio.Task[None]]) -> Intent:
+    async def _obey(self, tasks: list[asyncio.Task[None]]) -> SignalAction:
         """Reload when asked to; return when told to stop. None of `tasks` ends by itself, unless by an error."""
         while True:
-            asked = asyncio.create_task(self._intents.get())
+            asked = asyncio.create_task(self._signals.get())
             await asyncio.wait([asked, *tasks], return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 if task.done():
                     asked.cancel()
                     task.result()
-            intent = await asked
-            if intent is not Intent.RELOAD:
-                return intent
+            action = await asked
+            if action is not SignalAction.RELOAD:
+                return action
             await self._reload_now()
 
     async def _reload_now(self) -> None:
@@ -219,10 +219,9 @@ class Master:
             await self._reconciler.changed.wait()
             self._reconciler.changed.clear()
             desired = self._reconciler.desired
-            if desired.ground is not None:
-                facts = desired.ground.facts
-                where = health_check_addresses(facts.node_port_networks, facts.local_addresses)
-                self._source.report(await self._health_checks.update(desired.health_checks, where))
+            facts = desired.allocation.facts
+            where = health_check_addresses(facts.node_port_networks, facts.local_addresses)
+            self._source.report(await self._health_checks.update(desired.health_checks, where))
 
     def _health(self) -> Health:
         progress, now_s = self._reconciler.progress, time.monotonic()
@@ -279,7 +278,7 @@ class Master:
         await ending.cancel([drained, impatient])
 
     async def _until_stop(self) -> None:
-        while await self._intents.get() is Intent.RELOAD:
+        while await self._signals.get() is SignalAction.RELOAD:
             pass
 
     def _newborn(self, slot: int) -> Configure:

@@ -8,7 +8,7 @@ from kpf.model.snapshot import Problem
 from kpf.net import sockets
 from kpf.plan.desired import DesiredState
 from kpf.plan.differences import missing
-from kpf.plan.intent import United
+from kpf.plan.ownership import Ownership
 
 _EVERYWHERE = {Family.IPV4: "0.0.0.0", Family.IPV6: "::"}
 
@@ -29,22 +29,22 @@ class OccupiedNodePorts:
             self._found.update(port for port in come if not _is_free(port))
             self._tried = now
         found = (port for port in sorted(self._found) if not _is_endpoint(port, desired))
-        return tuple(_problem(port, desired.intent.united) for port in found)
+        return tuple(_problem(port, desired.allocation.ownership) for port in found)
 
 
 def _is_endpoint(port: NodePort, desired: DesiredState) -> bool:
     """Who listens there is whom the node port leads to."""
-    claim = desired.intent.united.claimants[port][0]
-    frontends = desired.intent.plans[claim.service_name].frontends
-    here = desired.ground.facts.local_addresses if desired.ground else frozenset()
+    claim = desired.allocation.ownership.claimants[port][0]
+    frontends = desired.plans[claim.service_name].frontends
+    here = desired.allocation.facts.local_addresses
     endpoints = (at for key in claim.frontends for at in frontends[key].members if port.port in frontends[key].ports)
     return any(at.port == port.port and at.address in here for at in endpoints)
 
 
-def _problem(port: NodePort, united: United) -> Problem:
-    claim = united.claimants[port][0]
+def _problem(port: NodePort, ownership: Ownership) -> Problem:
+    claim = ownership.claimants[port][0]
     message = f"something on this node listens on {port} too: the Service has it now"
-    return united.owner(claim.frontend).problem(claim.field, message)
+    return ownership.claims_of(claim.frontend).problem(claim.field, message)
 
 
 def _is_free(port: NodePort) -> bool:

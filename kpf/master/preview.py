@@ -9,19 +9,19 @@ from kpf.master.source import read_once
 from kpf.model.names import Forwarding, FrontendKey
 from kpf.model.snapshot import Problem, Snapshot
 from kpf.nft.text import render
+from kpf.plan.allocation import ProxyPorts, allocate
 from kpf.plan.desired import DesiredState, desired_state
-from kpf.plan.ground import ProxyPorts, ground_for
-from kpf.plan.intent import Planner
 from kpf.plan.node import NodeFacts
+from kpf.plan.planner import Planner
 
 NO_LIMIT = 1 << 16
 
 
 def first_choice(snapshot: Snapshot, facts: NodeFacts, port_range: range) -> DesiredState:
     """The desired state if every proxy port were free."""
-    intent = Planner().intent(snapshot, facts)
+    plans, ownership = Planner().plan(snapshot, facts)
     ports = ProxyPorts(port_range, NO_LIMIT, lambda _: True)
-    return desired_state(intent, ground_for(intent.united, facts, ports))
+    return desired_state(plans, allocate(ownership, facts, ports))
 
 
 def problems(config: Config, snapshot: Snapshot) -> list[Problem]:

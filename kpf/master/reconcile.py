@@ -23,10 +23,12 @@ from kpf.model.names import FrontendKey
 from kpf.model.rules import Rules
 from kpf.model.snapshot import Node, Problem, Snapshot
 from kpf.nft.kernel import TransactionFailedError
+from kpf.plan.allocation import ProxyPorts, allocate
 from kpf.plan.desired import DesiredState, desired_state
-from kpf.plan.ground import ProxyPorts, ground_for
-from kpf.plan.intent import Intent, Planner
 from kpf.plan.node import NodeFacts
+from kpf.plan.ownership import Ownership
+from kpf.plan.planner import Planner
+from kpf.plan.service_plan import ServicePlans
 from kpf.plan.transition import Step, WriteRules, is_all_forgotten, transition
 
 log = logging.getLogger("kpf")
@@ -102,7 +104,7 @@ class Reconciler:
         self._back_off = _BackOff()
         # what was written last, if that has failed
         self._refused: Rules | None = None
-        # the guard knows a listener until it is closed
+        # a listener is protected until it is closed
         effects.on_closed = self.request
         self.on_problems: Callable[[tuple[Problem, ...]], None] = lambda _: None
         self.first_sync = asyncio.Event()
@@ -180,9 +182,9 @@ class Reconciler:
             self._effects.now.rules = None
         self._full, full = False, self._effects.now.rules is None
         self.node, facts = snapshot.node, self._facts(snapshot)
-        intent = self._planner.intent(snapshot, facts)
+        plans, ownership = self._planner.plan(snapshot, facts)
         try:
-            steps = await self._carry_out(intent, facts)
+            steps = await self._carry_out(plans, ownership, facts)
         finally:
             occupied = self._occupied.problems(self.desired)
             self._report((*snapshot.problems, *self.desired.problems, *occupied))
@@ -197,24 +199,22 @@ class Reconciler:
                 (time.monotonic() - started_s) * 1000,
                 ", in full" if full else "",
             )
-        ground = self.desired.ground
-        is_served = ground is not None and len(ground.listeners) == len(intent.united.proxied)
-        return is_served and is_all_forgotten(self._effects.now, self.desired)
+        return self.desired.allocation.is_complete and is_all_forgotten(self._effects.now, self.desired)
 
-    async def _carry_out(self, intent: Intent, facts: NodeFacts) -> int:
+    async def _carry_out(self, plans: ServicePlans, ownership: Ownership, facts: NodeFacts) -> int:
         """How many steps it took."""
         steps, left_out = 0, dict[FrontendKey, str]()
         while True:
-            ground = ground_for(
-                intent.united,
+            allocation = allocate(
+                ownership,
                 facts,
                 self._ports,
-                before=self.desired.ground,
+                before=self.desired.allocation,
                 open_now=self._effects.now.frontends,
                 still_open=self._effects.still_open(),
                 left_out=left_out,
             )
-            self.desired = desired_state(intent, ground, self.desired)
+            self.desired = desired_state(plans, allocation, self.desired)
             try:
                 for step in transition(self._effects.now, self.desired):
                     await self._perform(step)

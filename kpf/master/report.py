@@ -7,9 +7,10 @@ from kpf.master.addresses import shown
 from kpf.master.workers import Workers
 from kpf.model.names import EndpointSet, Forwarding, ServicePortName, SocketAddress
 from kpf.model.rules import NodePort, Portal
+from kpf.plan.allocation import Listener
 from kpf.plan.desired import DesiredState
-from kpf.plan.frontends import FrontendPlan, PortalPlan
-from kpf.plan.ground import Listener
+from kpf.plan.routes import PortalClaim
+from kpf.plan.service_plan import FrontendPlan
 from kpf.shm.directory import Directory
 from kpf.shm.layout import Address
 from kpf.shm.observer import MemberView
@@ -58,9 +59,9 @@ def _entries(
     desired: DesiredState, slot_of: Callable[[Listener], int | None], directory: Directory
 ) -> Iterator[tuple[dict[str, object], int]]:
     """With the number of endpoints of each."""
-    listeners = desired.ground.listeners if desired.ground is not None else {}
+    listeners = desired.allocation.listeners
     for _, claims in sorted(desired.captured.items()):
-        ports: dict[ServicePortName, list[PortalPlan]] = {}
+        ports: dict[ServicePortName, list[PortalClaim]] = {}
         for claim in claims:
             ports.setdefault(claim.frontend.port, []).append(claim)
         for name, group in sorted(ports.items()):
@@ -75,12 +76,12 @@ def _entries(
 
 def _entry(
     name: ServicePortName,
-    claims: Sequence[PortalPlan],
+    claims: Sequence[PortalClaim],
     slots: Mapping[Listener, int],
     desired: DesiredState,
     directory: Directory,
 ) -> dict[str, object]:
-    plans = desired.intent.plans[name.service_name].frontends
+    plans = desired.plans[name.service_name].frontends
     is_direct = all(claim.frontend.forwarding is Forwarding.DIRECT for claim in claims)
     watched = {} if is_direct else slots
     first = min(watched, key=_first_choice, default=None)
@@ -107,7 +108,7 @@ def _first_choice(listener: Listener) -> tuple[int, bool]:
     return listener.frontend.family, listener.frontend.endpoint_set is not EndpointSet.CLUSTER
 
 
-def _portals(claims: Iterable[PortalPlan], desired: DesiredState) -> dict[str, object]:
+def _portals(claims: Iterable[PortalClaim], desired: DesiredState) -> dict[str, object]:
     portals = [claim.portal for claim in claims if isinstance(claim.portal, Portal)]
     portals.sort(key=lambda portal: (portal.address.version, int(portal.address), portal.port))
     node_ports = {claim.portal.port for claim in claims if isinstance(claim.portal, NodePort)}
@@ -122,7 +123,7 @@ def _affinity(frontends: Iterable[FrontendPlan]) -> str:
     return "ClientIP" if any(frontend.affinity_timeout_s for frontend in frontends) else "None"
 
 
-def _unwatched(claims: Iterable[PortalPlan], desired: DesiredState) -> dict[str, object]:
+def _unwatched(claims: Iterable[PortalClaim], desired: DesiredState) -> dict[str, object]:
     """What is known of endpoints that the kernel forwards to: that they have been told to it."""
     forwards = [desired.rules.forwards.get(key) for claim in claims for key in claim.frontends]
     endpoints = dict.fromkeys(endpoint for forward in forwards if forward for endpoint in forward.endpoints)

@@ -1,17 +1,17 @@
-"""What a Service's `healthCheckNodePort` says, and where it is served.
+"""Stage 1, of health: what a Service's `healthCheckNodePort` says, and where it is served.
 
 Behaviour as in kube-proxy's `LocalReadyEndpoints` (Kubernetes 1.36, pkg/proxy/endpointschangetracker.go).
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
-from kpf.model.endpoint import Endpoint, EndpointSlice
+from kpf.model.endpoint import EndpointSlice
 from kpf.model.health import HealthCheck
 from kpf.model.names import Family, IPAddress, IPNetwork, Protocol, family_of
 from kpf.model.service import Service, ServiceType, TrafficPolicy
-from kpf.plan.policy import reserved_kind
+from kpf.plan.policy import Piece, unique_endpoints
 
 _UNSPECIFIED: dict[Family, IPAddress] = {Family.IPV4: IPv4Address(0), Family.IPV6: IPv6Address(0)}
 
@@ -31,23 +31,18 @@ def local_endpoints(slices: Iterable[EndpointSlice], node_name: str) -> int:
     and the larger number counts. Their sum would say two of each pod, and give a node with single-stack pods half of
     its share. Each of kube-proxy's two proxiers counts its own family, too.
     """
-    known: dict[tuple[str, Protocol, int, IPAddress], Endpoint] = {}
+    pieces: defaultdict[tuple[str, Protocol, Family], list[Piece]] = defaultdict(list)
     for piece in slices:
         for port in piece.ports:
-            if not port.port:
-                continue
-            for endpoint in piece.endpoints:
-                held = known.setdefault((port.name, port.protocol, port.port, endpoint.address), endpoint)
-                # a terminating duplicate never hides another one; the rest: the last seen counts
-                if held is not endpoint and not endpoint.terminating:
-                    known[port.name, port.protocol, port.port, endpoint.address] = endpoint
+            if port.port:
+                pieces[port.name, port.protocol, piece.family].append((piece.endpoints, port.port))
     here = {
-        endpoint.address
-        for endpoint in known.values()
+        at.address
+        for one in pieces.values()
+        for at, endpoint in unique_endpoints(one).items()
         if endpoint.node_name == node_name and endpoint.ready and not endpoint.terminating
     }
-    counted = Counter(address.version for address in here if not reserved_kind(address))
-    return max(counted.values(), default=0)
+    return max(Counter(address.version for address in here).values(), default=0)
 
 
 def health_check_addresses(

@@ -40,6 +40,24 @@ class NodeFacts:
     worker_uid: int | None = None
     pod_networks: tuple[IPNetwork, ...] = ()
 
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """Those that are served, in a fixed order."""
+        return tuple(sorted(self.proxy_addresses))
+
+    @property
+    def read_by_service_plans(self) -> tuple[object, ...]:
+        """All that a Service's plan depends on beside its own objects: as long as it is equal, plans stay."""
+        return (
+            self.name,
+            self.zone,
+            self.families,
+            self.external_ips_allowed,
+            self.forwarding,
+            self.has_sctp,
+            self.pod_networks,
+        )
+
     def listening_addresses(self) -> Mapping[Family, IPAddress]:
         """Where proxy ports of each served family listen: one address, or the unspecified one."""
         return {

@@ -1,4 +1,4 @@
-"""Which endpoints of a ServicePort take connections and keep their flows, cluster-wide and on this node.
+"""Stage 1, of endpoints: which ones of a ServicePort take connections and keep their flows, here and cluster-wide.
 
 Behaviour as in kube-proxy's `CategorizeEndpoints`, `endpointslicecache.go` and `conntrack/cleanup.go` (Kubernetes 1.36,
 pkg/proxy).
@@ -13,6 +13,8 @@ from kpf.model.endpoint import Endpoint, EndpointSlice
 from kpf.model.names import Family, IPAddress, Protocol, SocketAddress
 
 Backends = tuple[SocketAddress, ...]
+# the endpoints of a slice, and one of its ports
+Piece = tuple[tuple[Endpoint, ...], int]
 _Item = tuple[SocketAddress, Endpoint]
 
 # in the order of addresses
@@ -63,7 +65,7 @@ def usable_endpoints(
 
     Endpoints that may not be dialled are none. `zone`: this node's label topology.kubernetes.io/zone, "" if unknown.
     """
-    ordered = sorted(_endpoints_of(slices, port_name, protocol, family).items(), key=_as_numbers)
+    ordered = sorted(unique_endpoints(_pieces_of(slices, port_name, protocol, family)).items(), key=_as_numbers)
     here = [item for item in ordered if item[1].node_name == node_name]
     return Usable(
         cluster=_addresses(_hinted(_ready(ordered), node_name, zone) or _leaving(ordered)),
@@ -81,7 +83,7 @@ def flows_kept(
     # publishNotReadyAddresses makes endpoints ready that do not serve: they get new flows, so they keep them
     return frozenset(
         address
-        for address, endpoint in _endpoints_of(slices, port_name, protocol, family).items()
+        for address, endpoint in unique_endpoints(_pieces_of(slices, port_name, protocol, family)).items()
         if (endpoint.serving or endpoint.ready) and node_name in (None, endpoint.node_name)
     )
 
@@ -100,26 +102,26 @@ def local_addresses(slices: Iterable[EndpointSlice], family: Family, node_name: 
     )
 
 
-def _endpoints_of(
-    slices: Iterable[EndpointSlice], port_name: str, protocol: Protocol, family: Family
-) -> dict[SocketAddress, Endpoint]:
+def unique_endpoints(pieces: Iterable[Piece]) -> dict[SocketAddress, Endpoint]:
+    """Each address and port of one ServicePort and family once.
+
+    A terminating duplicate never hides another one; else the last one counts. Endpoints that may not be dialled are
+    none.
+    """
     known: dict[SocketAddress, Endpoint] = {}
-    for endpoints, port in _pieces_of(slices, port_name, protocol, family):
+    for endpoints, port in pieces:
         for endpoint in endpoints:
             if reserved_kind(endpoint.address):
                 continue
             address = SocketAddress(endpoint.address, port)
             # to hash an address costs more than all else here: so once, unless it is a duplicate
             held = known.setdefault(address, endpoint)
-            # a terminating duplicate never hides another one; the rest: the last seen counts
             if held is not endpoint and not endpoint.terminating:
                 known[address] = endpoint
     return known
 
 
-def _pieces_of(
-    slices: Iterable[EndpointSlice], port_name: str, protocol: Protocol, family: Family
-) -> Iterator[tuple[tuple[Endpoint, ...], int]]:
+def _pieces_of(slices: Iterable[EndpointSlice], port_name: str, protocol: Protocol, family: Family) -> Iterator[Piece]:
     for piece in slices:
         if piece.family is family:
             for port in piece.ports:

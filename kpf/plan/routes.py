@@ -1,4 +1,4 @@
-"""Which portals a port of a Service has, and where each of them leads: pure functions of Service and policies."""
+"""Stage 1, of one port and family: which portals it asks for, and where each of them is to lead."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -10,14 +10,42 @@ from kpf.model.names import (
     FrontendKey,
     IPAddress,
     IPNetwork,
+    ObjectName,
     Protocol,
     ServicePortName,
 )
 from kpf.model.rules import Masquerade, NodePort, Portal
 from kpf.model.service import Service, ServicePort, TrafficPolicy
-from kpf.plan.frontends import PortalPlan
 
 FORWARDING = "kpf.io/forwarding"
+
+
+class PortalClaim(NamedTuple):
+    """A portal that a Service asks for, where it is to lead, and the field that asks for it.
+
+    `far`: where it leads for connections from elsewhere than this node and its pods, if that is another place.
+    `loopback`: where the node port leads that is reached at 127.0.0.1 or ::1, if that is another place.
+    `masquerade` is of direct forwarding. `sources`: who alone may come, anybody if there is none. `is_cluster_ip`: it
+    is asked for as such, and comes before what is asked for as an external address.
+    """
+
+    portal: Portal | NodePort
+    field: str
+    frontend: FrontendKey
+    far: FrontendKey | None = None
+    loopback: FrontendKey | None = None
+    masquerade: Masquerade = Masquerade.NEVER
+    sources: tuple[IPNetwork, ...] = ()
+    is_cluster_ip: bool = False
+
+    @property
+    def service_name(self) -> ObjectName:
+        return self.frontend.port.service_name
+
+    @property
+    def frontends(self) -> tuple[FrontendKey, ...]:
+        """All places where it leads."""
+        return tuple(one for one in (self.frontend, self.far, self.loopback) if one is not None)
 
 
 def asked_forwarding(service: Service) -> Forwarding | None:
@@ -26,8 +54,8 @@ def asked_forwarding(service: Service) -> Forwarding | None:
     return None if asked is None else Forwarding(asked)
 
 
-class Ways(NamedTuple):
-    """The frontends that a port of one family may have; `forwarding` is None where kpf is to choose.
+class Routes(NamedTuple):
+    """The frontends that a port of one family may lead to; `forwarding` is None where kpf is to choose.
 
     UDP and SCTP are always forwarded by the kernel. So is TCP from elsewhere under external policy Local, which
     promises the client's address to the endpoints.
@@ -57,45 +85,47 @@ class Ways(NamedTuple):
 
 
 def portals(
-    service: Service, port: ServicePort, index: int, ways: Ways, *, external_ips_allowed: bool
-) -> Iterator[PortalPlan]:
+    service: Service, port: ServicePort, index: int, routes: Routes, *, external_ips_allowed: bool
+) -> Iterator[PortalClaim]:
     """`index` is the port's place in the Service."""
-    family, protocol = ways.family, port.protocol
+    family, protocol = routes.family, port.protocol
     for ip in _of(family, service.cluster_ips):
-        yield _internal(Portal(ip, protocol, port.port), "spec.clusterIPs", service.internal_policy, ways)
+        yield _internal(Portal(ip, protocol, port.port), "spec.clusterIPs", service.internal_policy, routes)
     balanced = dict.fromkeys(_of(family, service.load_balancer_ips))
     if external_ips_allowed:
         for ip in dict.fromkeys(_of(family, service.external_ips)):
-            # an address that the load balancer has too is guarded
+            # an address that the load balancer has too has its source ranges
             if ip not in balanced:
-                yield _external(Portal(ip, protocol, port.port), "spec.externalIPs", service.external_policy, ways)
-    sources = guard(service.load_balancer_source_ranges, family)
+                yield _external(Portal(ip, protocol, port.port), "spec.externalIPs", service.external_policy, routes)
+    sources = effective_source_ranges(service.load_balancer_source_ranges, family)
     for ip in balanced:
         portal = Portal(ip, protocol, port.port)
-        plan = _external(portal, "status.loadBalancer.ingress", service.external_policy, ways)
-        yield plan._replace(sources=sources)
+        claim = _external(portal, "status.loadBalancer.ingress", service.external_policy, routes)
+        yield claim._replace(sources=sources)
     if port.node_port:
         node_port = NodePort(family, protocol, port.node_port)
-        plan = _external(node_port, f"spec.ports[{index}].nodePort", service.external_policy, ways)
-        yield plan._replace(loopback=ways.from_loopback())
+        claim = _external(node_port, f"spec.ports[{index}].nodePort", service.external_policy, routes)
+        yield claim._replace(loopback=routes.from_loopback())
 
 
 def _of(family: Family, addresses: Iterable[IPAddress]) -> Iterator[IPAddress]:
     return (address for address in addresses if address.version == family)
 
 
-def guard(ranges: Iterable[IPNetwork], family: Family) -> tuple[IPNetwork, ...]:
-    """Who alone may come, none for anybody. A family that no range is of is not guarded, as with kube-proxy."""
+def effective_source_ranges(ranges: Iterable[IPNetwork], family: Family) -> tuple[IPNetwork, ...]:
+    """Who alone may come, none for anybody: also where no range is of the family, as with kube-proxy."""
     own = tuple(one for one in ranges if one.version == family)
     return () if any(one.prefixlen == 0 for one in own) else own
 
 
-def _internal(portal: Portal, field: str, policy: TrafficPolicy, ways: Ways) -> PortalPlan:
+def _internal(portal: Portal, field: str, policy: TrafficPolicy, routes: Routes) -> PortalClaim:
     endpoints = EndpointSet.LOCAL if policy is TrafficPolicy.LOCAL else EndpointSet.CLUSTER
-    return PortalPlan(portal, field, ways.to(endpoints), masquerade=Masquerade.FOREIGN, is_cluster_ip=True)
+    return PortalClaim(portal, field, routes.to(endpoints), masquerade=Masquerade.FOREIGN, is_cluster_ip=True)
 
 
-def _external(portal: Portal | NodePort, field: str, policy: TrafficPolicy, ways: Ways) -> PortalPlan:
+def _external(portal: Portal | NodePort, field: str, policy: TrafficPolicy, routes: Routes) -> PortalClaim:
     if policy is TrafficPolicy.CLUSTER:
-        return PortalPlan(portal, field, ways.to(EndpointSet.CLUSTER), masquerade=Masquerade.ALWAYS)
-    return PortalPlan(portal, field, ways.to(EndpointSet.CLUSTER), far=ways.from_far(), masquerade=Masquerade.FOREIGN)
+        return PortalClaim(portal, field, routes.to(EndpointSet.CLUSTER), masquerade=Masquerade.ALWAYS)
+    return PortalClaim(
+        portal, field, routes.to(EndpointSet.CLUSTER), far=routes.from_far(), masquerade=Masquerade.FOREIGN
+    )

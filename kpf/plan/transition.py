@@ -12,11 +12,10 @@ from operator import attrgetter
 
 from kpf.model.names import FrontendKey, ObjectName, Protocol, SocketAddress
 from kpf.model.rules import NodePort, Portal, Rules
-from kpf.plan.decisions import Flows, Frontend
-from kpf.plan.desired import DesiredState
+from kpf.plan.allocation import Listener
+from kpf.plan.desired import DesiredState, Flows, Frontend
 from kpf.plan.differences import differences, missing
-from kpf.plan.frontends import PortalPlan
-from kpf.plan.ground import Listener
+from kpf.plan.routes import PortalClaim
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class WriteRules:
 class FlowsKept:
     """Whose flows are left: portals by their Service, and the endpoints that each frontend of UDP still has."""
 
-    captured: Mapping[ObjectName, tuple[PortalPlan, ...]] = field(default_factory=dict)
+    captured: Mapping[ObjectName, tuple[PortalClaim, ...]] = field(default_factory=dict)
     flows: Mapping[FrontendKey, Flows] = field(default_factory=dict)
 
 

@@ -117,7 +117,7 @@ MUTANTS = (
     ),
     Mutant(
         "SIGUSR1 and SIGUSR2 end the daemon",
-        "kpf/master/intents.py",
+        "kpf/master/signal_queue.py",
         "            loop.add_signal_handler(number, lambda: None)",
         "            pass",
         (LIFECYCLE + "test_signals_that_mean_nothing_are_harmless",),
@@ -131,16 +131,16 @@ MUTANTS = (
     ),
     Mutant(
         "reloads pile up",
-        "kpf/master/intents.py",
+        "kpf/master/signal_queue.py",
         "        elif not self._queue.empty():",
         "        elif self._queue.qsize() < 0:",
-        ("tests/test_intents.py::test_reloads_do_not_pile_up",),
+        ("tests/test_signal_queue.py::test_reloads_do_not_pile_up",),
     ),
     Mutant(
         "a stop waits until the start is over",
-        "kpf/master/intents.py",
+        "kpf/master/signal_queue.py",
         "await asyncio.wait([task, asked], return_when=asyncio.FIRST_COMPLETED)",
         "await asyncio.wait([task])",
-        ("tests/test_intents.py", LIFECYCLE + "test_a_stop_does_not_wait_for_workers_that_are_never_ready"),
+        ("tests/test_signal_queue.py", LIFECYCLE + "test_a_stop_does_not_wait_for_workers_that_are_never_ready"),
     ),
 )

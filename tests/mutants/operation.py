@@ -186,7 +186,7 @@ MUTANTS = (
     ),
     Mutant(
         "a signal is not obeyed before the start is over",
-        "kpf/master/intents.py",
+        "kpf/master/signal_queue.py",
         "await asyncio.wait([task, asked], return_when=asyncio.FIRST_COMPLETED)\n",
         "await asyncio.wait([task])\n",
         ("tests/e2e/test_busy_kernel.py::test_a_signal_is_obeyed_before_the_workers_are_ready",),

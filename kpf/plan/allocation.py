@@ -1,7 +1,11 @@
-"""What all frontends have in common: where they listen, and what therefore may be neither dialled nor captured."""
+"""Stage 3: what is allocated.
+
+Knows who owns each portal, this node's facts, and what is open. Adds a proxy port and listener for each proxied
+frontend, and what follows from all of them: which addresses may be neither dialled nor captured.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from operator import attrgetter
 from typing import NamedTuple
@@ -9,10 +13,11 @@ from typing import NamedTuple
 from kpf.model.names import Forwarding, FrontendKey, IPAddress, ObjectName, Protocol, SocketAddress, family_of
 from kpf.model.rules import NodePort, Portal
 from kpf.model.snapshot import Problem
-from kpf.plan.frontends import FrontendPlan, PortalPlan
-from kpf.plan.intent import United
 from kpf.plan.node import NodeFacts
+from kpf.plan.ownership import Ownership
 from kpf.plan.ports import assign_ports
+from kpf.plan.routes import PortalClaim
+from kpf.plan.service_plan import FrontendPlan
 
 
 class Listener(NamedTuple):
@@ -28,38 +33,39 @@ class Listener(NamedTuple):
 
 # compared by identity: it is kept for as long as it holds
 @dataclass(frozen=True, slots=True, eq=False)
-class Ground:
+class Allocation:
     """What becomes of a Service's frontends and portals depends on its own plan and on this, and on nothing else.
 
-    `listeners`: of the frontends that have a proxy port. `guarded`: these, and those that are still open.
-    `captured`: each Service's portals, if any, without those where kpf itself listens.
+    `listeners`: of the frontends that have a proxy port. `protected`: these, and those that are still open: reached
+    through portals alone, and dialled by nobody. `captured`: the portals that each Service owns, one at least, without
+    those where kpf itself listens.
     `listening`: where kpf listens for all of them: what is sent there by TCP comes back to kpf. Where nothing tells the
     workers' dials from others, so does what they send to a portal: `node_ports_at`, and `portals_at`: all others.
     `forbidden`: all places from where a worker's dial would come back. `cluster_ips`: those whose other ports are
     refused. `node_port_numbers`: of TCP.
     """
 
-    united: United
-    facts: NodeFacts
-    listeners: Mapping[FrontendKey, Listener]
-    guarded: frozenset[Listener]
-    captured: Mapping[ObjectName, tuple[PortalPlan, ...]]
-    listening: frozenset[SocketAddress]
-    node_ports_at: frozenset[SocketAddress]
-    portals_at: frozenset[SocketAddress]
-    forbidden: frozenset[SocketAddress]
-    cluster_ips: frozenset[IPAddress]
-    node_port_numbers: frozenset[int]
-    problems: tuple[Problem, ...]
+    ownership: Ownership = field(default_factory=Ownership)
+    facts: NodeFacts = field(default_factory=lambda: NodeFacts("", {}))
+    listeners: Mapping[FrontendKey, Listener] = field(default_factory=dict)
+    protected: frozenset[Listener] = frozenset()
+    captured: Mapping[ObjectName, tuple[PortalClaim, ...]] = field(default_factory=dict)
+    listening: frozenset[SocketAddress] = frozenset()
+    node_ports_at: frozenset[SocketAddress] = frozenset()
+    portals_at: frozenset[SocketAddress] = frozenset()
+    forbidden: frozenset[SocketAddress] = frozenset()
+    cluster_ips: frozenset[IPAddress] = frozenset()
+    node_port_numbers: frozenset[int] = frozenset()
+    problems: tuple[Problem, ...] = ()
 
-    def holds(self, united: United, facts: NodeFacts, still_open: frozenset[Listener]) -> bool:
-        """True if it would be laid the same again: all frontends have the ports that they have open."""
-        return (
-            self.united is united
-            and self.facts == facts
-            and len(self.listeners) == len(united.proxied)
-            and self.guarded == still_open
-        )
+    @property
+    def is_complete(self) -> bool:
+        """All frontends that need a proxy port have one."""
+        return len(self.listeners) == len(self.ownership.proxied)
+
+    def holds(self, ownership: Ownership, facts: NodeFacts, still_open: frozenset[Listener]) -> bool:
+        """True if it would be made the same again: all frontends have the ports that they have open."""
+        return self.ownership is ownership and self.facts == facts and self.is_complete and self.protected == still_open
 
     def forbidden_to(self, key: FrontendKey) -> frozenset[SocketAddress]:
         """What may not be dialled. The kernel rewrites a destination once, so there are no portals on the way back."""
@@ -70,16 +76,16 @@ class Ground:
 
     def may_return(self, frontend: FrontendPlan) -> bool:
         """A connection may come back for ever, by another node, where an endpoint is a portal as it is here."""
-        portals, numbers = self.united.addresses, self.node_port_numbers
+        portals, numbers = self.ownership.addresses, self.node_port_numbers
         if frontend.members.isdisjoint(portals) and frontend.ports.isdisjoint(numbers):
             return False
         found = chain(frontend.members & portals, (at for at in frontend.members if at.port in numbers))
         return any(at.address not in self.facts.local_addresses for at in found)
 
-    def same_portals(self, other: "Ground") -> bool:
+    def same_portals(self, other: "Allocation") -> bool:
         """What `may_return` says is the same for all frontends."""
-        return (self.united.addresses, self.node_port_numbers, self.facts.local_addresses) == (
-            other.united.addresses,
+        return (self.ownership.addresses, self.node_port_numbers, self.facts.local_addresses) == (
+            other.ownership.addresses,
             other.node_port_numbers,
             other.facts.local_addresses,
         )
@@ -89,7 +95,7 @@ class Ground:
             return "it is itself a node port"
         return "it is itself a portal" if at in self.portals_at else "it is a proxy port"
 
-    def ruled_otherwise(self, before: "Ground") -> frozenset[SocketAddress]:
+    def ruled_otherwise(self, before: "Allocation") -> frozenset[SocketAddress]:
         """Addresses that may be dialled now and could not before, or the other way round, or for another reason."""
         return (
             (self.listening ^ before.listening)
@@ -106,92 +112,91 @@ class ProxyPorts(NamedTuple):
     is_free: Callable[[Listener], bool]
 
 
-def ground_for(
-    united: United,
+def allocate(
+    ownership: Ownership,
     facts: NodeFacts,
     ports: ProxyPorts,
     *,
-    before: Ground | None = None,
+    before: Allocation | None = None,
     open_now: Iterable[Listener] = (),
     still_open: frozenset[Listener] = frozenset(),
     left_out: Mapping[FrontendKey, str] | None = None,
-) -> Ground:
-    """The ground on which all frontends keep their ports, and new ones get theirs: `before` itself if it holds.
+) -> Allocation:
+    """All frontends keep their ports, and new ones get theirs: `before` itself if it holds.
 
     `open_now`: where frontends listen. `still_open`: these, and those that nobody wants any more and that are not
     closed yet. `left_out`: frontends that are not to be served, and why.
     """
-    unwanted = dict(left_out or {})
-    if before is not None and not unwanted and before.holds(united, facts, still_open):
+    before, unwanted = before or Allocation(), dict(left_out or {})
+    if not unwanted and before.holds(ownership, facts, still_open):
         return before
     addresses = facts.listening_addresses()
     assigned = assign_ports(
-        [key for key in united.proxied if key not in unwanted],
+        [key for key in ownership.proxied if key not in unwanted],
         # a port is a frontend's own at the address where it listens: elsewhere a stranger may have it
         {key: at.port for key, at in open_now if at.address == addresses.get(key.family)},
         port_range=ports.range,
-        reserved=frozenset(portal.port for portal in united.node_ports),
+        reserved=frozenset(portal.port for portal in ownership.node_ports),
         limit=ports.limit,
         is_free=lambda key, port: ports.is_free(Listener(key, SocketAddress(addresses[key.family], port))),
     )
-    reasons = why_left_out(united, len(assigned), ports.limit) | unwanted
-    return lay_ground(united, assigned, facts, before=before, left_out=reasons, still_open=still_open)
+    reasons = why_left_out(ownership, len(assigned), ports.limit) | unwanted
+    return allocation_of(ownership, assigned, facts, before=before, left_out=reasons, still_open=still_open)
 
 
-def why_left_out(united: United, served: int, limit: int) -> dict[FrontendKey, str]:
+def why_left_out(ownership: Ownership, served: int, limit: int) -> dict[FrontendKey, str]:
     """What is to be said of frontends without a proxy port, if it is not that none is left."""
-    if served < limit or served == len(united.proxied):
+    if served < limit or served == len(ownership.proxied):
         return {}
     reason = f"no descriptor is left for more than {limit} frontends (RLIMIT_NOFILE; LimitNOFILE of a unit)"
-    return dict.fromkeys(united.proxied, reason)
+    return dict.fromkeys(ownership.proxied, reason)
 
 
-def lay_ground(
-    united: United,
+def allocation_of(
+    ownership: Ownership,
     assigned: Mapping[FrontendKey, int],
     facts: NodeFacts,
     *,
-    before: Ground | None = None,
+    before: Allocation | None = None,
     left_out: Mapping[FrontendKey, str] | None = None,
     still_open: frozenset[Listener] = frozenset(),
-) -> Ground:
-    """Find out what all have in common, for these proxy ports.
+) -> Allocation:
+    """What follows from these proxy ports.
 
-    `before`: what it has of unchanged frontends is taken from there. `left_out`: frontends without a port, for another
-    reason than that none is left. `still_open`: listeners that are guarded, and dialled by nobody, whether or not they
-    are wanted any more.
+    `before`: listeners of unchanged frontends are taken from there. `left_out`: frontends without a port, for another
+    reason than that none is left. `still_open`: listeners that are protected whether or not they are wanted any more.
     """
-    listeners = _listeners(assigned, facts, before)
-    guarded = still_open.union(listeners.values())
-    listening = _listening(guarded, facts)
+    listeners = _listeners(assigned, facts, before or Allocation())
+    protected = still_open.union(listeners.values())
+    listening = _listening(protected, facts)
     # anybody who may write slices could ask for a dial that comes back for ever
     leads_back = facts.worker_uid is None
-    node_ports_at = frozenset(_node_ports_at(united, facts) if leads_back else ())
-    portals_at = united.addresses if leads_back else frozenset[SocketAddress]()
-    captured, complaints = _captured(united, listening, facts)
-    return Ground(
-        united=united,
+    node_ports_at = frozenset(_node_ports_at(ownership, facts) if leads_back else ())
+    portals_at = ownership.addresses if leads_back else frozenset[SocketAddress]()
+    captured, problems = _captured(ownership, listening, facts)
+    return Allocation(
+        ownership=ownership,
         facts=facts,
         listeners=listeners,
-        guarded=guarded,
+        protected=protected,
         captured=captured,
         listening=listening,
         node_ports_at=node_ports_at,
         portals_at=portals_at,
         forbidden=listening | portals_at | node_ports_at if leads_back else listening,
         # else a ClusterIP that is this node's own address would close all other ports of the node
-        cluster_ips=united.cluster_ips - facts.local_addresses,
-        node_port_numbers=frozenset(one.port for one in united.node_ports if one.protocol is Protocol.TCP),
-        problems=(*united.problems, *_unserved(united, listeners, left_out or {}), *complaints),
+        cluster_ips=ownership.cluster_ips - facts.local_addresses,
+        node_port_numbers=frozenset(one.port for one in ownership.node_ports if one.protocol is Protocol.TCP),
+        problems=(*ownership.problems, *_unserved(ownership, listeners, left_out or {}), *problems),
     )
 
 
 def _listeners(
-    ports: Mapping[FrontendKey, int], facts: NodeFacts, before: Ground | None
+    ports: Mapping[FrontendKey, int], facts: NodeFacts, before: Allocation
 ) -> Mapping[FrontendKey, Listener]:
     """The very same objects as before where a frontend listens where it did."""
     addresses = facts.listening_addresses()
-    known = before.listeners if before and before.facts.listening_addresses() == addresses else {}
+    known = before.listeners if before.facts.listening_addresses() == addresses else {}
     found = {}
     for key, port in ports.items():
         listener = known.get(key)
@@ -201,8 +206,8 @@ def _listeners(
     return found
 
 
-def _listening(guarded: frozenset[Listener], facts: NodeFacts) -> frozenset[SocketAddress]:
-    places = frozenset(map(attrgetter("at"), guarded))
+def _listening(protected: frozenset[Listener], facts: NodeFacts) -> frozenset[SocketAddress]:
+    places = frozenset(map(attrgetter("at"), protected))
     # few objects; and listeners that are still open may be of other facts
     addresses = {id(at.address): at.address for at in places}
     if any(one.is_unspecified for one in addresses.values()):
@@ -210,48 +215,50 @@ def _listening(guarded: frozenset[Listener], facts: NodeFacts) -> frozenset[Sock
     return places
 
 
-def _node_ports_at(united: United, facts: NodeFacts) -> Iterator[SocketAddress]:
-    for portal in united.node_ports:
+def _node_ports_at(ownership: Ownership, facts: NodeFacts) -> Iterator[SocketAddress]:
+    for portal in ownership.node_ports:
         for address in facts.local_addresses:
             if address.version == portal.family:
                 yield SocketAddress(address, portal.port)
 
 
 def _unserved(
-    united: United, listeners: Mapping[FrontendKey, Listener], left_out: Mapping[FrontendKey, str]
+    ownership: Ownership, listeners: Mapping[FrontendKey, Listener], left_out: Mapping[FrontendKey, str]
 ) -> Iterator[Problem]:
-    if len(listeners) == len(united.proxied):
+    if len(listeners) == len(ownership.proxied):
         return
-    for key in united.proxied:
+    for key in ownership.proxied:
         if key not in listeners:
             reason = left_out.get(key, "no proxy port is left")
-            yield united.owner(key).problem("", f"{key} cannot be served: {reason}")
+            yield ownership.claims_of(key).problem("", f"{key} cannot be served: {reason}")
 
 
 def _captured(
-    united: United, listening: frozenset[SocketAddress], facts: NodeFacts
-) -> tuple[Mapping[ObjectName, tuple[PortalPlan, ...]], list[Problem]]:
-    """All portals but those that keep others away from what kpf itself serves there, and complaints about them."""
-    captured, problems = dict(united.claims), []
-    for portal in _occupied(united, listening, facts):
-        claim = united.claimants[portal][0]
+    ownership: Ownership, listening: frozenset[SocketAddress], facts: NodeFacts
+) -> tuple[Mapping[ObjectName, tuple[PortalClaim, ...]], list[Problem]]:
+    """All portals but those that keep others away from what kpf itself serves there; and those as problems."""
+    captured, problems = dict(ownership.owned), []
+    for portal in _occupied(ownership, listening, facts):
+        claim = ownership.claimants[portal][0]
         name = claim.service_name
         left = tuple(one for one in captured.pop(name) if one.portal != portal)
         if left:
             captured[name] = left
-        problems.append(united.owner(claim.frontend).problem(claim.field, f"kpf itself listens on {portal}"))
+        problems.append(ownership.claims_of(claim.frontend).problem(claim.field, f"kpf itself listens on {portal}"))
     return captured, problems
 
 
-def _occupied(united: United, listening: frozenset[SocketAddress], facts: NodeFacts) -> Iterator[Portal | NodePort]:
+def _occupied(
+    ownership: Ownership, listening: frozenset[SocketAddress], facts: NodeFacts
+) -> Iterator[Portal | NodePort]:
     own = frozenset(facts.everywhere(facts.own_listeners))
     # where it does: an external address that is this node's must not answer for another Service's health check
     checks = frozenset(
-        SocketAddress(address, port) for port in united.health_check_ports for address in facts.local_addresses
+        SocketAddress(address, port) for port in ownership.health_check_ports for address in facts.local_addresses
     )
     # kpf listens for TCP alone
-    for at in united.addresses & (listening | own | checks):
-        if (portal := Portal(at.address, Protocol.TCP, at.port)) in united.claimants:
+    for at in ownership.addresses & (listening | own | checks):
+        if (portal := Portal(at.address, Protocol.TCP, at.port)) in ownership.claimants:
             yield portal
     # proxy ports give way to node ports by themselves
-    yield from united.node_ports & {NodePort(family_of(at.address), Protocol.TCP, at.port) for at in own}
+    yield from ownership.node_ports & {NodePort(family_of(at.address), Protocol.TCP, at.port) for at in own}

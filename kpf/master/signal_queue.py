@@ -1,4 +1,4 @@
-"""What signals ask of the daemon. A handler does nothing but note it."""
+"""What signals ask of the daemon, queued. A handler does nothing but put it there."""
 
 import asyncio
 import signal
@@ -13,42 +13,44 @@ from kpf.master import ending
 T = TypeVar("T")
 
 
-class Intent(Enum):
+class SignalAction(Enum):
+    """What a signal asks for."""
+
     RELOAD = auto()
     STOP = auto()
     STOP_NOW = auto()
 
 
-SIGNALS = {signal.SIGHUP: Intent.RELOAD, signal.SIGTERM: Intent.STOP, signal.SIGINT: Intent.STOP_NOW}
+SIGNALS = {signal.SIGHUP: SignalAction.RELOAD, signal.SIGTERM: SignalAction.STOP, signal.SIGINT: SignalAction.STOP_NOW}
 
 
-class Intents:
+class SignalQueue:
     """In the order in which they came. Made inside the event loop."""
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[Intent] = asyncio.Queue()
+        self._queue: asyncio.Queue[SignalAction] = asyncio.Queue()
         self._is_stop_asked = asyncio.Event()
 
     @contextmanager
     def heard(self) -> Iterator[None]:
         """Signals are noted inside, also those that were held before."""
         loop = asyncio.get_running_loop()
-        for number, intent in SIGNALS.items():
-            loop.add_signal_handler(number, self.note, intent)
+        for number, action in SIGNALS.items():
+            loop.add_signal_handler(number, self.note, action)
         for number in signals.MEANINGLESS:
             loop.add_signal_handler(number, lambda: None)
         with signals.heard():
             yield
 
-    def note(self, intent: Intent) -> None:
-        if intent is not Intent.RELOAD:
+    def note(self, action: SignalAction) -> None:
+        if action is not SignalAction.RELOAD:
             self._is_stop_asked.set()
         elif not self._queue.empty():
             # the reload that is still to come reads what is there by then
             return
-        self._queue.put_nowait(intent)
+        self._queue.put_nowait(action)
 
-    async def get(self) -> Intent:
+    async def get(self) -> SignalAction:
         """The next one, once there is one."""
         return await self._queue.get()
 

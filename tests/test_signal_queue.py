@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kpf import signals
-from kpf.master.intents import Intent, Intents
+from kpf.master.signal_queue import SignalAction, SignalQueue
 
 
 def play(scene: Coroutine[Any, Any, None]) -> None:
@@ -18,19 +18,25 @@ def play(scene: Coroutine[Any, Any, None]) -> None:
 
 def test_reloads_do_not_pile_up() -> None:
     async def scene() -> None:
-        intents = Intents()
-        for intent in (Intent.RELOAD, Intent.RELOAD, Intent.STOP, Intent.RELOAD, Intent.STOP_NOW):
-            intents.note(intent)
-        assert [await intents.get() for _ in range(3)] == [Intent.RELOAD, Intent.STOP, Intent.STOP_NOW]
-        intents.note(Intent.RELOAD)
-        assert await intents.get() is Intent.RELOAD
+        queue = SignalQueue()
+        for action in (
+            SignalAction.RELOAD,
+            SignalAction.RELOAD,
+            SignalAction.STOP,
+            SignalAction.RELOAD,
+            SignalAction.STOP_NOW,
+        ):
+            queue.note(action)
+        assert [await queue.get() for _ in range(3)] == [SignalAction.RELOAD, SignalAction.STOP, SignalAction.STOP_NOW]
+        queue.note(SignalAction.RELOAD)
+        assert await queue.get() is SignalAction.RELOAD
 
     play(scene())
 
 
 def test_what_was_held_is_heard_and_what_means_nothing_is_not() -> None:
     async def scene() -> None:
-        intents = Intents()
+        queue = SignalQueue()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         signals.hold()
         try:
@@ -38,8 +44,8 @@ def test_what_was_held_is_heard_and_what_means_nothing_is_not() -> None:
             us = threading.get_ident()
             for number in (signal.SIGUSR1, signal.SIGHUP, signal.SIGUSR2):
                 signal.pthread_kill(us, number)
-            with intents.heard():
-                assert await intents.get() is Intent.RELOAD
+            with queue.heard():
+                assert await queue.get() is SignalAction.RELOAD
             # nobody is left to obey
             signal.pthread_kill(us, signal.SIGTERM)
             assert signal.SIGTERM in signal.sigpending()
@@ -50,25 +56,25 @@ def test_what_was_held_is_heard_and_what_means_nothing_is_not() -> None:
     play(scene())
 
 
-@pytest.mark.parametrize("intent", [Intent.STOP, Intent.STOP_NOW])
-def test_a_stop_interrupts_what_would_never_end(intent: Intent) -> None:
+@pytest.mark.parametrize("action", [SignalAction.STOP, SignalAction.STOP_NOW])
+def test_a_stop_interrupts_what_would_never_end(action: SignalAction) -> None:
     async def scene() -> None:
-        intents, ended = Intents(), asyncio.Event()
+        queue, ended = SignalQueue(), asyncio.Event()
 
         async def endless() -> int:
             try:
-                intents.note(Intent.RELOAD)
+                queue.note(SignalAction.RELOAD)
                 await asyncio.sleep(0)
-                intents.note(intent)
+                queue.note(action)
                 await asyncio.Event().wait()
                 return 0
             finally:
                 ended.set()
 
-        assert await intents.unless_stopped(endless()) is None
+        assert await queue.unless_stopped(endless()) is None
         assert ended.is_set()
-        assert await intents.get() is Intent.RELOAD
-        assert await intents.get() is intent
+        assert await queue.get() is SignalAction.RELOAD
+        assert await queue.get() is action
 
     play(scene())
 
@@ -81,9 +87,9 @@ def test_what_ends_or_fails_first_does_so() -> None:
         raise OSError("no")
 
     async def scene() -> None:
-        intents = Intents()
-        assert await intents.unless_stopped(three()) == 3
+        queue = SignalQueue()
+        assert await queue.unless_stopped(three()) == 3
         with pytest.raises(OSError, match="no"):
-            await intents.unless_stopped(fails())
+            await queue.unless_stopped(fails())
 
     play(scene())
