@@ -49,9 +49,11 @@ class StandardError(io.TextIOBase):
         self._has_begun = False
 
     def fileno(self) -> int:
+        """What is written there directly overtakes the queue."""
         return self._descriptor
 
     def writable(self) -> bool:
+        """At any time: what there is no room for is dropped, and counted."""
         return True
 
     def write(self, text: str) -> int:

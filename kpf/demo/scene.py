@@ -45,9 +45,11 @@ class Pod:
 
     @property
     def pid(self) -> int:
+        """Of its server; another one after each `start`."""
         return self._server.process.pid
 
     def start(self, mode: Mode = "greet") -> None:
+        """A new process that serves at `POD_PORT`; the one before has ended. Raises OSError if it cannot listen."""
         self._server = Backends(self._host)
         self._server.open(self.address, POD_PORT, name=self.name, mode=mode)
 
@@ -56,7 +58,7 @@ class Pod:
         self._server.stop()
 
     def restart(self, mode: Mode) -> None:
-        """In another mode."""
+        """As a new process, in another mode; what was open is reset."""
         self.kill()
         self.start(mode)
 
@@ -65,6 +67,7 @@ class Pod:
         self._host.remove_address(self.address)
 
     def come_back(self) -> None:
+        """Undo `vanish`: the server has gone on all the while, connections included."""
         self._host.add_addresses([self.address])
 
     def __enter__(self) -> Self:
@@ -132,6 +135,6 @@ class Scene:
         return {names[endpoint["address"]]: endpoint for endpoint in self.daemon.service("shop")["endpoints"]}
 
     def workers(self) -> list[dict[str, Any]]:
-        """The status of the workers, by slot."""
+        """Of `kpf status --json`: one entry a slot, in their order."""
         workers: list[dict[str, Any]] = self.daemon.status()["workers"]
         return workers

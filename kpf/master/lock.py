@@ -69,6 +69,7 @@ class DaemonLock:
         connection.close()
 
     def release(self) -> None:
+        """Inside the event loop. The name is free at once for another daemon."""
         if self._again:
             self._again.cancel()
         if self._socket:

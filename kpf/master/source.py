@@ -59,7 +59,7 @@ def source_problems(config: Config) -> list[Problem]:
 
 
 def read_once(config: Config) -> Snapshot:
-    """What the source knows now, outside of an event loop. Raises OSError if it does not tell."""
+    """What the source knows now, outside of an event loop. Raises OSError if it does not tell within `READ_ONCE_S`."""
     return asyncio.run(_read_once(config))
 
 

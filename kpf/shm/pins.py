@@ -40,7 +40,7 @@ class PinTable(NamedTuple):
 
 
 def client_of(host: str) -> Client:
-    """From an address as `accept` gives it."""
+    """From an address as `accept` gives it; an IPv4 one becomes v4-mapped."""
     if ":" not in host:
         return Client(0, _V4_PREFIX | int.from_bytes(socket.inet_aton(host), "big"))
     packed = socket.inet_pton(socket.AF_INET6, host)
