@@ -57,6 +57,7 @@ class Decisions:
         self.complaints: dict[ObjectName, tuple[Problem, ...]] = {}
 
     def decide(self, plan: ServicePlan) -> None:
+        """Add what becomes of one Service: once for each, in any order. Portals that another one has count nothing."""
         name, problems = plan.claims.name, dict.fromkeys(plan.problems)
         claims = self._ground.captured.get(name, ())
         outcomes: dict[FrontendKey, Outcome] = {}

@@ -54,6 +54,7 @@ class PortalPlan(NamedTuple):
 
     @property
     def service_name(self) -> ObjectName:
+        """The Service that asks for the portal, whether or not it gets it."""
         return self.frontend.port.service_name
 
     @property
@@ -78,6 +79,7 @@ class Claims(NamedTuple):
         return not self.created, self.created, self.name
 
     def problem(self, field: str, message: str) -> Problem:
+        """One of this Service's; `field` as the API writes it (`spec.ports[0].nodePort`), "" for the whole object."""
         return Problem(self.origin, f"Service {self.name}", field, message)
 
 
@@ -93,7 +95,10 @@ class ServicePlan:
     health_check: HealthCheck | None = None
 
     def refused_endpoints(self, refused: Sequence[tuple[SocketAddress, str]]) -> Iterator[Problem]:
-        """Complaints about endpoints, with why they are refused."""
+        """Complaints about endpoints, with why they are refused: `MAX_PROBLEMS`, and one that counts the others.
+
+        Raises LookupError for an endpoint that is in none of `slices`.
+        """
         for address, reason in refused[:MAX_PROBLEMS]:
             yield self._endpoint_problem(address, reason)
         if len(refused) > MAX_PROBLEMS:

@@ -11,7 +11,7 @@ from kpf.plan.intent import United
 
 
 class AskedHealthCheck(NamedTuple):
-    """What one Service asks for."""
+    """What one Service asks for: `healthCheckNodePort`, and what is answered there."""
 
     port: int
     check: HealthCheck

@@ -35,6 +35,7 @@ class United:
     problems: tuple[Problem, ...] = ()
 
     def owner(self, key: FrontendKey) -> Claims:
+        """The Service of a frontend, whatever it has. Raises KeyError if there is no such Service."""
         return self.services[key.port.service_name]
 
 
@@ -169,6 +170,11 @@ class Planner:
         self._serial = 0
 
     def intent(self, snapshot: Snapshot, facts: NodeFacts) -> Intent:
+        """What all Services ask for now.
+
+        A snapshot that follows the last one costs no more than its `touched` Services; any other one, and a changed
+        node, cost all of them.
+        """
         basis = basis_of(facts)
         old = self._last.plans
         plans: dict[ObjectName, ServicePlan] = {}

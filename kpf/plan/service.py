@@ -42,6 +42,7 @@ class Basis(NamedTuple):
 
 
 def basis_of(facts: NodeFacts) -> Basis:
+    """Compared with the one before: if they are equal, plans of unchanged Services still hold."""
     return Basis(
         node_name=facts.name,
         zone=facts.zone,
