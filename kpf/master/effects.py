@@ -54,8 +54,11 @@ class FrontendsFailedError(Exception):
 
 
 class Effects:
-    """`closing`: listeners that nobody wants any more, and that are still open; `on_closed`: called when some of them
-    have been closed."""
+    """Carries out steps, and knows what is in force.
+
+    `closing`: listeners that nobody wants any more, and that are still open; `on_closed`: called when some of them have
+    been closed.
+    """
 
     def __init__(self, directory: Directory, listeners: Listeners, workers: Workers, kernel: Kernel) -> None:
         self._directory, self._listeners, self._workers, self._kernel = directory, listeners, workers, kernel

@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 
 class Intent(Enum):
+    """What a signal asks for. STOP: once open connections have ended, `drainTimeout` at most; STOP_NOW: at once."""
+
     RELOAD = auto()
     STOP = auto()
     STOP_NOW = auto()
@@ -41,6 +43,7 @@ class Intents:
             yield
 
     def note(self, intent: Intent) -> None:
+        """Called by signals' handlers. A reload is passed over while anything is still to be obeyed."""
         if intent is not Intent.RELOAD:
             self._is_stop_asked.set()
         elif not self._queue.empty():
