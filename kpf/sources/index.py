@@ -33,6 +33,7 @@ class Index:
         self._serial = 0
 
     def get(self, key: Key) -> Value | None:
+        """None for what does not count, is not there, or is another Node."""
         return self._in_force.get(key)
 
     def put(self, key: Key, value: Value | None) -> bool:
