@@ -125,4 +125,5 @@ class Kernel:
             raise FileNotFoundError(error.errno, f"there is no table inet {schema.TABLE}") from error
 
     def close(self) -> None:
+        """Inside the event loop. The table stays."""
         self._socket.close()

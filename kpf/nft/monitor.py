@@ -53,6 +53,7 @@ class Monitor:
         return False
 
     def close(self) -> None:
+        """Inside the event loop. `on_touched` is not called any more."""
         if self._pending is not None:
             self._pending.cancel()
         self._socket.close()
