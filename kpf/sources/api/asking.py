@@ -9,7 +9,7 @@ from kpf.sources.api.resources import Resource
 
 
 class Ask(Enum):
-    """STREAMED_LIST: a watch that begins with all there is. PROBE: has the server gone back in time?"""
+    """STREAMED_LIST: a watch that begins with all there is. PROBE: whether the server has gone back in time."""
 
     STREAMED_LIST = auto()  # a watch that begins with all that there is
     PAGE = auto()
