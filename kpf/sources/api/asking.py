@@ -9,7 +9,7 @@ from kpf.sources.api.resources import Resource
 
 
 class Ask(Enum):
-    """STREAMED_LIST: a watch that begins with all there is. PROBE: whether the server has gone back in time."""
+    """What a request is for. PAGE: a part of a list, or all of it. WATCH: what happens from a version on."""
 
     STREAMED_LIST = auto()  # a watch that begins with all that there is
     PAGE = auto()
