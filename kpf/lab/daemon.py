@@ -99,13 +99,13 @@ class Daemon:
         return fetch(str(self.control_socket))
 
     def service(self, name: str) -> dict[str, Any]:
-        """The status of a Service of one port, by its name. Raises ValueError if there is not exactly one."""
+        """The status of a Service of one port, by its name. Raises ValueError if there is not just one, OSError."""
         (found,) = [service for service in self.status()["services"] if service["name"] == name]
         one: dict[str, Any] = found
         return one
 
     def worker_pids(self) -> list[int]:
-        """The live workers' pids, in the order of their slots."""
+        """The live workers' pids, in the order of their slots. Raises `OSError` if the daemon does not answer."""
         return [worker["pid"] for worker in self.status()["workers"] if worker["pid"]]
 
     def active_at_deaths(self) -> dict[int, int]:

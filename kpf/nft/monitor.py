@@ -25,7 +25,10 @@ _OURS = schema.TABLE.encode() + b"\0"
 
 
 class Monitor:
-    """`own_port`: the netlink port of our own writer. `on_touched` is called from the event loop, once a burst."""
+    """`own_port`: the netlink port of our own writer. `on_touched` is called from the event loop, once a burst.
+
+    Making one raises OSError.
+    """
 
     def __init__(self, own_port: int, on_touched: Callable[[], None]) -> None:
         self._on_touched = on_touched

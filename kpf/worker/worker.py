@@ -39,7 +39,7 @@ OOM_SCORE_ADJ_ABOVE_MASTER = 100
 def main(descriptor: int) -> int:
     """Serve the master at the other end of this socket. Returns the exit status.
 
-    Raises `ChannelError` if it says anything before Configure, and what `Worker.run` raises.
+    Raises `ChannelError` if it says anything before Configure, `RegionError`, OSError, and what `Worker.run` raises.
     """
     master = socket.socket(fileno=descriptor)
     os.set_inheritable(descriptor, False)
