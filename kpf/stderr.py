@@ -65,7 +65,7 @@ class StandardError(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Nothing: it would block."""
+        """Does nothing: it would block. `drain` waits."""
 
     def drain(self, timeout_s: float = DRAIN_S) -> None:
         """Wait until all is written, but no longer than this."""

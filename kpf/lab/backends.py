@@ -63,7 +63,7 @@ class Backends:
         return counts
 
     def active(self) -> int:
-        """How many connections are open."""
+        """How many connections are open, of all names; UDP has none."""
         number: int = self._ask("active")
         return number
 

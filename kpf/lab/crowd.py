@@ -54,7 +54,10 @@ A = TypeVar("A", bound=Asking)
 
 
 class Client:
-    """One connection under way."""
+    """One connection under way, non-blocking; `source`: its address, "" for whichever the kernel takes.
+
+    `error`: "" as long as it goes well. Raises OSError if the source is not to be had.
+    """
 
     __slots__ = (
         "_answer",

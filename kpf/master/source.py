@@ -33,7 +33,7 @@ class Source(Protocol):
 
 
 def open_source(config: Config) -> Source:
-    """Made inside the event loop."""
+    """Of manifests if there is a directory, else of an API server. Made inside the event loop; asks nobody yet."""
     if config.manifests:
         return ManifestSource(config.manifests, node_name=config.node_name)
     # 40 MB of client that a node without a cluster need not load

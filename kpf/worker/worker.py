@@ -64,7 +64,7 @@ def main(descriptor: int) -> int:
 
 
 class Worker:
-    """One slot's process."""
+    """One slot's process: its epoll, and the parts that it is made of. The master's channel is `orders`."""
 
     def __init__(self, orders: Orders, configuration: Configure, region: Region) -> None:
         slot, record = configuration.slot, region.layout.worker(configuration.slot)
