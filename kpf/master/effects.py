@@ -199,7 +199,7 @@ class Effects:
         await self._write(self.now.rules, (self.now.rules or wanted).dropping())
 
     async def finish(self) -> None:
-        """End what runs in the background."""
+        """Cancel what runs in the background, such as listeners that are being closed, and wait for it."""
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

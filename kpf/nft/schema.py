@@ -120,7 +120,7 @@ def name_of(kind: str, family: Family) -> str:
 
 @functools.cache
 def sets() -> tuple[Set, ...]:
-    """Those that are always there."""
+    """Those that are always there, for each family."""
     return tuple(one for family in Family for one in _sets(family))
 
 

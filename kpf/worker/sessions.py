@@ -40,7 +40,7 @@ class Sessions:
         self.unwatched: dict[Half, int] = {}
 
     def count(self, change: int) -> None:
-        """A client more, or less."""
+        """A client more, or less; shared memory is told."""
         self.active += change
         self._words[self._record_active] = self.active
 
@@ -99,7 +99,7 @@ class Sessions:
             self.ends.append(half)
 
     def close(self, half: Half) -> None:
-        """The session is over."""
+        """The session is over, whichever half is given. Both sockets are closed at the end of the batch."""
         client, backend = (half, half.peer) if half.choice is None else (half.peer, half)
         words, halves = self._words, self.halves
         if client.moved:

@@ -241,7 +241,7 @@ def _files(context: Context, fields: Fields, names: tuple[str, ...], described: 
 
 
 def one_context(context: Context) -> Mapping[str, Any]:
-    """A kubeconfig of nothing else."""
+    """A kubeconfig of nothing else, for the client; a token instead of its file."""
     user = {name: value for name, value in context.user.items() if name != _TOKEN_FILE}
     return {
         "current-context": "kpf",
