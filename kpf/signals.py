@@ -13,7 +13,7 @@ _HELD = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, *MEANINGLESS)
 
 
 def hold() -> None:
-    """From now on, for ever."""
+    """From now on, for the rest of the process's life; `heard` is the exception."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
 
 

@@ -49,9 +49,11 @@ class StandardError(io.TextIOBase):
         self._has_begun = False
 
     def fileno(self) -> int:
+        """What is written there directly overtakes the queue."""
         return self._descriptor
 
     def writable(self) -> bool:
+        """At any time: what there is no room for is dropped, and counted."""
         return True
 
     def write(self, text: str) -> int:
@@ -63,7 +65,7 @@ class StandardError(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Nothing: it would block."""
+        """Does nothing: it would block. `drain` waits."""
 
     def drain(self, timeout_s: float = DRAIN_S) -> None:
         """Wait until all is written, but no longer than this."""

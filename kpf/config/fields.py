@@ -35,6 +35,7 @@ class PortRange(NamedTuple):
 
     @property
     def ports(self) -> range:
+        """For `in` and for counting; nothing is listed."""
         return range(self.first, self.last + 1)
 
     def __str__(self) -> str:
@@ -86,6 +87,7 @@ def _one_each(values: tuple[Any, ...]) -> None:
 
 
 def bind_address(value: object) -> tuple[IPAddress, ...]:
+    """At most one address a family, neither multicast nor broadcast. Raises ValueError."""
     addresses = tuple(_address(part) for part in _parts(value))
     _one_each(addresses)
     for address in addresses:
@@ -95,6 +97,7 @@ def bind_address(value: object) -> tuple[IPAddress, ...]:
 
 
 def proxy_address(value: object) -> tuple[IPAddress, ...]:
+    """At most one address a family, of those that pods and other hosts can reach. Raises ValueError."""
     addresses = tuple(_address(part) for part in _parts(value))
     _one_each(addresses)
     for address in addresses:
@@ -104,12 +107,14 @@ def proxy_address(value: object) -> tuple[IPAddress, ...]:
 
 
 def cluster_cidr(value: object) -> tuple[IPNetwork, ...]:
+    """At most one network a family; bits of the host are cut. Raises ValueError."""
     networks = tuple(_network(part) for part in _parts(value))
     _one_each(networks)
     return networks
 
 
 def service_cidrs(value: object) -> tuple[IPNetwork, ...]:
+    """Any number of networks, of at least one bit each; bits of the host are cut. Raises ValueError."""
     networks = tuple(_network(part) for part in _parts(value))
     for network in networks:
         if network.prefixlen == 0:
@@ -118,6 +123,7 @@ def service_cidrs(value: object) -> tuple[IPNetwork, ...]:
 
 
 def node_port_addresses(value: object) -> tuple[IPNetwork, ...] | Literal["primary"]:
+    """Any number of networks, or "primary" by itself. Raises ValueError."""
     parts = _parts(value)
     if "primary" not in parts:
         return tuple(_network(part) for part in parts)
@@ -127,6 +133,7 @@ def node_port_addresses(value: object) -> tuple[IPNetwork, ...] | Literal["prima
 
 
 def port_range(value: object) -> PortRange:
+    """From "A-B", 1024 <= A <= B <= 65535. Raises ValueError."""
     match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", _text(value).strip())
     if match is None:
         raise ValueError(f"must be two ports, such as 20000-29999, not {shown(value)}")
@@ -137,6 +144,7 @@ def port_range(value: object) -> PortRange:
 
 
 def listen_address(value: object) -> SocketAddress | None:
+    """From "IP:PORT", IPv6 in brackets, port 1..65535; "" is None, off. Raises ValueError."""
     text = _text(value).strip()
     if not text:
         return None
@@ -150,6 +158,7 @@ def listen_address(value: object) -> SocketAddress | None:
 
 
 def seconds(value: object) -> float:
+    """A number, its text, or hours, minutes and seconds ("1h2m3.5s"), 0..86400 s. Raises ValueError."""
     seconds: float = -1
     if isinstance(value, int | float) and not isinstance(value, bool):
         seconds = value
@@ -165,12 +174,14 @@ def seconds(value: object) -> float:
 
 
 def workers(value: object) -> int:
+    """1..64; no text, no bool. Raises ValueError."""
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_WORKERS:
         raise ValueError(f"must be an integer 1..{MAX_WORKERS}, not {shown(value)}")
     return value
 
 
 def user(value: object) -> int:
+    """A uid, 1..2^32 - 2: never root. Raises ValueError."""
     # 2^32 - 1 is no id: setresuid(2)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_USER:
         raise ValueError(f"must be a numeric id 1..{MAX_USER}, and nobody else's; not {shown(value)}")
@@ -178,6 +189,7 @@ def user(value: object) -> int:
 
 
 def url(value: object) -> str:
+    """http or https with a host, and no port 0; "": none is given. Raises ValueError."""
     text = _text(value)
     try:
         parts = urlsplit(text)
@@ -190,6 +202,7 @@ def url(value: object) -> str:
 
 
 def socket_path(value: object) -> str:
+    """1..107 bytes in the file system's encoding, none of them 0. Raises ValueError."""
     path = _text(value)
     if not 1 <= len(os.fsencode(path)) <= _UNIX_PATH_LIMIT or "\0" in path:
         raise ValueError(f"must be a path of 1..{_UNIX_PATH_LIMIT} bytes, not {shown(path)}")
@@ -197,6 +210,7 @@ def socket_path(value: object) -> str:
 
 
 def host_name(value: object) -> str:
+    """In lower case, 1..253 characters; "": the host's own. Raises ValueError."""
     # lower case and without spaces, as Kubernetes names nodes: k8s.io/component-helpers/node/util.GetHostname
     name = _text(value).strip().lower()
     if name and not re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", name):
@@ -205,6 +219,7 @@ def host_name(value: object) -> str:
 
 
 def interface(value: object) -> str:
+    """1..15 bytes without spaces and slashes (IFNAMSIZ is 16); "": none. Raises ValueError."""
     name = _text(value)
     if name and not (_INTERFACE_NAME.match(name) and len(name.encode()) < 16):
         raise ValueError(f"must be an interface's name (or its beginning), at most 15 bytes, not {shown(name)}")
@@ -212,4 +227,5 @@ def interface(value: object) -> str:
 
 
 def lower(value: object) -> object:
+    """Text in lower case; all else as it is, for the type's own validation to refuse."""
     return value.lower() if isinstance(value, str) else value

@@ -71,6 +71,8 @@ class DetectLocal(_Part):
 
 
 class Logging(_Part):
+    """`level`: the lowest that is logged; in a file in either case. `format`: of the lines on standard error."""
+
     level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(fields.lower)] = "info"
     format: Literal["text", "json"] = "text"
 
@@ -124,6 +126,7 @@ class Config(_Part):
         return self._remarks
 
     def with_remarks(self, remarks: tuple[str, ...]) -> Self:
+        """A copy that has these in place of its own: what its reader found, and no field holds."""
         copy = self.model_copy()
         copy._remarks = remarks
         return copy

@@ -45,9 +45,11 @@ class Pod:
 
     @property
     def pid(self) -> int:
+        """Of its server; another one after each `start`."""
         return self._server.process.pid
 
     def start(self, mode: Mode = "greet") -> None:
+        """A new process that serves at `POD_PORT`; the one before has ended. Raises OSError if it cannot listen."""
         self._server = Backends(self._host)
         self._server.open(self.address, POD_PORT, name=self.name, mode=mode)
 
@@ -56,7 +58,7 @@ class Pod:
         self._server.stop()
 
     def restart(self, mode: Mode) -> None:
-        """In another mode."""
+        """As a new process, in another mode; what was open is reset."""
         self.kill()
         self.start(mode)
 
@@ -65,6 +67,7 @@ class Pod:
         self._host.remove_address(self.address)
 
     def come_back(self) -> None:
+        """Undo `vanish`: the server has gone on all the while, connections included."""
         self._host.add_addresses([self.address])
 
     def __enter__(self) -> Self:
@@ -75,7 +78,10 @@ class Pod:
 
 
 class Scene:
-    """To be made in a namespace of one's own; all is over with `stack`, with its files in `directory`."""
+    """To be made in a namespace of one's own; all is over with `stack`, with its files in `directory`.
+
+    Raises `NamespaceRefusedError`, and `DaemonFailedError` if kpf does not start.
+    """
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
         self.lab = stack.enter_context(Lab())
@@ -123,15 +129,15 @@ class Scene:
         self.daemon.signal(SIGHUP)
 
     def load(self, *, kept_at: Collection[str] = ()) -> UnderLoad:
-        """Clients of the outside host: new connections, and kept ones that ask."""
+        """Clients of the outside host: new connections, and kept ones that ask. Raises `CallFailedError`."""
         return UnderLoad(self.lab.outside, Load(SHOP, NEW_PER_S, KEPT, asks_per_s=ASKS_PER_S, kept_at=kept_at))
 
     def endpoints(self) -> dict[str, dict[str, Any]]:
-        """The status of `shop`'s endpoints, by pod."""
+        """The status of `shop`'s endpoints, by pod. Raises `OSError` if the daemon does not answer."""
         names = {f"{pod.address}:{POD_PORT}": name for name, pod in self.pods.items()}
         return {names[endpoint["address"]]: endpoint for endpoint in self.daemon.service("shop")["endpoints"]}
 
     def workers(self) -> list[dict[str, Any]]:
-        """The status of the workers, by slot."""
+        """Of `kpf status --json`: one entry a slot, in their order. Raises `OSError` if the daemon does not answer."""
         workers: list[dict[str, Any]] = self.daemon.status()["workers"]
         return workers

@@ -23,7 +23,7 @@ JUDGED = 9
 
 @dataclass(slots=True)
 class Act:
-    """What the summary says of an act."""
+    """What the summary says of an act: how many claims it made, how many of these did not hold, and its figures."""
 
     name: str
     claims: int = 0
@@ -85,7 +85,7 @@ class Stage:
         self._progress.update(self._task, description=what, refresh=True)
 
     def pause(self, seconds: float) -> None:
-        """Let it go on for a while."""
+        """Let it go on for so long, whatever happens."""
         self.wait_for(lambda: False, seconds)
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
@@ -106,6 +106,10 @@ class Stage:
         self._console.print(Text(text, style), soft_wrap=True)
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Columns that have only numbers and "" are set to the right.
+
+        Raises ValueError without rows, and for a row that is not as long as the header.
+        """
         table = Table(box=box.ROUNDED if self._console.is_terminal else box.ASCII)
         for name, column in zip(header, zip(*rows, strict=True), strict=True):
             is_number = all(isinstance(cell, int) or not cell for cell in column)

@@ -31,7 +31,10 @@ BACKLOG = 4096
 
 
 class Backends:
-    """A process full of servers on a machine; each is known by its address, "ip" and port."""
+    """A process full of servers on a machine; each is known by its address, "ip" and port.
+
+    Whatever it is asked raises `TimeoutError` if it does not answer within 10 s.
+    """
 
     def __init__(self, machine: Machine) -> None:
         self._connection, theirs = Pipe()
@@ -60,7 +63,7 @@ class Backends:
         return counts
 
     def active(self) -> int:
-        """How many connections are open."""
+        """How many connections are open, of all names; UDP has none."""
         number: int = self._ask("active")
         return number
 
@@ -258,6 +261,7 @@ async def _answer(servers: _Servers, what: str, args: tuple[Any, ...]) -> Any:
 
 
 def main() -> None:
+    """Serve whoever holds the other end of the connection, descriptor argv[1], until it is closed."""
     raise_descriptor_limit()
     with Connection(int(sys.argv[1])) as connection:
         asyncio.run(_obey(connection))

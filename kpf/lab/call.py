@@ -20,6 +20,7 @@ def raise_descriptor_limit() -> None:
 
 
 def main() -> None:
+    """Run the one function that comes over the connection, descriptor argv[1], and send what becomes of it."""
     raise_descriptor_limit()
     with Connection(int(sys.argv[1])) as connection:
         try:

@@ -51,7 +51,7 @@ class TableChanges:
 
     @property
     def transactions(self) -> int:
-        """How many there were."""
+        """So far, of any table of the namespace."""
         return len(self.commits_s)
 
     async def _listen(self) -> None:

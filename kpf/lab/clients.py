@@ -32,10 +32,12 @@ def names(outcomes: Iterable[Outcome]) -> dict[str, int]:
 
 
 def failures(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Those that nobody has answered, in their order."""
     return [outcome for outcome in outcomes if outcome.error]
 
 
 def median_first_byte_ms(outcomes: Iterable[Outcome]) -> float:
+    """Of those that were answered. Raises `StatisticsError`, a ValueError, if none was."""
     return median(outcome.first_byte_s for outcome in outcomes if not outcome.error) * 1000
 
 

@@ -71,6 +71,7 @@ class Cluster:
         return pod
 
     def close(self) -> None:
+        """Unplug all hosts and pods, the last one first; the node's sysctls stay as they are set."""
         self._made.close()
 
     def __enter__(self) -> "Cluster":

@@ -54,7 +54,10 @@ A = TypeVar("A", bound=Asking)
 
 
 class Client:
-    """One connection under way."""
+    """One connection under way, non-blocking; `source`: its address, "" for whichever the kernel takes.
+
+    `error`: "" as long as it goes well. Raises OSError if the source is not to be had.
+    """
 
     __slots__ = (
         "_answer",
@@ -96,6 +99,7 @@ class Client:
             self.fail(error_name(error))
 
     def fail(self, why: str) -> None:
+        """It has finished, at this moment and without an answer."""
         self.error, self.finished = why, True
         self._first_byte_s = time.monotonic()
 
@@ -125,14 +129,17 @@ class Client:
 
     @property
     def awaits(self) -> int:
+        """EVENT_WRITE until the connection stands, then EVENT_READ."""
         return selectors.EVENT_READ if self._connected_s else selectors.EVENT_WRITE
 
     def outcome(self) -> Outcome:
+        """Of the last exchange; the connection may stay open for another one."""
         name, _, client = ("" if self.error else self._answer.strip().decode()).partition("\t")
         connect_s, first_byte_s = (max(at - self.began_s, 0.0) for at in (self._connected_s, self._first_byte_s))
         return Outcome(self.source, name, self.error, self.began_s, connect_s, first_byte_s, client)
 
     def close(self) -> Outcome:
+        """Answered or not; the outcome is that of the last exchange."""
         self.sock.close()
         return self.outcome()
 

@@ -82,10 +82,12 @@ class Daemon:
 
     @property
     def pid(self) -> int:
+        """The master's, once it has been started; still that one's after its end."""
         assert self.process is not None
         return self.process.pid
 
     def exit_status(self) -> int | None:
+        """None while it runs, and before it is started; negative: minus the signal that ended it."""
         return None if self.process is None else self.process.poll()
 
     def log(self) -> str:
@@ -97,13 +99,13 @@ class Daemon:
         return fetch(str(self.control_socket))
 
     def service(self, name: str) -> dict[str, Any]:
-        """The status of a service of one port, by its name."""
+        """The status of a Service of one port, by its name. Raises ValueError if there is not just one, OSError."""
         (found,) = [service for service in self.status()["services"] if service["name"] == name]
         one: dict[str, Any] = found
         return one
 
     def worker_pids(self) -> list[int]:
-        """The live workers' pids, in the order of their slots."""
+        """The live workers' pids, in the order of their slots. Raises `OSError` if the daemon does not answer."""
         return [worker["pid"] for worker in self.status()["workers"] if worker["pid"]]
 
     def active_at_deaths(self) -> dict[int, int]:
@@ -118,6 +120,7 @@ class Daemon:
             raise TimeoutError(f"{error}\n{self.log()}") from None
 
     def signal(self, number: Signals) -> None:
+        """To the master alone. Not after its end: the pid may be somebody else's then."""
         os.kill(self.pid, number)
 
     def stop(self, timeout_s: float = 10.0, *, how: Signals = SIGINT) -> int:

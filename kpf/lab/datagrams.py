@@ -52,6 +52,7 @@ class Datagram:
             self.fail(error_name(error))
 
     def advance(self) -> None:
+        """The answer can be read, or what an ICMP message has said of the question."""
         try:
             self._answer = self.sock.recv(4096)
         except OSError as error:
@@ -61,6 +62,7 @@ class Datagram:
             self._finish()
 
     def fail(self, why: str) -> None:
+        """It has finished without an answer. What was said when it was sent is the better reason, if it is known."""
         self._error = self._send_error or why
         self._finish()
 
@@ -68,6 +70,7 @@ class Datagram:
         self.finished, self._ended_s = True, time.monotonic()
 
     def close(self) -> Outcome:
+        """`connect_s` is 0, `first_byte_s` the time until the answer or the failure."""
         self.sock.close()
         name, client = self._answer.decode().split("\t")[:2] if self._answer else ("", "")
         return Outcome(self._source, name, self._error, self.began_s, 0.0, self._ended_s - self.began_s, client)

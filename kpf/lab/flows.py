@@ -67,7 +67,7 @@ class UnderFlows:
         self._connection.send(flows)
 
     def report(self) -> Mapping[int, Flow]:
-        """By source port, so far."""
+        """By source port, so far; what is under way counts as lost."""
         return self._ask("report")
 
     def stop(self) -> Mapping[int, Flow]:

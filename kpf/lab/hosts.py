@@ -43,6 +43,7 @@ class Host(Machine):
             add_addresses(ip, "eth0", addresses)
 
     def remove_address(self, address: str) -> None:
+        """With the prefix length that it was given with. Raises `NetlinkError` if the host does not have it."""
         with self.inside(), IPRoute() as ip:
             remove_addresses(ip, "eth0", [address])
 
@@ -103,10 +104,12 @@ def lift_icmp_limits() -> None:
 
 
 def set_up(ip: IPRoute, name: str) -> None:
+    """A link of the namespace that `ip` was opened in. Raises `IndexError` if there is none of that name."""
     ip.link("set", index=ip.link_lookup(ifname=name)[0], state="up")
 
 
 def add_addresses(ip: IPRoute, name: str, addresses: Iterable[str]) -> None:
+    """With prefix lengths, single ones without; usable at once. Raises `NetlinkError` (EEXIST) if the link has one."""
     index = ip.link_lookup(ifname=name)[0]
     for address in addresses:
         interface = ip_interface(address)
@@ -116,6 +119,7 @@ def add_addresses(ip: IPRoute, name: str, addresses: Iterable[str]) -> None:
 
 
 def remove_addresses(ip: IPRoute, name: str, addresses: Iterable[str]) -> None:
+    """With the prefix lengths they were given with. Raises `NetlinkError` (EADDRNOTAVAIL) if the link lacks one."""
     index = ip.link_lookup(ifname=name)[0]
     for address in addresses:
         interface = ip_interface(address)

@@ -80,6 +80,7 @@ class UnderLoad:
         return Report(*self._receive())
 
     def close(self) -> None:
+        """Kill it: its connections end, and nothing is reported."""
         self._process.kill()
         self._process.wait()
         self._connection.close()
@@ -165,6 +166,7 @@ def _ask(client: Client) -> Client:
 
 
 def main() -> None:
+    """Bear the one load that comes over the connection, descriptor argv[1], until it is told to stop."""
     raise_descriptor_limit()
     with Connection(int(sys.argv[1])) as connection:
         connection.send(_bear(connection, connection.recv()))

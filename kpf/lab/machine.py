@@ -84,6 +84,10 @@ class Conversation(Call[T], Generic[T, S]):
             raise
 
     def send(self, value: S, timeout_s: float = 60.0) -> T:
+        """What the generator yields next.
+
+        Raises `CallFailedError` if it raises, ends or takes longer than `timeout_s`, `BrokenPipeError` if it has ended.
+        """
         self._connection.send(value)
         answer: T = self._receive(timeout_s)
         return answer

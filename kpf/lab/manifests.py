@@ -73,7 +73,7 @@ def endpoint_slice(
 
 
 def node(name: str, *, internal_ips: Sequence[str], pod_cidrs: Sequence[str]) -> Object:
-    """A Node."""
+    """A Node with its addresses of type InternalIP; the first of the ranges is `podCIDR`, too."""
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -111,4 +111,5 @@ class Manifests:
         os.rename(temporary, self.directory / name)
 
     def remove(self, name: str) -> None:
+        """Delete the file. Raises `FileNotFoundError`."""
         (self.directory / name).unlink()

@@ -93,7 +93,10 @@ def create() -> int:
 
 @contextlib.contextmanager
 def inside(descriptor: int) -> Iterator[None]:
-    """The calling thread is in that namespace for a while; sockets opened there belong to it for ever."""
+    """The calling thread is in that namespace for a while; sockets opened there belong to it for ever.
+
+    Raises `NamespaceRefusedError`.
+    """
     home = _open_own()
     try:
         setns(descriptor)

@@ -97,6 +97,7 @@ class Bridge:
             return all(set_sysctl(name, value) for name in names)
 
     def close(self) -> None:
+        """Delete it; its ports stay, and lead nowhere."""
         with self.node.inside(), IPRoute() as ip:
             for index in ip.link_lookup(ifname=self.link):
                 ip.link("del", index=index)

@@ -115,6 +115,7 @@ class _Senders:
 
 
 def main() -> None:
+    """Send what comes over the connection, descriptor argv[1], until it is told to stop, or is closed."""
     raise_descriptor_limit()
     with Connection(int(sys.argv[1])) as connection:
         _Senders(connection, connection.recv()).run()

@@ -12,5 +12,6 @@ def list_tables() -> list[str]:
 
 
 def delete_table(name: str) -> None:
+    """One of family inet, and all that is in it."""
     with NFTables(nfgen_family=NFPROTO_INET) as nft:
         nft.table("del", name=name)

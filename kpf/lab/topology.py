@@ -59,6 +59,7 @@ class Lab:
                 lift_icmp_limits()
 
     def close(self) -> None:
+        """Unplug both hosts; their namespaces end with the last of their processes."""
         self.pods.close()
         self.outside.close()
 

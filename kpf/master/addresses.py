@@ -10,6 +10,7 @@ _MAPPED = b"\0" * 10 + b"\xff\xff"
 
 
 def shared_address(endpoint: SocketAddress) -> Address:
+    """An IPv4 address becomes ::ffff:a.b.c.d; `shown` has it as it was."""
     packed = endpoint.address.packed
     return Address(packed if len(packed) == 16 else _MAPPED + packed, endpoint.port)
 

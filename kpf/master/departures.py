@@ -16,7 +16,7 @@ RESET_AFTER_S = 1.0, 10.0
 
 
 class Departures:
-    """Used inside the event loop."""
+    """Resets what came to an address `RESET_AFTER_S` after that has gone. Used inside the event loop."""
 
     def __init__(self, node: NodeWatch, workers: Workers) -> None:
         self._node, self._workers = node, workers

@@ -54,8 +54,11 @@ class FrontendsFailedError(Exception):
 
 
 class Effects:
-    """`closing`: listeners that nobody wants any more, and that are still open; `on_closed`: called when some of them
-    have been closed."""
+    """Carries out steps, and knows what is in force.
+
+    `closing`: listeners that nobody wants any more, and that are still open; `on_closed`: called when some of them have
+    been closed.
+    """
 
     def __init__(self, directory: Directory, listeners: Listeners, workers: Workers, kernel: Kernel) -> None:
         self._directory, self._listeners, self._workers, self._kernel = directory, listeners, workers, kernel
@@ -196,7 +199,7 @@ class Effects:
         await self._write(self.now.rules, (self.now.rules or wanted).dropping())
 
     async def finish(self) -> None:
-        """End what runs in the background."""
+        """Cancel what runs in the background, such as listeners that are being closed, and wait for it."""
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

@@ -68,7 +68,7 @@ def _leave(status: int) -> NoReturn:
 
 
 async def cancel(tasks: "Collection[asyncio.Task[Any]]") -> None:
-    """End tasks; those that do not are left alone."""
+    """End tasks; those that have not ended after `CANCEL_S` are named and left alone."""
     for task in tasks:
         task.cancel()
     if tasks:
@@ -92,7 +92,7 @@ async def drain(effects: Effects, workers: Workers, wanted: Rules, *, patience_s
 
 
 async def death(workers: Awaitable[None]) -> None:
-    """Wait until all that were killed are gone."""
+    """Wait until all that were killed are gone, `DEATH_S` at most."""
     with waiting_for("the workers to die"):
         try:
             async with asyncio.timeout(DEATH_S):
@@ -102,7 +102,7 @@ async def death(workers: Awaitable[None]) -> None:
 
 
 async def transaction(one: Awaitable[None]) -> None:
-    """Wait for one of the last transactions. Raises `TransactionFailedError`."""
+    """Wait for one of the last transactions, `TRANSACTION_S` at most. Raises `TransactionFailedError`."""
     try:
         async with asyncio.timeout(TRANSACTION_S):
             await one
@@ -113,7 +113,7 @@ async def transaction(one: Awaitable[None]) -> None:
 
 
 async def release(addresses: Awaitable[None]) -> None:
-    """Wait until kpf's own addresses are taken away. Raises `AddressesStayError`."""
+    """Wait until kpf's own addresses are taken away, `TRANSACTION_S` at most. Raises `AddressesStayError`."""
     try:
         async with asyncio.timeout(TRANSACTION_S):
             await addresses

@@ -27,8 +27,10 @@ SCTP = Path("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_established")
 
 
 class NodeWatch:
-    """Keeps the node's addresses up to date, and those of kpf's own on `lo`; `facts` makes of them what the plan wants
-    to know."""
+    """Keeps the node's addresses up to date, and those of kpf's own on `lo`.
+
+    `facts` makes of them what the plan wants to know.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -51,6 +53,7 @@ class NodeWatch:
 
     @property
     def name(self) -> str:
+        """This node's, as its API object is called: `hostname_override`, or the host's."""
         return self._config.node_name
 
     @property
@@ -67,7 +70,7 @@ class NodeWatch:
         self.worker_uid = uid if uid == self._config.worker_user else None
 
     async def start(self) -> None:
-        """Look, and change nothing."""
+        """Look, and change nothing. Raises OSError."""
         self._take(await self._watch.read())
 
     async def hold(self) -> None:
@@ -97,8 +100,10 @@ class NodeWatch:
             await take_away(address)
 
     async def changes(self) -> AsyncIterator[frozenset[IPAddress]]:
-        """Whenever `facts` may have changed: the addresses that have gone and that portals were sent to. Never ends by
-        itself."""
+        """Whenever `facts` may have changed: the addresses that have gone and that portals were sent to.
+
+        Never ends by itself.
+        """
         while True:
             try:
                 # begins with a look: what has changed meanwhile is not missed
@@ -114,6 +119,10 @@ class NodeWatch:
                 await asyncio.sleep(RETRY_S)
 
     def facts(self, snapshot: Snapshot) -> NodeFacts:
+        """What a plan has to know of this node, by the addresses last seen. What cannot be had is logged once.
+
+        Remembers which proxy addresses it names: `changes` says when one of them goes.
+        """
         facts = node_facts(self._config, self._others, snapshot, self._say_once, own=self._own)
         self._sent_to.update(facts.proxy_addresses.values())
         return replace(facts, worker_uid=self.worker_uid)
@@ -218,8 +227,10 @@ def _own_pods(config: Config, snapshot: Snapshot) -> OwnPods:
 
 
 def _pod_networks(snapshot: Snapshot, primaries: Mapping[Family, IPAddress]) -> tuple[IPNetwork, ...]:
-    """The Node's podCIDRs. One that this node is in itself is not what its pods are from: the cluster's range overlaps
-    the network of its nodes, and its network plugin gives addresses by itself."""
+    """The Node's podCIDRs, but none that this node is in itself: that is not what its pods are from.
+
+    The cluster's range overlaps the network of its nodes then, and its network plugin gives addresses by itself.
+    """
     if snapshot.node is None:
         return ()
     nodes = {*snapshot.node.internal_ips, *primaries.values()}

@@ -61,7 +61,10 @@ class Listeners:
         return gone.frontend_slot
 
     def steer(self, healthy: frozenset[int]) -> bool:
-        """Send new connections to the sockets of these worker slots only. False if there is no listener yet."""
+        """Send new connections to the sockets of these worker slots only. False if there is no listener yet.
+
+        Raises OSError; then some listeners may be steered, and others not.
+        """
         self._healthy = healthy
         for group in self._open.values():
             if self._is_steering:

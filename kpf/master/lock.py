@@ -35,7 +35,7 @@ class AlreadyRunningError(RuntimeError):
 
 
 class DaemonLock:
-    """Held from its making until `release`. Raises `AlreadyRunningError`, which names the other's pid.
+    """Held from its making until `release`. Raises `AlreadyRunningError`, which names the other's pid, or OSError.
 
     `name`: which of the names; None if strangers have them all. Then nothing keeps another daemon out, and orphans
     leave only at their time-out: better than no daemon.
@@ -69,6 +69,7 @@ class DaemonLock:
         connection.close()
 
     def release(self) -> None:
+        """Inside the event loop. The name is free at once for another daemon."""
         if self._again:
             self._again.cancel()
         if self._socket:

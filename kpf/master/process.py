@@ -38,8 +38,10 @@ Order = Configure | Listen | Close | Reset | Drain
 
 @dataclass(slots=True)
 class _Outgoing:
-    """`files`: what goes with it. A number is asked for when it is sent: of a socket that is closed by then it is -1,
-    never somebody else's."""
+    """`files`: what goes with it.
+
+    A number is asked for when it is sent: of a socket that is closed by then it is -1, never somebody else's.
+    """
 
     message: Order
     files: Sequence[socket.socket | int]
@@ -97,6 +99,7 @@ class WorkerProcess:
         return outgoing.done
 
     def kill(self) -> None:
+        """SIGKILL by its pidfd, so never to another process; `on_exit` is called once it has ended."""
         signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def _send_next(self) -> None:

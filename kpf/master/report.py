@@ -20,7 +20,7 @@ AT_A_TIME = 500
 
 
 def workers_report(workers: Workers, directory: Directory) -> list[dict[str, object]]:
-    """One entry a slot."""
+    """For `status --json`: one entry a slot, in their order."""
     entries: list[dict[str, object]] = []
     for index, slot in enumerate(workers.slots):
         seen = directory.worker(index)

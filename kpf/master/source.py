@@ -33,7 +33,7 @@ class Source(Protocol):
 
 
 def open_source(config: Config) -> Source:
-    """Made inside the event loop."""
+    """Of manifests if there is a directory, else of an API server. Made inside the event loop; asks nobody yet."""
     if config.manifests:
         return ManifestSource(config.manifests, node_name=config.node_name)
     # 40 MB of client that a node without a cluster need not load
@@ -59,7 +59,7 @@ def source_problems(config: Config) -> list[Problem]:
 
 
 def read_once(config: Config) -> Snapshot:
-    """What the source knows now, outside of an event loop. Raises OSError if it does not tell."""
+    """What the source knows now, outside of an event loop. Raises OSError if it does not tell within `READ_ONCE_S`."""
     return asyncio.run(_read_once(config))
 
 

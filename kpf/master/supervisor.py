@@ -18,6 +18,8 @@ KILL_INTERVAL_S = 1.0
 
 
 class State(StrEnum):
+    """Of a slot. PAUSED: accepts nothing, for lack of something. LATE: no heartbeat for `LATE_S`."""
+
     EMPTY = "empty"
     STARTING = "starting"
     READY = "ready"
@@ -27,17 +29,23 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
+    """A process has been started in the slot, and is not ready yet."""
+
     slot: int
     pid: int
 
 
 @dataclass(frozen=True, slots=True)
 class BecameReady:
+    """It has been configured, and accepts what it is told to listen for."""
+
     slot: int
 
 
 @dataclass(frozen=True, slots=True)
 class Exited:
+    """The process has ended, by itself or killed; nobody is in the slot."""
+
     slot: int
 
 
@@ -63,11 +71,15 @@ Event = Spawned | BecameReady | Exited | Observed | StopRequested
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
+    """Start a process in the slot, in which nobody is."""
+
     slot: int
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
+    """By SIGKILL; `Exited` follows. `reason` is for the log."""
+
     slot: int
     reason: str
 
@@ -98,6 +110,7 @@ class Slot:
 
     @property
     def accepts(self) -> bool:
+        """True of who is paused or late, too: it has its listeners, and may go on at any moment."""
         return self.state not in (State.EMPTY, State.STARTING)
 
 

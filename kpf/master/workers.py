@@ -55,9 +55,11 @@ class Workers:
 
     @property
     def slots(self) -> Sequence[Slot]:
+        """The supervisor's, by number; their fields change with each event."""
         return self._supervisor.slots
 
     def privileges(self, slot: int) -> str:
+        """What its worker could not give up and why, or "none"; "" while nobody is in the slot, or it is not ready."""
         process = self._processes.get(slot)
         return process.privileges if process else ""
 
@@ -67,7 +69,7 @@ class Workers:
         return found.pop() if len(found) == 1 else None
 
     async def start(self) -> None:
-        """Spawn all and wait until each is ready. Raises TimeoutError."""
+        """Spawn all and wait until each is ready, `START_S` at most. Raises TimeoutError."""
         deadline_s = time.monotonic() + START_S
         self.tick()
         while not all(slot.accepts for slot in self.slots):
@@ -77,12 +79,16 @@ class Workers:
             self.tick()
 
     async def supervise(self) -> None:
-        """Watch over them, for ever."""
+        """Watch over them, for ever, every `TICK_S`."""
         while True:
             await asyncio.sleep(TICK_S)
             self.tick()
 
     def tick(self) -> None:
+        """Look at all heartbeats, and do what the supervisor makes of them.
+
+        Who holds locks is asked of the kernel only while somebody is late for `LATE_S`.
+        """
         ages, paused = zip(*map(self._observe, range(len(self.slots))), strict=True)
         stuck = any(age > LATE_S for age in ages)
         self._handle(Observed(ages, paused, self._directory.lock_holders() if stuck else frozenset()))
@@ -146,7 +152,7 @@ class Workers:
         self._handle(Exited(process.slot))
 
     async def announce(self, groups: Sequence[OpenListener]) -> None:
-        """Hand out listeners; wait a while until all who live accept on them."""
+        """Hand out listeners; wait until all who live accept on them, `ACKNOWLEDGE_S` at most."""
         answers = [
             process.send(Listen(next(self._generation), frontends), sockets)
             for slot, process in self._processes.items()
@@ -191,7 +197,7 @@ class Workers:
             supervising.cancel()
 
     async def abort(self) -> None:
-        """Kill all that are left."""
+        """Kill all that are left, and return when the last has ended."""
         self._stopping = True
         self._handle(StopRequested())
         for process in self._processes.values():

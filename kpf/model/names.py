@@ -19,10 +19,13 @@ class Family(IntEnum):
 
 
 def family_of(address: IPAddress | IPNetwork) -> Family:
+    """An IPv4-mapped IPv6 address counts as IPv6."""
     return Family.IPV6 if address.version == 6 else Family.IPV4
 
 
 class Protocol(StrEnum):
+    """All that a Service's port may have (`spec.ports[].protocol`, core/v1)."""
+
     TCP = "TCP"
     UDP = "UDP"
     SCTP = "SCTP"
@@ -48,6 +51,7 @@ class ServicePortName(NamedTuple):
 
     @property
     def service_name(self) -> ObjectName:
+        """Without port and protocol: what the API's objects are known by."""
         return ObjectName(self.namespace, self.service)
 
     def __str__(self) -> str:

@@ -24,6 +24,7 @@ class Portal(NamedTuple):
 
     @property
     def family(self) -> Family:
+        """By its address: a Service may have portals of both."""
         return family_of(self.address)
 
     def __str__(self) -> str:
@@ -80,6 +81,7 @@ class OwnPods:
     is_prefix: bool = False
 
     def are_known(self, family: Family) -> bool:
+        """An interface tells for both families, a network for its own."""
         return bool(self.interface) or any(network.version == family for network in self.networks)
 
 

@@ -9,6 +9,8 @@ DEFAULT_AFFINITY_TIMEOUT_S = 10800
 
 
 class ServiceType(StrEnum):
+    """`spec.type` (core/v1). Nothing of an ExternalName is served: it is a matter of DNS."""
+
     CLUSTER_IP = "ClusterIP"
     NODE_PORT = "NodePort"
     LOAD_BALANCER = "LoadBalancer"
@@ -16,6 +18,8 @@ class ServiceType(StrEnum):
 
 
 class TrafficPolicy(StrEnum):
+    """Who may serve: endpoints anywhere, or on the node that the connection has come to."""
+
     CLUSTER = "Cluster"
     LOCAL = "Local"
 

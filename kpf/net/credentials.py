@@ -28,5 +28,6 @@ class Peer(NamedTuple):
 
 
 def peer_of(sock: socket.socket) -> Peer:
+    """Of a connected Unix socket, by SO_PEERCRED: unix(7)."""
     pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return Peer(pid, uid)

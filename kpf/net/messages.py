@@ -77,8 +77,10 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class NoRoom:
-    """From a worker: it is short of descriptors for the message of this generation, has kept none of those that came,
-    and is to be sent it again later."""
+    """From a worker: it is short of descriptors for the message of this generation.
+
+    It has kept none of those that came, and is to be sent it again later.
+    """
 
     generation: int
 

@@ -27,8 +27,11 @@ _FAR_AWAY = {Family.IPV4: (socket.AF_INET, "192.0.2.1"), Family.IPV6: (socket.AF
 
 @dataclass(frozen=True, slots=True)
 class LocalAddress:
-    """`passing`: tentative, deprecated, temporary or failed; `is_global`: of global scope; `bits`: of the prefix;
-    `mark`: who has put it there (IFA_PROTO), 0 if nobody says so, as of all before Linux 5.18."""
+    """An address of the node, on the link of index `interface`.
+
+    `passing`: tentative, deprecated, temporary or failed. `is_global`: of global scope. `bits`: of the prefix. `mark`:
+    who has put it there (IFA_PROTO), 0 if nobody says so, as of all before Linux 5.18.
+    """
 
     interface: int
     address: IPAddress
@@ -46,14 +49,18 @@ class NodeAddresses:
     default_sources: Mapping[Family, IPAddress] = field(default_factory=dict)
 
     def all(self) -> frozenset[IPAddress]:
+        """Without regard to links, scopes and states; one that two links have is there once."""
         return frozenset(one.address for one in self.addresses)
 
 
 def primary_address(
     family: Family, *, asked: Iterable[IPAddress], node_ips: Iterable[IPAddress], known: NodeAddresses
 ) -> IPAddress | None:
-    """The address that stands for this node: what was asked for, the Node's InternalIP if it is local, the source of
-    the default route, the first lasting global address, the loopback address; None without any of this family."""
+    """The address that stands for this node; None without any of this family.
+
+    The first of: what was asked for, the Node's InternalIP if it is local, the source of the default route, the first
+    lasting global address, the loopback address.
+    """
     local = [one for one in known.addresses if one.address.version == family]
     here = {one.address for one in local}
     settled = {one.address for one in local if not one.passing}
@@ -73,7 +80,7 @@ class AddressWatch:
     """Reads the addresses, and tells when they or the routes have changed. Used inside the event loop."""
 
     async def read(self) -> NodeAddresses:
-        """Raises OSError."""
+        """All links' addresses and the default routes, as they are at some moment. Raises OSError."""
         netlink = NetlinkSocket(NETLINK_ROUTE)
         try:
             found = await netlink.talk(
@@ -86,7 +93,10 @@ class AddressWatch:
         return NodeAddresses(tuple(one for one in addresses if one is not None), sources)
 
     async def changes(self) -> AsyncIterator[NodeAddresses]:
-        """The addresses as they are once changes are heard of, and after every change that has settled."""
+        """The addresses as they are once changes are heard of, and after every change that has settled.
+
+        Raises OSError; who wants to go on begins anew.
+        """
         changed = asyncio.Event()
         changed.set()
         netlink = NetlinkSocket(NETLINK_ROUTE, groups=GROUPS)

@@ -47,7 +47,7 @@ def own_addresses(known: NodeAddresses, asked: Iterable[IPAddress] = ()) -> froz
 
 
 def without_own(known: NodeAddresses, asked: Iterable[IPAddress] = ()) -> NodeAddresses:
-    """What the node has besides."""
+    """What the node has besides; its default sources stay as they are."""
     own = {*_own(known, asked)}
     return replace(known, addresses=tuple(one for one in known.addresses if one not in own))
 
@@ -67,8 +67,11 @@ def _looks_own(one: LocalAddress) -> bool:
 
 
 def choose(asked: IPAddress, known: NodeAddresses, before: IPAddress | None = None) -> IPAddress | None:
-    """The address to listen on: one that is ours already, `before` above all; else `asked`, or the next one of its
-    range that is neither anybody's nor of a network that the node has a link to. None if there is none."""
+    """The address to listen on; None if there is none.
+
+    One that is ours already, `before` above all; else `asked`, or the next one of its range that is neither anybody's
+    nor of a network that the node has a link to.
+    """
     network = range_of(asked)
     own = own_addresses(known, [asked])
     ours = [one for one in own if one in network]

@@ -71,6 +71,7 @@ class Refusal(NamedTuple):
 
 
 def frames(data: bytes) -> Iterator[Frame]:
+    """The messages in what was received, each at a multiple of 4 bytes; one shorter than its header ends them."""
     view, at = memoryview(data), 0
     while at + HEADER.size <= len(data):
         length, kind, flags, sequence, port = HEADER.unpack_from(data, at)
@@ -106,7 +107,11 @@ def _refusal(frame: Frame, words_at: int) -> Refusal:
 
 
 class NetlinkSocket:
-    """Requests one at a time, or notifications. Make and use it inside the event loop."""
+    """Requests one at a time, or notifications. Make and use it inside the event loop.
+
+    `groups`: of notifications, by number. `buffer_bytes`: of sending and receiving each, 0 for the system's default;
+    without CAP_NET_ADMIN net.core.wmem_max and rmem_max limit it. Making it raises OSError.
+    """
 
     def __init__(self, protocol: int, *, groups: tuple[int, ...] = (), buffer_bytes: int = 0) -> None:
         self._socket = socket.socket(
@@ -140,6 +145,7 @@ class NetlinkSocket:
 
     @property
     def port_id(self) -> int:
+        """The address that the kernel has given the socket: what notifications of our changes come with."""
         name: tuple[int, int] = self._socket.getsockname()
         return name[0]
 
@@ -265,7 +271,7 @@ class NetlinkSocket:
                     raise
 
     def watch(self, on_data: Callable[[bytes | None], None]) -> None:
-        """Call with every batch of notifications; with None when some have been lost."""
+        """Call with every batch of notifications; with None when some have been lost (ENOBUFS)."""
 
         def receive() -> None:
             try:
@@ -282,6 +288,7 @@ class NetlinkSocket:
         asyncio.get_running_loop().add_reader(self._socket, receive)
 
     def close(self) -> None:
+        """Listen no more. The kernel lets go of the socket beside the loop, which may take as long as a transaction."""
         asyncio.get_running_loop().remove_reader(self._socket)
         # the kernel looks whether it owned a table, and for that takes the lock of transactions (nft_rcv_nl_event)
         beside_the_loop(self._socket.close)

@@ -19,7 +19,7 @@ _NFGENMSG = struct.pack("=BBH", encode.INET, 0, 0)
 async def read_elements(netlink: NetlinkSocket) -> dict[str, dict[bytes, Value]]:
     """The elements of every set and map; the ends of intervals are left out.
 
-    Raises `RefusedError` (ENOENT) if the table, or a part of it, is not there.
+    Raises `RefusedError` (ENOENT) if the table, or a part of it, is not there; another OSError as `NetlinkSocket.talk`.
     """
     found: dict[str, dict[bytes, Value]] = {}
     for one in schema.sets():

@@ -24,10 +24,12 @@ Element = tuple[Key, Value]
 
 
 def port_bytes(port: int) -> bytes:
+    """A proxy port as a map has it: big-endian, without padding."""
     return _PORT.pack(port)
 
 
 def address_key(address: IPAddress, port: int) -> bytes:
+    """Of sets by address and port: each part fills whole registers of 4 bytes."""
     return address.packed + _PORT.pack(port) + b"\0\0"
 
 
@@ -71,18 +73,22 @@ def _key(kind: str, portal: Portal | NodePort) -> Key:
 
 
 def guard_element(portal: Portal) -> Element:
+    """What sends a portal's new connections through its guard's chain first."""
     return _key("guards", portal), Jump(guard_of(portal))
 
 
 def hairpin_element(address: IPAddress) -> Element:
+    """What masquerades an endpoint that reaches itself: the pair of its address and the same one."""
     return (name_of("hairpins", family_of(address)), address.packed * 2), None
 
 
 def listening_element(at: SocketAddress) -> Element:
+    """What refuses whoever reaches this proxy port without having been redirected there."""
     return (name_of("listening", family_of(at.address)), address_key(at.address, at.port)), None
 
 
 def cluster_ip_element(address: IPAddress) -> Element:
+    """What refuses the ports of a ClusterIP that are no portals."""
     return (name_of("cluster-ips", family_of(address)), address.packed), None
 
 

@@ -52,15 +52,20 @@ def acknowledged(message: bytes) -> bytes:
 
 
 def no_table() -> list[bytes]:
-    """Whatever was there is gone. (To destroy a table that may be absent in one message takes Linux 6.3.)"""
+    """Whatever was there is gone.
+
+    To destroy a table that may be absent in one message takes Linux 6.3.
+    """
     return [new_table(), _message(DELETE_TABLE, _TABLE)]
 
 
 def new_table() -> bytes:
+    """Nothing happens if it is there already, chains and all."""
     return _message(NEW_TABLE, _TABLE, NLM_F_CREATE)
 
 
 def new_chain(name: str, hook: Hook | None = None) -> bytes:
+    """Without rules; nothing happens if it is there already, EEXIST if that has another hook."""
     # NFTA_CHAIN_NAME 3, _HOOK 4 (NFTA_HOOK_HOOKNUM 1, _PRIORITY 2), _POLICY 5, _TYPE 7
     attributes = _TABLE + text(3, name)
     if hook:
@@ -70,10 +75,12 @@ def new_chain(name: str, hook: Hook | None = None) -> bytes:
 
 
 def delete_chain(name: str) -> bytes:
+    """ENOENT if it is not there, EBUSY while a rule or an element leads to it."""
     return _message(DELETE_CHAIN, _TABLE + text(3, name))
 
 
 def new_rules(chain: Chain) -> Iterator[bytes]:
+    """One message a rule, behind those that the chain has."""
     # NFTA_RULE_CHAIN 2, _EXPRESSIONS 4
     start = _TABLE + text(2, chain.name)
     for statements in chain.rules:
@@ -82,6 +89,7 @@ def new_rules(chain: Chain) -> Iterator[bytes]:
 
 
 def flush_chain(name: str) -> bytes:
+    """All of its rules go; ENOENT if it is not there."""
     return _message(DELETE_RULE, _TABLE + text(2, name))
 
 
@@ -96,6 +104,7 @@ def flush_set(name: str) -> bytes:
 
 
 def new_set(one: Set, identifier: int) -> bytes:
+    """Empty; nothing happens if it is there already. `identifier`: its number within this transaction."""
     # NFTA_SET_NAME 2, _FLAGS 3, _KEY_TYPE 4, _KEY_LEN 5, _DATA_TYPE 6, _DATA_LEN 7, _ID 10
     flags = SET_MAP * (one.data is not None) | SET_INTERVAL * one.interval
     flags |= (SET_TIMEOUT | SET_DYNAMIC) * one.dynamic
@@ -106,6 +115,7 @@ def new_set(one: Set, identifier: int) -> bytes:
 
 
 def delete_set(name: str) -> bytes:
+    """With its elements; ENOENT if it is not there, EBUSY while a rule looks it up."""
     return _message(DELETE_SET, _TABLE + text(2, name))
 
 
@@ -184,8 +194,10 @@ def _messages(name: str, elements: Iterable[bytes], kind: int, flags: int, more:
 
 
 def new_elements(name: str, elements: Iterable[bytes]) -> Iterator[bytes]:
+    """As many messages as the 16 bits of an attribute's length make it; EEXIST for a key with another value."""
     return _messages(name, elements, NEW_ELEMENTS, NLM_F_CREATE)
 
 
 def delete_elements(name: str, elements: Iterable[bytes]) -> Iterator[bytes]:
+    """By their keys; ENOENT if one is not there."""
     return _messages(name, elements, DELETE_ELEMENTS, 0)

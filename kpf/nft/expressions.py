@@ -36,6 +36,7 @@ ZERO = _WORD.pack(0)
 
 
 def expression(name: str, *attributes: bytes) -> bytes:
+    """NFTA_LIST_ELEM with NFTA_EXPR_NAME and _DATA, in which the attributes are."""
     # NFTA_LIST_ELEM 1; NFTA_EXPR_NAME 1, NFTA_EXPR_DATA 2
     inner = attribute(1, name.encode() + b"\0") + attribute(2 | NESTED, b"".join(attributes))
     return attribute(1 | NESTED, inner)
@@ -43,10 +44,12 @@ def expression(name: str, *attributes: bytes) -> bytes:
 
 @functools.cache
 def number(kind: int, value: int) -> bytes:
+    """An attribute of 32 bits, big-endian."""
     return attribute(kind, struct.pack(">I", value))
 
 
 def text(kind: int, value: str) -> bytes:
+    """An attribute of text and a zero byte."""
     return attribute(kind, value.encode() + b"\0")
 
 
@@ -67,25 +70,33 @@ def word(value: int) -> bytes:
 
 @functools.cache
 def meta(key: int, register: int = REGISTER) -> bytes:
+    """Load what is known of the packet beside its bytes: `META_*`."""
     return expression("meta", number(1, register), number(2, key))
 
 
 def set_meta(key: int) -> bytes:
+    """Store the register there: META_MARK."""
     return expression("meta", number(2, key), number(3, REGISTER))
 
 
 # source ranges are compared too, of which there is no end
 @functools.lru_cache(maxsize=1024)
 def compare(value: bytes, *, operator: int = CMP_EQ) -> bytes:
+    """The rule goes on only if the register, as far as the value reaches, compares so with it."""
     return expression("cmp", number(1, REGISTER), number(2, operator), _data(3, value))
 
 
 @functools.cache
 def payload(base: int, offset: int, length: int, register: int) -> bytes:
+    """Load bytes of a header: `offset` from its start, `length` of them."""
     return expression("payload", number(1, register), number(2, base), number(3, offset), number(4, length))
 
 
 def lookup(name: str, *, into: int | None = None, set_id: int | None = None) -> bytes:
+    """The rule goes on only if the set has the key at `REGISTER`.
+
+    `into`: the register for what a map has there, None for a set. `set_id`: of a set that this transaction makes.
+    """
     found = [text(1, name), number(2, REGISTER)]
     if into is not None:
         found.append(number(3, into))
@@ -95,10 +106,12 @@ def lookup(name: str, *, into: int | None = None, set_id: int | None = None) -> 
 
 
 def immediate(value: bytes, register: int) -> bytes:
+    """Load a constant; it fills as many registers as it needs."""
     return expression("immediate", number(1, register), _data(2, value))
 
 
 def immediate_verdict(code: int, chain: str = "") -> bytes:
+    """NF_* or NFT_*; `chain` where the code is NFT_JUMP or NFT_GOTO. Ends the rule."""
     return expression("immediate", number(1, VERDICT_REGISTER), attribute(2 | NESTED, verdict_data(code, chain)))
 
 
@@ -110,34 +123,42 @@ def bitwise(mask: bytes, xor: bytes) -> bytes:
 
 
 def masked(mask: int) -> bytes:
+    """The register's bits of the mask, in place; 32 bits as the kernel computes with them."""
     return bitwise(_WORD.pack(mask), ZERO)
 
 
 def ct(key: int) -> bytes:
+    """Load what conntrack has of the packet's connection: `CT_*`."""
     return expression("ct", number(1, REGISTER), number(2, key))
 
 
 def fib_type(flags: int) -> bytes:
+    """Load the type of route (RTN_*) of FIB_SADDR or FIB_DADDR."""
     return expression("fib", number(1, REGISTER), number(2, FIB_RESULT_ADDRTYPE), number(3, flags))
 
 
 def family(one: Family) -> bytes:
+    """The rule goes on only for packets of this family; a table of family inet sees both."""
     return meta(META_NFPROTO) + compare(bytes([NFPROTO[one]]))
 
 
 def source(one: Family, register: int = REGISTER) -> bytes:
+    """Load the source address, 4 or 16 bytes. The family must have been compared."""
     return payload(NETWORK_HEADER, *_SOURCE[one], register)
 
 
 def destination(one: Family, register: int = REGISTER) -> bytes:
+    """Load the destination address, 4 or 16 bytes. The family must have been compared."""
     return payload(NETWORK_HEADER, *_DESTINATION[one], register)
 
 
 def destination_port(register: int) -> bytes:
+    """Load 2 bytes: in the same place for TCP, UDP and SCTP."""
     return payload(TRANSPORT_HEADER, 2, 2, register)
 
 
 def tcp_flags() -> bytes:
+    """Load the byte that has them. The protocol must have been compared."""
     return payload(TRANSPORT_HEADER, 13, 1, REGISTER)
 
 
@@ -161,6 +182,7 @@ def numgen(modulus: int) -> bytes:
 
 @functools.cache
 def dnat(one: Family, address: int, port: int, *, flags: int = 0) -> bytes:
+    """Rewrite the destination, for the whole connection, to what these registers hold; `flags`: NF_NAT_RANGE_*."""
     found = [number(1, NAT_DNAT), number(2, NFPROTO[one]), number(3, address), number(5, port)]
     if flags:
         found.append(number(7, flags))
@@ -168,10 +190,12 @@ def dnat(one: Family, address: int, port: int, *, flags: int = 0) -> bytes:
 
 
 def masquerade() -> bytes:
+    """Rewrite the source to an address of the interface that the packet leaves by; the port only if it must."""
     return expression("masq")
 
 
 def reject(kind: int, code: int | None = None) -> bytes:
+    """`kind`: REJECT_*; `code`: of ICMP, for REJECT_ICMPX. Ends the packet."""
     found = [number(1, kind)]
     if code is not None:
         found.append(attribute(2, bytes([code])))

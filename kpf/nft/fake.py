@@ -19,11 +19,13 @@ class FakeKernel:
         self._chains: frozenset[str] = frozenset()
 
     async def replace(self, rules: Rules) -> None:
+        """As `Kernel.replace`, at once. Raises `TransactionFailedError` if it is told to fail."""
         self._begin()
         self.elements = dict(all_elements(rules))
         self._chains = _chains(rules)
 
     async def update(self, old: Rules, new: Rules) -> None:
+        """As `Kernel.update`. Raises `TransactionFailedError`, also (ENOENT, EEXIST) for a table that is not `old`."""
         gone, come = batch.changes(old, new)
         if old == new:
             return
@@ -38,16 +40,19 @@ class FakeKernel:
         self._chains = _chains(new)
 
     def distrust(self) -> None:
-        pass
+        """Without effect: nobody else touches a table in memory."""
 
     async def delete(self) -> None:
+        """As `Kernel.delete`. Raises `TransactionFailedError` if it is told to fail."""
         self._begin()
         self.elements, self._chains = None, frozenset()
 
     async def chains(self) -> frozenset[str]:
+        """The names of those that `Kernel` would have; none without a table."""
         return self._chains
 
     async def contents(self) -> dict[str, dict[bytes, Value]]:
+        """As `Kernel.contents`. Raises FileNotFoundError while there is no table."""
         if self.elements is None:
             raise FileNotFoundError(errno.ENOENT, "there is no table")
         found: dict[str, dict[bytes, Value]] = {one.name: {} for one in schema.sets()}
@@ -56,7 +61,7 @@ class FakeKernel:
         return found
 
     def close(self) -> None:
-        pass
+        """Without effect: there is no socket."""
 
     def _begin(self) -> None:
         if self.fail_next:

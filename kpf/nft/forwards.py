@@ -37,6 +37,7 @@ def pinned_to(key: FrontendKey, endpoint: SocketAddress) -> str:
 
 
 def guard_of(portal: Portal) -> str:
+    """The name of a guarded portal's chain. A name may have no colons."""
     return f"guard/{str(portal.address).replace(':', '.')}/{portal.protocol.lower()}/{portal.port}"
 
 
@@ -107,6 +108,7 @@ def _protocol(key: FrontendKey) -> Statement:
 
 
 def guard_chain(portal: Portal, sources: tuple[IPNetwork, ...]) -> Chain:
+    """Whoever comes from one of these goes on where it came from; all others are dropped, as by kube-proxy."""
     return Chain(guard_of(portal), (*((st.source_inside(one), st.leave()) for one in sources), (st.drop(),)))
 
 
@@ -119,6 +121,7 @@ def names(forwards: Mapping[FrontendKey, Forward], guards: Mapping[Portal, objec
 
 
 def sets_of(key: FrontendKey, forward: Forward) -> list[str]:
+    """Names of the sets of pinned clients, one an endpoint; none without affinity."""
     if forward.affinity_timeout_s is None:
         return []
     return [pinned_to(key, endpoint) for endpoint in forward.endpoints]

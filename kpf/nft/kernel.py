@@ -25,7 +25,7 @@ class TransactionFailedError(OSError):
 
 
 class Kernel:
-    """Make and use it inside the event loop."""
+    """The only writer of table `inet kpf`. Make and use it inside the event loop; making it raises OSError."""
 
     def __init__(self) -> None:
         self._socket = NetlinkSocket(NETLINK_NETFILTER, buffer_bytes=BUFFER_BYTES)
@@ -116,7 +116,7 @@ class Kernel:
         return await contents.read_names(self._socket, contents.GET_CHAINS, contents.CHAIN_NAME)
 
     async def contents(self) -> dict[str, dict[bytes, Value]]:
-        """The elements that the kernel has, by set. Raises FileNotFoundError if there is no such table."""
+        """The elements that the kernel has, by set. Raises OSError, FileNotFoundError if there is no such table."""
         try:
             return await contents.read_elements(self._socket)
         except RefusedError as error:
@@ -125,4 +125,5 @@ class Kernel:
             raise FileNotFoundError(error.errno, f"there is no table inet {schema.TABLE}") from error
 
     def close(self) -> None:
+        """Inside the event loop. The table stays."""
         self._socket.close()

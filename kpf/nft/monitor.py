@@ -25,7 +25,10 @@ _OURS = schema.TABLE.encode() + b"\0"
 
 
 class Monitor:
-    """`own_port`: the netlink port of our own writer. `on_touched` is called from the event loop, once a burst."""
+    """`own_port`: the netlink port of our own writer. `on_touched` is called from the event loop, once a burst.
+
+    Making one raises OSError.
+    """
 
     def __init__(self, own_port: int, on_touched: Callable[[], None]) -> None:
         self._on_touched = on_touched
@@ -53,6 +56,7 @@ class Monitor:
         return False
 
     def close(self) -> None:
+        """Inside the event loop. `on_touched` is not called any more."""
         if self._pending is not None:
             self._pending.cancel()
         self._socket.close()

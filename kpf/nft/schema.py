@@ -63,12 +63,15 @@ Rule = tuple[Statement, ...]
 
 @dataclass(frozen=True, slots=True)
 class Chain:
+    """`hook`: None for a chain that others jump to. A base chain's policy is to accept."""
+
     name: str
     rules: tuple[Rule, ...]
     hook: Hook | None = None
 
 
 def concatenated(types: tuple[int, ...]) -> int:
+    """The type of a key of several parts: 6 bits each, the last part lowest."""
     number = 0
     for one in types:
         number = number << 6 | one
@@ -91,15 +94,18 @@ class Set:
 
     @property
     def key_type(self) -> int:
+        """As nft shows it; the kernel only keeps it."""
         return concatenated(self.key)
 
     @property
     def key_length(self) -> int:
+        """In bytes: so many has each key of `elements`."""
         # a lone port is 2 bytes, in a concatenation each part fills whole registers
         return 2 if self.key == (TYPE_PORT,) else sum(SIZES[one] for one in self.key)
 
     @property
     def type_text(self) -> str:
+        """As nft writes it: "ipv4_addr . inet_service : verdict"."""
         keys = " . ".join(_NAMES[one] for one in self.key)
         if self.data is None:
             return keys
@@ -114,7 +120,7 @@ def name_of(kind: str, family: Family) -> str:
 
 @functools.cache
 def sets() -> tuple[Set, ...]:
-    """Those that are always there."""
+    """Those that are always there, for each family."""
     return tuple(one for family in Family for one in _sets(family))
 
 

@@ -12,6 +12,8 @@ from kpf.nft import expressions as ex
 
 
 class Statement(NamedTuple):
+    """`text`: as nft reads it; `expressions`: what the kernel is given, encoded."""
+
     text: str
     expressions: bytes
 
@@ -27,24 +29,29 @@ _PREFIX = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 
 @functools.cache
 def family(one: Family) -> Statement:
+    """The packet is of this family: to be said before its addresses are looked at."""
     return Statement(f"meta nfproto {'ipv4' if one is Family.IPV4 else 'ipv6'}", ex.family(one))
 
 
 @functools.cache
 def protocol(name: str) -> Statement:
+    """One of "tcp", "udp" and "sctp". Raises KeyError for others."""
     return Statement(f"meta l4proto {name}", ex.meta(ex.META_L4PROTO) + ex.compare(bytes([PROTOCOLS[name]])))
 
 
 def tcp() -> Statement:
+    """To be said before ports or flags of it are looked at."""
     return protocol("tcp")
 
 
 def new_connection() -> Statement:
+    """Conntrack has seen no reply: a SYN that is sent again is new, too."""
     state = ex.ct(ex.CT_STATE) + ex.masked(ex.STATE_NEW)
     return Statement("ct state new", state + ex.compare(ex.ZERO, operator=ex.CMP_NEQ))
 
 
 def not_new() -> Statement:
+    """Established, related, or nothing that conntrack makes sense of."""
     state = ex.ct(ex.CT_STATE) + ex.masked(ex.STATE_NEW)
     return Statement("ct state ! new", state + ex.compare(ex.ZERO))
 
@@ -67,6 +74,7 @@ def not_redirected() -> Statement:
 
 
 def redirected() -> Statement:
+    """The connection's destination has been rewritten, by us or by others."""
     status = ex.ct(ex.CT_STATUS) + ex.masked(ex.STATUS_DST_NAT)
     return Statement("ct status dnat", status + ex.compare(ex.ZERO, operator=ex.CMP_NEQ))
 
@@ -78,15 +86,18 @@ def sent_before() -> Statement:
 
 
 def local_destination() -> Statement:
+    """An address of this node, loopback included (RTN_LOCAL)."""
     return Statement("fib daddr type local", ex.fib_type(ex.FIB_DADDR) + ex.compare(ex.word(ex.RTN_LOCAL)))
 
 
 def foreign_destination() -> Statement:
+    """No address of this node: somebody else's, broadcast or multicast."""
     found = ex.fib_type(ex.FIB_DADDR) + ex.compare(ex.word(ex.RTN_LOCAL), operator=ex.CMP_NEQ)
     return Statement("fib daddr type != local", found)
 
 
 def local_source() -> Statement:
+    """An address of this node, whoever has sent it."""
     return Statement("fib saddr type local", ex.fib_type(ex.FIB_SADDR) + ex.compare(ex.word(ex.RTN_LOCAL)))
 
 
@@ -96,11 +107,13 @@ def _inside(one: Family, what: str, address: bytes, network: IPNetwork) -> State
 
 
 def source_inside(network: IPNetwork) -> Statement:
+    """The source is inside, and of the network's family."""
     one = family_of(network)
     return _inside(one, "saddr", ex.source(one), network)
 
 
 def sent_to(address: IPAddress) -> Statement:
+    """The destination is this very address."""
     one = family_of(address)
     return _inside(one, "daddr", ex.destination(one), ip_network(address))
 
@@ -124,28 +137,34 @@ def _interface(word: str, key: int, name: str, *, is_prefix: bool) -> Statement:
 
 
 def comes_from_interface(name: str, *, is_prefix: bool) -> Statement:
+    """`name`: whole, or what names begin with where `is_prefix`. Nothing comes from one in output."""
     return _interface("iifname", ex.META_IIFNAME, name, is_prefix=is_prefix)
 
 
 def leaves_by_interface(name: str) -> Statement:
+    """By its whole name; known once the packet is routed, so not in prerouting and input."""
     return _interface("oifname", ex.META_OIFNAME, name, is_prefix=False)
 
 
 def between_bridges() -> Statement:
+    """It comes in by a bridge and goes out by a bridge, as it does from port to port of one."""
     bridge = ex.compare(b"bridge".ljust(ex.INTERFACE_NAME_SIZE, b"\0"))
     kinds = ex.meta(ex.META_IIFKIND) + bridge + ex.meta(ex.META_OIFKIND) + bridge
     return Statement('meta iifkind "bridge" meta oifkind "bridge"', kinds)
 
 
 def destination_in(one: Family, name: str) -> Statement:
+    """The destination is in the set, of single addresses or of networks."""
     return Statement(f"{_PREFIX[one]} daddr @{name}", ex.destination(one) + ex.lookup(name))
 
 
 def source_in(one: Family, name: str) -> Statement:
+    """The source is in the set, of single addresses or of networks."""
     return Statement(f"{_PREFIX[one]} saddr @{name}", ex.source(one) + ex.lookup(name))
 
 
 def source_and_destination_in(one: Family, name: str) -> Statement:
+    """The pair of both is in the set."""
     prefix = _PREFIX[one]
     key = ex.source(one) + ex.destination(one, ex.after(one))
     return Statement(f"{prefix} saddr . {prefix} daddr @{name}", key + ex.lookup(name))
@@ -166,6 +185,7 @@ def address_verdict(one: Family, name: str) -> Statement:
 
 
 def port_verdict(name: str) -> Statement:
+    """The verdict for protocol and destination port, whatever the address, if the map has one."""
     key = ex.meta(ex.META_L4PROTO) + ex.destination_port(ex.REGISTER + 1)
     return Statement(f"meta l4proto . th dport vmap @{name}", key + ex.lookup(name, into=ex.VERDICT_REGISTER))
 
@@ -178,6 +198,7 @@ def _to_proxy(one: Family, address: IPAddress, key: bytes, name: str) -> bytes:
 
 
 def redirect_by_address(one: Family, address: IPAddress, name: str) -> Statement:
+    """To the proxy address, at the port that the map has for TCP destination address and port, if it has one."""
     key = ex.destination(one) + ex.destination_port(ex.after(one))
     prefix = _PREFIX[one]
     text = f"dnat {prefix} to {_bracketed(address)} : {prefix} daddr . tcp dport map @{name}"
@@ -185,6 +206,7 @@ def redirect_by_address(one: Family, address: IPAddress, name: str) -> Statement
 
 
 def redirect_by_port(one: Family, address: IPAddress, name: str) -> Statement:
+    """To the proxy address, at the port that the map has for the TCP destination port, if it has one."""
     text = f"dnat {_PREFIX[one]} to {_bracketed(address)} : tcp dport map @{name}"
     return Statement(text, _to_proxy(one, address, ex.destination_port(ex.REGISTER), name))
 
@@ -194,6 +216,7 @@ def _bracketed(address: IPAddress) -> str:
 
 
 def forward_to(endpoint: SocketAddress) -> Statement:
+    """To this address and port; replies come back as from where the client has sent to."""
     one = family_of(endpoint.address)
     address, port = ex.REGISTER, ex.after(one)
     load = ex.immediate(endpoint.address.packed, address) + ex.immediate(endpoint.port.to_bytes(2, "big"), port)
@@ -215,50 +238,61 @@ def go_in_turn(count: int, anonymous: str, set_id: int, shown: str) -> Statement
 
 
 def remember_source(one: Family, name: str, timeout_s: int) -> Statement:
+    """The source is in the set from now on, for so long after the last packet that comes here."""
     text = f"update @{name} {{ {_PREFIX[one]} saddr timeout {timeout_s}s }}"
     return Statement(text, ex.source(one) + ex.update_set(name, timeout_s))
 
 
 def mark_for_masquerade() -> Statement:
+    """Set our bit of the packet's mark, and leave the others."""
     bits = ex.bitwise(ex.word(~MASQUERADE_MARK & 0xFFFFFFFF), ex.word(MASQUERADE_MARK))
     text = f"meta mark set meta mark | 0x{MASQUERADE_MARK:08x}"
     return Statement(text, ex.meta(ex.META_MARK) + bits + ex.set_meta(ex.META_MARK))
 
 
 def take_mark_away() -> Statement:
+    """Clear our bit, and leave the others: what a tunnel wraps the packet into has its mark, and is not masqueraded."""
     left = ~MASQUERADE_MARK & 0xFFFFFFFF
     text = f"meta mark set meta mark & 0x{left:08x}"
     return Statement(text, ex.meta(ex.META_MARK) + ex.masked(left) + ex.set_meta(ex.META_MARK))
 
 
 def marked_for_masquerade() -> Statement:
+    """Our bit of the mark is set. It is kube-proxy's, too, so it may be by that."""
     marked = ex.meta(ex.META_MARK) + ex.masked(MASQUERADE_MARK) + ex.compare(ex.word(MASQUERADE_MARK))
     return Statement(f"meta mark & 0x{MASQUERADE_MARK:08x} == 0x{MASQUERADE_MARK:08x}", marked)
 
 
 def masquerade() -> Statement:
+    """The source becomes this node's, on the interface that the packet leaves by."""
     return Statement("masquerade", ex.masquerade())
 
 
 def jump(chain: str) -> Statement:
+    """And come back, if that chain has no verdict."""
     return Statement(f"jump {chain}", ex.immediate_verdict(ex.NFT_JUMP, chain))
 
 
 def goto(chain: str) -> Statement:
+    """And never come back: behind that chain's end is whoever has jumped here, or the policy."""
     return Statement(f"goto {chain}", ex.immediate_verdict(ex.NFT_GOTO, chain))
 
 
 def leave() -> Statement:
+    """Back to whoever has jumped here; in a base chain: its policy."""
     return Statement("return", ex.immediate_verdict(ex.NFT_RETURN))
 
 
 def drop() -> Statement:
+    """Without a word, and whatever chains come after this."""
     return Statement("drop", ex.immediate_verdict(ex.NF_DROP))
 
 
 def reject_reset() -> Statement:
+    """Of TCP, which must have been said; in both families, for connect() heeds ICMPv6 only after a second SYN."""
     return Statement("reject with tcp reset", ex.reject(ex.REJECT_TCP_RST))
 
 
 def reject_port_unreachable() -> Statement:
+    """By ICMP or ICMPv6: for what is not TCP."""
     return Statement("reject with icmpx port-unreachable", ex.reject(ex.REJECT_ICMPX, ex.ICMPX_PORT_UNREACHABLE))

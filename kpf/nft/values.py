@@ -10,12 +10,16 @@ from kpf.nft.expressions import NF_ACCEPT, NFT_GOTO, NFT_JUMP
 
 @dataclass(frozen=True, slots=True)
 class Goto:
+    """To the chain of a forward; it does not come back."""
+
     code: ClassVar[int] = NFT_GOTO
     chain: str
 
 
 @dataclass(frozen=True, slots=True)
 class Jump:
+    """To a guard's chain, or one that marks; it comes back if that has no verdict."""
+
     code: ClassVar[int] = NFT_JUMP
     chain: str
 

@@ -37,7 +37,7 @@ Document = Callable[[], Answer | Awaitable[Answer]]
 
 
 def health_documents(health: Callable[[], Health]) -> Mapping[str, Document]:
-    """`/healthz` and `/livez`."""
+    """`/healthz` and `/livez`, as kube-proxy has them; `health` is asked for each request."""
     return {
         "/healthz": lambda: answer(health(), datetime.now(UTC), with_node=True),
         "/livez": lambda: answer(health(), datetime.now(UTC), with_node=False),
@@ -66,6 +66,7 @@ class PublicServer(web.Server):
         self._open: dict[web.RequestHandler, tuple[asyncio.Transport, asyncio.TimerHandle]] = {}
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """Called by aiohttp. If it is one too many, the oldest is aborted."""
         super().connection_made(handler, transport)
         limit = asyncio.get_running_loop().call_later(CLIENT_TIMEOUT_S, transport.abort)
         self._open[handler] = transport, limit
@@ -74,6 +75,7 @@ class PublicServer(web.Server):
             self._forget(oldest).abort()
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        """Called by aiohttp, once, whoever has ended it."""
         if handler in self._open:
             self._forget(handler)
         super().connection_lost(handler, exc)
@@ -188,7 +190,7 @@ class Servers:
                 return
 
     async def close_tcp(self) -> None:
-        """Stop serving on TCP."""
+        """Stop serving on TCP, and trying to: a reload has named another address. The Unix socket goes on."""
         for task in self._retries:
             task.cancel()
         for runner in self._tcp_runners:
@@ -197,6 +199,7 @@ class Servers:
         self._tcp_runners.clear()
 
     async def close(self) -> None:
+        """Stop serving everywhere; the Unix socket's path is taken away."""
         await self.close_tcp()
         for runner in self._runners:
             await runner.cleanup()

@@ -58,6 +58,7 @@ def main(control_socket: str, as_json: bool) -> int:
 
 
 def show(state: Mapping[str, Any], console: Console) -> None:
+    """For people: a line for the whole, tables of workers and of Services. `state` is what `fetch` gives."""
     synced = "in sync" if state["synced"] else "not in sync"
     console.print(
         f"kpf {state['version']} on {state['node']}, up {state['uptimeSeconds']:.0f} s, "

@@ -91,6 +91,7 @@ class Allocation:
         )
 
     def why_forbidden(self, at: SocketAddress) -> str:
+        """In words, for somebody who is told that an endpoint is refused; `at` is one of `forbidden`."""
         if at in self.node_ports_at:
             return "it is itself a node port"
         return "it is itself a portal" if at in self.portals_at else "it is a proxy port"

@@ -34,7 +34,7 @@ def _unlike(new: Mapping[K, V], old: Mapping[K, V]) -> list[V]:
 
 
 def missing(old: Mapping[K, object], new: Mapping[K, object]) -> set[K]:
-    """Keys that are in `old` and not in `new`."""
+    """Keys that are in `old` and not in `new`; takes no time if these are the same object."""
     return set() if old is new else set(old).difference(new)
 
 

@@ -66,15 +66,17 @@ class Routes(NamedTuple):
     forwarding: Forwarding | None
 
     def to(self, endpoints: EndpointSet) -> FrontendKey:
+        """Proxied, unless it is asked to be direct, or is not TCP."""
         asked = Forwarding.DIRECT if self.forwarding is Forwarding.DIRECT else Forwarding.PROXIED
         return FrontendKey(self.name, self.family, endpoints, asked if self._is_tcp else Forwarding.DIRECT)
 
     def from_far(self) -> FrontendKey:
+        """For connections from elsewhere under external policy Local: direct, unless TCP is asked to be proxied."""
         asked = Forwarding.PROXIED if self.forwarding is Forwarding.PROXIED else Forwarding.DIRECT
         return FrontendKey(self.name, self.family, EndpointSet.LOCAL, asked if self._is_tcp else Forwarding.DIRECT)
 
     def from_loopback(self) -> FrontendKey | None:
-        """For a node port, where the kernel cannot."""
+        """For a node port at 127.0.0.1 and ::1, where the kernel cannot; None if it need not, and for all but TCP."""
         if not self._is_tcp or self.to(EndpointSet.CLUSTER).forwarding is Forwarding.PROXIED:
             return None
         return FrontendKey(self.name, self.family, EndpointSet.CLUSTER, Forwarding.PROXIED)

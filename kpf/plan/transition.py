@@ -86,8 +86,10 @@ Step = OpenFrontends | Announce | UpdateFrontends | WriteRules | Forget | CloseF
 
 @dataclass(slots=True)
 class InForce:
-    """What is: open frontends, those that workers do not accept on yet, the kernel's rules (None: unknown), and what
-    its conntrack may still have: attempts that came before these portals of TCP, and whose flows."""
+    """What is: open frontends, those that workers do not accept on yet, the kernel's rules (None: unknown).
+
+    And what its conntrack may still have: attempts that came before these portals of TCP, and whose flows.
+    """
 
     frontends: dict[Listener, Frontend] = field(default_factory=dict)
     unheard: set[Listener] = field(default_factory=set)

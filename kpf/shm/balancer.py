@@ -138,8 +138,10 @@ class Balancer:
             lockf(self._descriptor, LOCK_UN, 1, frontend)
 
     def failed(self, frontend: int, identity: int, client: str, now_ms: int) -> None:
-        """A dial was refused, unreachable, or silent while another one answered: shut the member out, and end the
-        client's pin to it."""
+        """A dial was refused, unreachable, or silent while another one answered.
+
+        The member is shut out, and the client's pin to it ends.
+        """
         words, at = self._words, self._layout.frontend(frontend)
         lockf(self._descriptor, LOCK_EX, 1, frontend)
         try:
@@ -159,8 +161,10 @@ class Balancer:
             lockf(self._descriptor, LOCK_UN, 1, frontend)
 
     def answered(self, frontend: int, identity: int, took_ms: int) -> None:
-        """A dial was answered after so long: the member is healthy again, and that is normal for it. Takes no lock if
-        nothing is new."""
+        """A dial was answered after so long: the member is healthy again, and that is normal for it.
+
+        Takes no lock if nothing is new.
+        """
         words, record = self._words, self._layout.member(identity & SLOT_MASK)
         usual_ms = words[record + USUAL]
         if not words[record + HEALTH] and health.learned(usual_ms, took_ms) == usual_ms:
@@ -176,8 +180,10 @@ class Balancer:
             lockf(self._descriptor, LOCK_UN, 1, frontend)
 
     def suspect(self, frontend: int, identity: int, until_ms: int) -> None:
-        """A dial is silent for longer than is normal, and another one has answered: turns pass over the member until
-        the dial is over."""
+        """A dial is silent for longer than is normal, and another one has answered.
+
+        Turns pass over the member until the dial is over.
+        """
         words, record = self._words, self._layout.member(identity & SLOT_MASK)
         lockf(self._descriptor, LOCK_EX, 1, frontend)
         try:

@@ -176,6 +176,7 @@ class Directory:
     # what is
 
     def frontend(self, slot: int) -> FrontendView:
+        """The counts at a slot so far, read without its lock."""
         return self._observer.frontend(slot)
 
     def members(self, slot: int) -> tuple[MemberView, ...]:
@@ -185,6 +186,7 @@ class Directory:
         return tuple(self._observer.member(member, address, now_ms=now_ms) for address, member in places)
 
     def worker(self, worker: int) -> WorkerView:
+        """What the worker of that number has said last, whether or not it lives; zeros if there was none."""
         return self._observer.worker(worker)
 
     def accepted(self, slots: Iterable[int]) -> int:

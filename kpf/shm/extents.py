@@ -35,4 +35,5 @@ class Extents:
 
 
 def order_of(length: int) -> int:
+    """Of the smallest extent that holds so many units: its size is 2**order, at least 4."""
     return max((length - 1).bit_length(), MIN_ORDER)

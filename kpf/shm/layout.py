@@ -149,19 +149,25 @@ class Layout:
         object.__setattr__(self, "end", at)
 
     def worker(self, worker: int) -> int:
+        """The record of a worker, 0..`workers` - 1: the index of its first word, as with all of these."""
         return self.worker_records + worker * WORKER_WORDS
 
     def frontend(self, slot: int) -> int:
+        """The record of a frontend, slot 0..65,535."""
         return self.frontends + slot * FRONTEND_WORDS
 
     def member(self, slot: int) -> int:
+        """The record of a member, slot 0..262,143."""
         return self.members + slot * MEMBER_WORDS
 
     def frontend_counter(self, worker: int, slot: int) -> int:
+        """A worker's own counters for a frontend: `FRONTEND_COUNTERS` words, by `F_TOTAL` and the others."""
         return self.frontend_counters + (worker * FRONTEND_CAPACITY + slot) * FRONTEND_COUNTERS
 
     def member_counter(self, worker: int, slot: int) -> int:
+        """A worker's own counters for a member: `MEMBER_COUNTERS` words, by `M_TOTAL` and the others."""
         return self.member_counters + (worker * MEMBER_CAPACITY + slot) * MEMBER_COUNTERS
 
     def pin_table(self, index: int) -> int:
+        """A pin table, 0..4,095: its first bucket."""
         return self.pins + index * PIN_TABLE_WORDS

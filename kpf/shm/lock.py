@@ -25,6 +25,7 @@ def try_acquire(descriptor: int, slot: int) -> None:
 
 
 def release(descriptor: int, slot: int) -> None:
+    """Give the frontend's lock back; nothing happens if it is not held. Never blocks."""
     fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, slot)
 
 

@@ -35,8 +35,10 @@ from kpf.shm.region import Region
 
 
 class FrontendView(NamedTuple):
-    """Counts of a frontend, summed over all workers. `pins`: entries of its table, expired ones that nobody has
-    replaced included."""
+    """Counts of a frontend, summed over all workers.
+
+    `pins`: entries of its table, expired ones that nobody has replaced included.
+    """
 
     total: int
     active: int
@@ -61,6 +63,7 @@ class MemberView(NamedTuple):
 
     @property
     def dial_failures(self) -> int:
+        """For whatever reason, those included that did not shut it out."""
         return sum(self.failures.values())
 
 
@@ -82,6 +85,7 @@ class Observer:
         self._words, self._layout = region.words, region.layout
 
     def frontend(self, slot: int) -> FrontendView:
+        """By its slot. `active` may be a connection too high for a moment, never too low."""
         # what has ended was counted before: the total is read after it
         ended = self.frontend_sum(slot, F_ENDED)
         counts = self._sums(self._layout.frontend_counter, slot, FRONTEND_COUNTERS)
@@ -99,6 +103,7 @@ class Observer:
         )
 
     def member(self, member: int, address: Address, *, now_ms: int) -> MemberView:
+        """By its slot, and whether it is shut out at `now_ms` (CLOCK_MONOTONIC). `address` is passed on."""
         at = self._layout.member(member)
         counts = self._sums(self._layout.member_counter, member, MEMBER_COUNTERS)
         return MemberView(
@@ -116,6 +121,7 @@ class Observer:
         return list(map(sum, zip(*(self._words[start : start + number].tolist() for start in starts), strict=True)))
 
     def worker(self, worker: int) -> WorkerView:
+        """By its number, what it has said last; CLOCK_MONOTONIC."""
         at, words = self._layout.worker(worker), self._words
         return WorkerView(
             heartbeat_ms=words[at + HEARTBEAT],
@@ -132,9 +138,11 @@ class Observer:
         return self.frontend_sum(slot, F_TOTAL) - ended
 
     def frontend_sum(self, slot: int, index: int) -> int:
+        """One counter, `F_TOTAL` or another, over all workers."""
         layout = self._layout
         return sum(self._words[layout.frontend_counter(worker, slot) + index] for worker in range(layout.workers))
 
     def member_sum(self, member: int, index: int) -> int:
+        """One counter, `M_TOTAL` or another, over all workers."""
         layout = self._layout
         return sum(self._words[layout.member_counter(worker, member) + index] for worker in range(layout.workers))

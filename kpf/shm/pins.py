@@ -26,7 +26,7 @@ _V4_PREFIX = 0xFFFF << 32
 
 
 class Client(NamedTuple):
-    """A client's address as two words."""
+    """A client's address, 16 bytes, IPv4 v4-mapped, as two words."""
 
     high: int
     low: int
@@ -40,7 +40,7 @@ class PinTable(NamedTuple):
 
 
 def client_of(host: str) -> Client:
-    """From an address as `accept` gives it."""
+    """From an address as `accept` gives it; an IPv4 one becomes v4-mapped."""
     if ":" not in host:
         return Client(0, _V4_PREFIX | int.from_bytes(socket.inet_aton(host), "big"))
     packed = socket.inet_pton(socket.AF_INET6, host)
@@ -48,7 +48,7 @@ def client_of(host: str) -> Client:
 
 
 class Pins:
-    """The entries of all pin tables."""
+    """The entries of all pin tables. `entry` is the index of an entry's first word; 0 is none."""
 
     def __init__(self, region: Region) -> None:
         self._words, self._layout = region.words, region.layout

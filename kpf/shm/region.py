@@ -31,6 +31,7 @@ class RegionError(Exception):
 
 
 def monotonic_ms() -> int:
+    """CLOCK_MONOTONIC, cut to whole milliseconds: the same in all processes of the machine."""
     return time.monotonic_ns() // 1_000_000
 
 

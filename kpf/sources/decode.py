@@ -29,6 +29,8 @@ Value = Service | EndpointSlice | Node | ServiceCIDR
 
 
 class Kind(StrEnum):
+    """What kpf reads, each of one version (`API_VERSIONS`)."""
+
     SERVICE = "Service"
     ENDPOINT_SLICE = "EndpointSlice"
     NODE = "Node"

@@ -33,6 +33,7 @@ class Index:
         self._serial = 0
 
     def get(self, key: Key) -> Value | None:
+        """None for what does not count, is not there, or is another Node."""
         return self._in_force.get(key)
 
     def put(self, key: Key, value: Value | None) -> bool:
@@ -68,7 +69,7 @@ class Index:
             self._ungathered.add(now.service)
 
     def snapshot(self, problems: tuple[Problem, ...]) -> Snapshot:
-        """Everything that is in force now."""
+        """Everything that is in force now; its `touched` are the Services that have changed since the one before."""
         for service in self._ungathered:
             self._gather(service)
         self._touched |= self._ungathered

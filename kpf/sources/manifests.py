@@ -105,7 +105,10 @@ class ManifestSource:
             changed()
 
     def changes(self) -> AsyncIterator[None]:
-        """Yield once at the start, and then whenever the next `read` may find something new. Never ends by itself."""
+        """Yield once at the start, and then whenever the next `read` may find something new. Never ends by itself.
+
+        Raises OSError for what is no shortage of inotify's.
+        """
         return changes_of(self._directory, is_manifest)
 
     def _look(self) -> list[Problem]:

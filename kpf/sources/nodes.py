@@ -10,6 +10,10 @@ TAINT_TO_BE_DELETED = "ToBeDeletedByClusterAutoscaler"
 
 
 def node(raw: wire.Node, name: ObjectName, _origin: str) -> tuple[Node, list[Mistake]]:
+    """The Node, and what is wrong with it: an address, or a range, that cannot be read is left out.
+
+    Only its InternalIPs count; `podCIDR` only where there are no `podCIDRs`.
+    """
     metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
     mistakes: list[Mistake] = []
     addresses = [
@@ -32,6 +36,7 @@ def node(raw: wire.Node, name: ObjectName, _origin: str) -> tuple[Node, list[Mis
 
 
 def service_cidr(raw: wire.ServiceCIDR, name: ObjectName, _origin: str) -> tuple[ServiceCIDR, list[Mistake]]:
+    """The ServiceCIDR, and what is wrong with it: a range that cannot be read is left out."""
     mistakes: list[Mistake] = []
     cidrs = cidrs_at(("spec", "cidrs"), (raw.get("spec") or {}).get("cidrs") or (), mistakes)
     return ServiceCIDR(name.name, cidrs), mistakes

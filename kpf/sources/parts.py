@@ -55,7 +55,7 @@ class Mistake(NamedTuple):
 
 
 class MalformedError(Exception):
-    """The object cannot be used at all."""
+    """The object cannot be used at all. `mistakes`: why."""
 
     def __init__(self, mistakes: list[Mistake]) -> None:
         super().__init__(mistakes)

@@ -31,7 +31,7 @@ _REACHABLE = (ServiceType.NODE_PORT, ServiceType.LOAD_BALANCER)
 
 
 def service(raw: wire.Service, name: ObjectName, origin: str) -> tuple[Service, list[Mistake]]:
-    """Raises MalformedError where no cluster IP can be read."""
+    """The Service, and what is wrong with it. Raises MalformedError where no cluster IP can be read."""
     spec, metadata = raw["spec"], raw["metadata"]
     mistakes: list[Mistake] = []
     kind = _type(spec, mistakes)

@@ -65,7 +65,7 @@ async def changes_of(directory: str, matches: Callable[[str], bool]) -> AsyncIte
     """Yield once at the start, and then some 20 ms (at most 200 ms) after each burst of changes.
 
     `matches` says which names in the directory matter. Where inotify is short of anything, which is logged once, yield
-    every `LOOK_S` until it is not.
+    every `LOOK_S` until it is not. Raises OSError for what is no shortage.
     """
     told = ""
     while True:

@@ -29,6 +29,8 @@ ProtocolText = Literal["", "TCP", "UDP", "SCTP"]
 
 @with_config(_STRICT)
 class ServiceMetadata(TypedDict, total=False):
+    """Of a Service, whose name is a DNS label. `creationTimestamp`: RFC 3339; the older one has a contested portal."""
+
     name: Required[Label]
     namespace: Annotated[str, Field(pattern=r"^$|" + DNS_LABEL)] | None
     labels: dict[str, str | None] | None
@@ -38,6 +40,8 @@ class ServiceMetadata(TypedDict, total=False):
 
 @with_config(_STRICT)
 class ServicePort(TypedDict, total=False):
+    """`spec.ports[]`; `nodePort` 0: none. The only port may be without a name."""
+
     name: Annotated[str, Field(pattern=r"^$|" + DNS_LABEL)] | None
     protocol: ProtocolText | None
     port: Required[Port]
@@ -46,16 +50,22 @@ class ServicePort(TypedDict, total=False):
 
 @with_config(_STRICT)
 class ClientIPConfig(TypedDict, total=False):
+    """`timeoutSeconds`: 10800 where it is not given. The API's limit, 86400, is a rule (`services`)."""
+
     timeoutSeconds: Annotated[int, Field(ge=1, le=MAX_INT32)] | None
 
 
 @with_config(_STRICT)
 class SessionAffinityConfig(TypedDict, total=False):
+    """Counts with `sessionAffinity: ClientIP` alone."""
+
     clientIP: ClientIPConfig | None
 
 
 @with_config(_STRICT)
 class ServiceSpec(TypedDict, total=False):
+    """`clusterIP` is the first of `clusterIPs`, and "None" of a headless Service. `type`: any text, see `services`."""
+
     type: str | None
     clusterIP: str | None
     clusterIPs: list[str] | None
@@ -71,22 +81,30 @@ class ServiceSpec(TypedDict, total=False):
 
 @with_config(_STRICT)
 class Ingress(TypedDict, total=False):
+    """An address of the load balancer; not captured if `ipMode` is Proxy, for then it answers by itself."""
+
     ip: str | None
     ipMode: Literal["VIP", "Proxy"] | None
 
 
 @with_config(_STRICT)
 class LoadBalancer(TypedDict, total=False):
+    """What the cloud's controller has written; without it a Service of that type has no address of its own outside."""
+
     ingress: list[Ingress] | None
 
 
 @with_config(_STRICT)
 class ServiceStatus(TypedDict, total=False):
+    """Of the whole status, what others than users write."""
+
     loadBalancer: LoadBalancer | None
 
 
 @with_config(_STRICT)
 class Service(TypedDict, total=False):
+    """`v1`: no status means that there is no load balancer, or none yet."""
+
     metadata: Required[ServiceMetadata]
     spec: Required[ServiceSpec]
     status: ServiceStatus | None
@@ -94,6 +112,8 @@ class Service(TypedDict, total=False):
 
 @with_config(_STRICT)
 class Metadata(TypedDict, total=False):
+    """Of all kinds but Service: a name is a DNS subdomain. `deletionTimestamp` counts with Nodes."""
+
     name: Required[Subdomain]
     namespace: Annotated[str, Field(pattern=r"^$|" + DNS_LABEL)] | None
     labels: dict[str, str | None] | None
@@ -103,6 +123,8 @@ class Metadata(TypedDict, total=False):
 
 @with_config(_STRICT)
 class EndpointPort(TypedDict, total=False):
+    """`ports[]` of a slice, matched by name with a Service's; without a `port` it is ignored."""
+
     name: Annotated[str, Field(pattern=r"^$|" + DNS_LABEL)] | None
     protocol: ProtocolText | None
     port: Port | None
@@ -110,6 +132,8 @@ class EndpointPort(TypedDict, total=False):
 
 @with_config(_STRICT)
 class Conditions(TypedDict, total=False):
+    """Absent or null: ready and serving, not terminating."""
+
     ready: bool | None
     serving: bool | None
     terminating: bool | None
@@ -117,22 +141,30 @@ class Conditions(TypedDict, total=False):
 
 @with_config(_STRICT)
 class ZoneHint(TypedDict, total=False):
+    """Consumers in this zone (topology.kubernetes.io/zone) are to use the endpoint."""
+
     name: str | None
 
 
 @with_config(_STRICT)
 class NodeHint(TypedDict, total=False):
+    """Consumers on this node are; before zones, if every ready endpoint has such a hint."""
+
     name: Required[str]
 
 
 @with_config(_STRICT)
 class Hints(TypedDict, total=False):
+    """Those of a kind count only if every ready endpoint has some: kube-proxy's `CategorizeEndpoints`, 1.36."""
+
     forZones: list[ZoneHint] | None
     forNodes: list[NodeHint] | None
 
 
 @with_config(_STRICT)
 class Endpoint(TypedDict, total=False):
+    """`endpoints[]` of a slice; only the first address is used."""
+
     addresses: Required[list[str]]
     conditions: Conditions | None
     nodeName: str | None
@@ -141,6 +173,8 @@ class Endpoint(TypedDict, total=False):
 
 @with_config(_STRICT)
 class EndpointSlice(TypedDict, total=False):
+    """`discovery.k8s.io/v1`. Of `addressType` FQDN nothing is served; an empty port is one without fields."""
+
     metadata: Required[Metadata]
     addressType: Required[str]
     ports: list[EndpointPort | None] | None
@@ -149,17 +183,23 @@ class EndpointSlice(TypedDict, total=False):
 
 @with_config(_STRICT)
 class NodeAddress(TypedDict, total=False):
+    """`status.addresses[]`; only those of type InternalIP count."""
+
     type: str | None
     address: str | None
 
 
 @with_config(_STRICT)
 class Taint(TypedDict, total=False):
+    """`spec.taints[]`; that of the cluster autoscaler takes the node away from load balancers."""
+
     key: Required[str]
 
 
 @with_config(_STRICT)
 class NodeSpec(TypedDict, total=False):
+    """`podCIDR` is the first of `podCIDRs`, and alone in objects of before dual stack."""
+
     podCIDR: str | None
     podCIDRs: list[str] | None
     taints: list[Taint] | None
@@ -167,11 +207,15 @@ class NodeSpec(TypedDict, total=False):
 
 @with_config(_STRICT)
 class NodeStatus(TypedDict, total=False):
+    """As the kubelet, or the cloud's controller, has written it."""
+
     addresses: list[NodeAddress] | None
 
 
 @with_config(_STRICT)
 class Node(TypedDict, total=False):
+    """`v1`; cluster-wide, so without a namespace."""
+
     metadata: Required[Metadata]
     spec: NodeSpec | None
     status: NodeStatus | None
@@ -179,11 +223,15 @@ class Node(TypedDict, total=False):
 
 @with_config(_STRICT)
 class ServiceCIDRSpec(TypedDict, total=False):
+    """Any number of ranges; the API allows one of each family."""
+
     cidrs: list[str] | None
 
 
 @with_config(_STRICT)
 class ServiceCIDR(TypedDict, total=False):
+    """`networking.k8s.io/v1`; cluster-wide, any number of objects."""
+
     metadata: Required[Metadata]
     spec: ServiceCIDRSpec | None
 

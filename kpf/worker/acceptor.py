@@ -52,8 +52,11 @@ CLOSE_LIMIT_MS = 2_000
 
 
 class Acceptor:
-    """All `listeners` of this worker, by descriptor. `limit`: how many sessions fit into the descriptors that are
-    left beside the reserve; there may be more of them, when listeners have come."""
+    """All `listeners` of this worker, by descriptor.
+
+    `limit`: how many sessions fit into the descriptors that are left beside the reserve; there may be more of them,
+    when listeners have come.
+    """
 
     def __init__(
         self, sessions: Sessions, dialer: Dialer, clock: Clock, region: Region, *, worker: int, pipes: int
@@ -105,8 +108,10 @@ class Acceptor:
         self._tell()
 
     def close(self, frontends: set[int] | None = None) -> None:
-        """Close the listeners of these frontends, of all if None, once what is queued there is accepted, or pauses have
-        lasted too long: `settle`."""
+        """Close the listeners of these frontends, of all if None.
+
+        Not before what is queued there is accepted, or pauses have lasted too long: `settle`.
+        """
         if not self._closing:
             self._stalled_ms = self._paused_ms
         self._closing |= {

@@ -31,13 +31,16 @@ class Attempt(NamedTuple):
 
     @property
     def choice(self) -> Choice:
+        """Whom it dials. A client's half has none, and is never here."""
         choice = self.backend.choice
         assert choice is not None
         return choice
 
     def took_ms(self, now_ms: int, usual_ms: int) -> int:
-        """How long the answer has taken. If longer than usual: without SYNs that were lost, as the kernel knows (0: it
-        does not)."""
+        """How long the answer has taken.
+
+        If longer than usual: without SYNs that were lost, as the kernel knows (0: it does not).
+        """
         took_ms = now_ms - self.began_ms
         if took_ms <= max(usual_ms, PATIENCE_MS):
             return took_ms
@@ -46,6 +49,7 @@ class Attempt(NamedTuple):
 
 
 def reason_of(error: int) -> Reason:
+    """What an errno of connect(), or of SO_ERROR, means; one that is in no set above: UNREACHABLE."""
     if error in REFUSALS:
         return Reason.REFUSED
     if error in TIMEOUTS:

@@ -37,6 +37,10 @@ class Connector:
         return backend, 0
 
     def connected(self, client: Half, backend: Half, listener: Listener, took_ms: int) -> None:
+        """The backend has answered after `took_ms`: bytes may go.
+
+        Shared memory learns of it only where it is news: the member was not healthy, is slow, or was.
+        """
         choice = backend.choice
         assert choice is not None
         words = self._words
@@ -55,6 +59,7 @@ class Connector:
         self.bury(client, listener)
 
     def bury(self, client: Half, listener: Listener) -> None:
+        """The connection has ended: the client is closed with the batch, and no longer counted as active."""
         self._sessions.bury(client)
         self._words[listener.counters + F_ENDED] += 1
         self._sessions.count(-1)

@@ -25,7 +25,10 @@ class Lender:
         self._before: dict[Half, int] = {}
 
     def look(self) -> None:
-        """To be called twice a second."""
+        """To be called twice a second.
+
+        Who has taken less than `KEEPS_PIPE` since the last time gives its pipe back, as far as `MEMORY_LIMIT` goes.
+        """
         if self._pipes.has_room:
             self._before = {}
             return

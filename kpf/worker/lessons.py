@@ -31,7 +31,7 @@ class Lesson:
 
 
 class Lessons:
-    """All lessons of this worker."""
+    """All lessons of this worker, `LESSONS` at most: a dial that would be one more is reset at once."""
 
     def __init__(self, sessions: Sessions, balancer: Balancer, words: Words, clock: Clock, agenda: Agenda) -> None:
         self._sessions, self._balancer, self._words = sessions, balancer, words
@@ -52,11 +52,11 @@ class Lessons:
         self._agenda.at(lesson, min(max(now_ms, suspicious_ms), lesson.verdict_ms))
 
     def answered(self, backend: Half, error: int) -> None:
-        """epoll says so."""
+        """epoll says so: it is connected, or has failed with this errno; 0: connected."""
         self._end(self._by_descriptor[backend.fd], error)
 
     def look_at(self, lesson: Lesson) -> None:
-        """Its time has come."""
+        """Its time has come: the member is suspected, and `LESSON_MS` after its dial has lost shut out."""
         error = answer(lesson.attempt.backend)
         if error not in UNDER_WAY:
             # it is this process that was late

@@ -49,10 +49,12 @@ class Orders:
         return message, descriptors
 
     def ready(self, privileges: str, pid: int, uid: int) -> None:
+        """The first answer: who we are, and what `privileges.drop` has returned."""
         self._answers.append(Ready(pid, uid, privileges))
         self.settle()
 
     def answer(self, order: Order) -> None:
+        """The order is carried out. If that cannot be said now, it is said by `settle`."""
         self._answers.append(Done(order.generation))
         self.settle()
 
@@ -67,6 +69,6 @@ class Orders:
             self._answers.popleft()
 
     def close(self) -> None:
-        """The master is gone."""
+        """The master is gone: what it was still to be told is forgotten."""
         self._answers.clear()
         self._master.close()

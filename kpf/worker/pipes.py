@@ -60,7 +60,7 @@ class PipePool:
         return pipe
 
     def give(self, pipe: Pipe) -> None:
-        """Take back an empty pipe."""
+        """Take back an empty pipe, for whoever asks next."""
         self._idle.append(pipe)
 
     def trim(self) -> None:

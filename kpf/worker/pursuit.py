@@ -31,8 +31,11 @@ _PEEK = int(socket.MSG_PEEK)
 
 
 class Dial:
-    """A client without a backend yet. `attempts`: its dials that are under way, the oldest first; none while it waits
-    for descriptors or memory, or for its turn."""
+    """A client without a backend yet.
+
+    `attempts`: its dials that are under way, the oldest first; none while it waits for descriptors or memory, or for
+    its turn.
+    """
 
     __slots__ = ("attempts", "client", "deadline_ms", "due_ms", "host", "listener", "session")
 

@@ -25,7 +25,7 @@ class Resets:
         self.due += [client for client in clients if client.getsockname()[0] in addresses]
 
     def settle(self) -> bool:
-        """Reset some of them. True if there are more."""
+        """Reset `RESETS_A_TURN` of them at most. True if there are more."""
         for client in self.due[-RESETS_A_TURN:]:
             if client.state & DIALLING:
                 self._reset_alone(client)

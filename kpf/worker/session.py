@@ -33,6 +33,8 @@ SHUTS_OUT = {Reason.REFUSED, Reason.UNREACHABLE, Reason.TIMEOUT}
 
 
 class Command(Enum):
+    """DIAL_LATER: after `LATER_MS`, with the same member among those to choose from. GIVE_UP: the client is reset."""
+
     DIAL_NEXT = auto()
     DIAL_LATER = auto()
     GIVE_UP = auto()
@@ -40,8 +42,11 @@ class Command(Enum):
 
 @dataclass(slots=True)
 class Session:
-    """The dials of one client. `tried`: identities to pass over. `silent`: those whose dials have ended unanswered.
-    `reason`: why the last dial failed. `is_beside`: one was dialled beside another."""
+    """The dials of one client.
+
+    `tried`: identities to pass over. `silent`: those whose dials have ended unanswered. `reason`: why the last dial
+    failed. `is_beside`: one was dialled beside another.
+    """
 
     tried: set[int] = field(default_factory=set)
     silent: list[int] = field(default_factory=list)
@@ -53,6 +58,7 @@ class Session:
 
     @property
     def may_retry(self) -> bool:
+        """False once 1,000 other members have been picked, or 16 for want of one that is not shut out."""
         return self._retries < RETRIES and self._shut_out < RETRIES_SHUT_OUT
 
     def retried(self, *, is_shut_out: bool) -> None:
@@ -61,6 +67,7 @@ class Session:
         self._shut_out += is_shut_out
 
     def dial_failed(self, identity: int, reason: Reason) -> Command:
+        """For lack of our own resources: later, `LATER_LIMIT` times at most. Else another one, at once."""
         self.reason = reason
         if reason is Reason.RESOURCES:
             self.tried.discard(identity)

@@ -18,8 +18,10 @@ UNWATCHED_LIMIT_MS = 4000
 
 
 class Sessions:
-    """`active`: how many, dials included. `extra`: descriptors of dials beyond two for each session. `short`: there was
-    lack of descriptors or memory. `halves`: by descriptor, None where there is none.
+    """All sockets of clients and backends that this worker has.
+
+    `active`: how many sessions, dials included. `extra`: descriptors of dials beyond two for each session. `short`:
+    there was lack of descriptors or memory. `halves`: by descriptor, None where there is none.
 
     `ends` and `dead`: directions whose end is to be passed on, and sockets that are to be closed, when the batch is
     through. Until then a socket's number cannot be used again, so no event is taken for another socket's. `unwatched`:
@@ -38,7 +40,7 @@ class Sessions:
         self.unwatched: dict[Half, int] = {}
 
     def count(self, change: int) -> None:
-        """A client more, or less."""
+        """A client more, or less; shared memory is told."""
         self.active += change
         self._words[self._record_active] = self.active
 
@@ -58,8 +60,10 @@ class Sessions:
             self.unwatched[half] = 0
 
     def watch_again(self, now_ms: int) -> list[Half]:
-        """Register those that epoll had no room for. Returns the ones that have waited too long; a dial has its own
-        time-out."""
+        """Register those that epoll had no room for.
+
+        Returns the ones that have waited for `UNWATCHED_LIMIT_MS`; a dial has its own time-out.
+        """
         late: list[Half] = []
         waiting, self.unwatched = self.unwatched, {}
         for half, since_ms in waiting.items():
@@ -95,7 +99,7 @@ class Sessions:
             self.ends.append(half)
 
     def close(self, half: Half) -> None:
-        """The session is over."""
+        """The session is over, whichever half is given. Both sockets are closed at the end of the batch."""
         client, backend = (half, half.peer) if half.choice is None else (half.peer, half)
         words, halves = self._words, self.halves
         if client.moved:

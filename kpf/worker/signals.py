@@ -1,8 +1,7 @@
-"""Signals that would end a worker and are ignored: all that a terminal, a service manager or a tool may send to a
-process group. When a worker ends is the master's business.
+"""Signals that would end a worker, and are ignored: when it ends is the master's business.
 
-Not those that mean a fault or ask for a core dump (SIGQUIT, SIGABRT), nor real-time ones, which nobody sends by
-mistake.
+These are all that a terminal, a service manager or a tool may send to a process group. Not those that mean a fault or
+ask for a core dump (SIGQUIT, SIGABRT), nor real-time ones, which nobody sends by mistake.
 
 The interpreter takes some time before any of our code runs, so a worker is born with these signals blocked.
 """

@@ -35,7 +35,7 @@ class Sweeper:
         self._ages: list[dict[Half, int]] = [{} for _ in range(STEPS)]
 
     def sweep(self) -> None:
-        """Do the next step when it is time."""
+        """Do the next step when it is time; to be called at every look around."""
         if self._clock.now_ms >= self._next_ms:
             self._next_ms = self._clock.now_ms + ROUND_MS // STEPS
             self._lender.look()

@@ -37,7 +37,10 @@ OOM_SCORE_ADJ_ABOVE_MASTER = 100
 
 
 def main(descriptor: int) -> int:
-    """Serve the master at the other end of this socket. Returns the exit status."""
+    """Serve the master at the other end of this socket. Returns the exit status.
+
+    Raises `ChannelError` if it says anything before Configure, `RegionError`, OSError, and what `Worker.run` raises.
+    """
     master = socket.socket(fileno=descriptor)
     os.set_inheritable(descriptor, False)
     try:
@@ -61,7 +64,7 @@ def main(descriptor: int) -> int:
 
 
 class Worker:
-    """One slot's process."""
+    """One slot's process: its epoll, and the parts that it is made of. The master's channel is `orders`."""
 
     def __init__(self, orders: Orders, configuration: Configure, region: Region) -> None:
         slot, record = configuration.slot, region.layout.worker(configuration.slot)
@@ -84,7 +87,7 @@ class Worker:
         self._epoll.register(orders.descriptor, select.EPOLLIN)
 
     def run(self) -> None:
-        """Accept, dial and relay until there is nothing left to do."""
+        """Accept, dial and relay until there is nothing left to do. Raises `ChannelError` for what no master says."""
         relay, sessions, clock = self._relay, self._sessions, self._clock
         words, heartbeat = self._words, self._record + HEARTBEAT
         carry, poll = relay.carry, self._epoll.poll

@@ -14,7 +14,7 @@ CALM_S = 0.5
 
 
 def row(when: str, outcomes: Sequence[Outcome]) -> tuple[object, ...]:
-    """Of new connections."""
+    """New connections: how many each pod has answered, and how long that took."""
     return (when, *shares(outcomes, PODS), *times(outcomes))
 
 
@@ -25,6 +25,7 @@ def kept_row(report: Report) -> tuple[object, ...]:
 
 
 def claim_no_error(stage: Stage, report: Report) -> None:
+    """Neither a new connection nor a question on a kept one has failed; and there were some of both."""
     met = errors([*report.new, *report.asked])
     stage.claim(
         f"no client met an error: {len(report.new)} new connections, {len(report.asked)} questions on "

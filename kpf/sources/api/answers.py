@@ -39,7 +39,7 @@ def page_of(body: bytes) -> ListPage | None:
 
 
 def event_of(line: bytes) -> WatchEvent | None:
-    """None for what is no event."""
+    """None for what is no event: no JSON object, no `type`, or an object without metadata."""
     event = _parsed(line)
     kind, raw = event.get("type"), event.get("object")
     if kind == "ERROR":

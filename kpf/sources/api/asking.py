@@ -9,6 +9,8 @@ from kpf.sources.api.resources import Resource
 
 
 class Ask(Enum):
+    """What a request is for. PAGE: a part of a list, or all of it. WATCH: what happens from a version on."""
+
     STREAMED_LIST = auto()  # a watch that begins with all that there is
     PAGE = auto()
     WATCH = auto()
@@ -32,7 +34,7 @@ class Request:
 
 
 def request(resource: Resource, ask: Ask, *, version: str, fields: bool, watch_s: float, page: Page) -> Request:
-    """`version`: where a watch goes on; `fields`: whether the server knows the field selector."""
+    """`version`: where a watch goes on, for `watch_s`; `fields`: whether the server knows the field selector."""
     return Request(ask, resource.path, tuple(_query(resource, ask, version, fields, watch_s, page)))
 
 

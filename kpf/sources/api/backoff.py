@@ -20,7 +20,7 @@ class Backoff:
         self._failures = 0
 
     def reset(self) -> None:
-        """The last attempt went well."""
+        """The last attempt went well: the next delay is the shortest."""
         self._failures = 0
 
     def delay_s(self, asked_s: float = 0.0) -> float:

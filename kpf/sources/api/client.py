@@ -144,7 +144,7 @@ class Client:
 
     @asynccontextmanager
     async def get(self, request: Request) -> AsyncIterator[Answer]:
-        """Raises `UnreachableError`."""
+        """The answer's head, and its body as long as the context is open; no time-out. Raises `UnreachableError`."""
         session = await self._current()
         async with session.used() as api:
             with _in_words():
@@ -155,7 +155,7 @@ class Client:
                 response.close()
 
     async def post(self, path: str, body: Mapping[str, Any]) -> int:
-        """Make an object; the status of the answer. Raises `UnreachableError`."""
+        """Make an object, within `POST_S`; the status of the answer. Raises `UnreachableError`."""
         session = await self._current()
         async with session.used() as api:
             with _in_words():
@@ -222,7 +222,7 @@ class Client:
         return api
 
     async def close(self) -> None:
-        """Cut what is open."""
+        """Cut what is open; the next request would begin anew."""
         if self._session is not None:
             await self._session.api.close()
             self._session = None

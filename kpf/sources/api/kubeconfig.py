@@ -56,6 +56,7 @@ class Context:
     files: tuple[str, ...]
 
     def problem(self, field: str, message: str) -> AccessError:
+        """To be raised. `field`: a place in the kubeconfig, "" for all of it."""
         return AccessError(Problem(self.origin, "", field, message))
 
     def user_alone(self) -> "Context":
@@ -83,7 +84,10 @@ _SHAPE = TypeAdapter(_Kubeconfig)
 
 
 def in_cluster(server: str) -> Context:
-    """The service account of the pod that we are in; `server`: its address, "" for that of the environment."""
+    """The service account of the pod that we are in; `server`: its address, "" for that of the environment.
+
+    Raises `AccessError` if neither is given, or a file of the account cannot be read.
+    """
     host, port = os.environ.get(HOST_VARIABLE), os.environ.get(PORT_VARIABLE, "443")
     if not server and not host:
         message = f"no source of Services: neither --manifests nor --kubeconfig, and {HOST_VARIABLE} is not set"
@@ -199,7 +203,7 @@ def _complete(context: Context, at_cluster: str, at_user: str) -> Context:
 
 
 def checked_token(context: Context, field: str, token: object) -> str:
-    """As it can be sent. Raises `AccessError`."""
+    """On one line, without spaces around it, printable ASCII: as a header can have it. Raises `AccessError`."""
     text = str(token).strip()
     if not text or not text.isascii() or not text.isprintable():
         raise context.problem(field, "must be one line of printable text")
@@ -237,7 +241,7 @@ def _files(context: Context, fields: Fields, names: tuple[str, ...], described: 
 
 
 def one_context(context: Context) -> Mapping[str, Any]:
-    """A kubeconfig of nothing else."""
+    """A kubeconfig of nothing else, for the client; a token instead of its file."""
     user = {name: value for name, value in context.user.items() if name != _TOKEN_FILE}
     return {
         "current-context": "kpf",

@@ -80,7 +80,7 @@ class Notices:
         return may_say
 
     def take(self) -> Notice | None:
-        """The next one to say."""
+        """The next one to say, in the order in which they came; None if there is none."""
         return self._waiting.pop(0) if self._waiting else None
 
 

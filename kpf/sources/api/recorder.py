@@ -31,12 +31,12 @@ class Recorder:
         self._added = asyncio.Event()
 
     def report(self, problems: tuple[Problem, ...]) -> None:
-        """These are new."""
+        """Problems that are new; they are sent before long, or never."""
         self._notices.add(problems)
         self._added.set()
 
     async def run(self) -> None:
-        """Send what is reported. Never ends by itself."""
+        """Send what is reported, one Event after the other. Never ends by itself."""
         while True:
             await self._added.wait()
             self._added.clear()

@@ -83,7 +83,7 @@ class Reflector:
     # what to ask
 
     def next(self, now_s: float) -> Request | float:
-        """What to ask now, or the time at which to ask again."""
+        """What to ask now, or the time at which to ask again (s, on the clock of `now_s`)."""
         if now_s < self._due_s:
             return self._due_s
         if self._version:
@@ -108,13 +108,13 @@ class Reflector:
     # what is answered
 
     def begin(self, status: int, now_s: float, *, retry_after_s: float = 0.0) -> None:
-        """The head of an answer."""
+        """The head of an answer: the status of HTTP, and Retry-After in seconds, 0 if it has none."""
         self._status, self._began_s, self._retry_after_s = status, now_s, retry_after_s
         if status == OK:
             self.trouble = ""
 
     def feed(self, data: bytes, now_s: float) -> list[Event]:
-        """A part of its body."""
+        """A part of its body, cut anywhere; what it tells. `hangs_up`, if it is longer than any could be."""
         if self._status == OK and self._ask in (Ask.WATCH, Ask.STREAMED_LIST):
             return list(self._read_lines(data, now_s))
         self._body.append(data)
