@@ -22,10 +22,11 @@ from kpf.model.names import (
 from kpf.model.rules import Action, Direct, Forward, Masquerade, NodePort, OwnPods, Portal, Rules, Verdict
 from kpf.netlink.attributes import attributes
 from kpf.netlink.socket import frames
-from kpf.nft import batch, encode
+from kpf.nft import batch, encode, schema, statements
 from kpf.nft.elements import all_elements
 from kpf.nft.kernel import Kernel, TransactionFailedError
 from kpf.nft.schema import name_of
+from kpf.nft.statements import Statement
 from tests.kernel_table import chains_of, maps_of, read_table, sets_of
 from tests.nft_fake import FakeKernel
 from tests.values import TCP, UDP, at
@@ -192,6 +193,24 @@ def test_a_reference_to_a_chain_that_is_not_there_is_refused(kind: type[Writer],
         await writer.replace(FULL)
         with pytest.raises(TransactionFailedError):
             await writer.update(FULL, dangling)
+        assert await seen(writer) == expected(FULL)
+
+    play(kind, scene)
+
+
+@both
+@pytest.mark.parametrize("rule", [statements.jump("nowhere"), statements.source_in(Family.IPV4, "nowhere")])
+def test_a_rule_that_refers_to_what_is_not_there_is_refused(
+    kind: type[Writer], rule: Statement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chains = schema.chains
+
+    async def scene(writer: Writer) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(schema, "chains", lambda rules: (*chains(rules), schema.Chain("stray", ((rule,),))))
+            with pytest.raises(TransactionFailedError):
+                await writer.replace(FULL)
+        await writer.replace(FULL)
         assert await seen(writer) == expected(FULL)
 
     play(kind, scene)

@@ -7,7 +7,7 @@
 | `distrust`: somebody else has touched it | Foreign | Foreign | stays |
 | a transaction begins, which may end anyhow | Unknown | Unknown | stays |
 | ... one that makes the table anew | Unknown | Unknown | Unknown |
-| it is committed | | Known | stays |
+| it is committed | | Known; stays if it has deleted the table | stays |
 | it fails, or nobody knows how it ended | | stays | stays |
 | ... one that was to make a foreign table anew | | Foreign | stays |
 

@@ -84,7 +84,7 @@ MUTANTS = (
         "kpf/nft/table.py",
         "                self.state = before\n",
         "                pass\n",
-        ("tests/test_nft_known.py::test_nothing_is_believed_that_is_not_so",),
+        ("tests/test_nft_known.py::test_a_foreign_table_is_ours_only_once_it_has_been_made_anew",),
     ),
     Mutant(
         "who touches the table during a transaction is forgotten",
