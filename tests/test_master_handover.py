@@ -19,13 +19,13 @@ from kpf.master.supervisor import State
 from kpf.master.workers import Workers
 from kpf.model.names import EndpointSet, Family, FrontendKey, ServicePortName
 from kpf.net.messages import Configure, Listen
-from kpf.nft.fake import FakeKernel
 from kpf.nft.kernel import Kernel
 from kpf.plan.allocation import Listener
 from kpf.plan.desired import Frontend
 from kpf.plan.transition import Announce, CloseFrontends, OpenFrontends
 from kpf.shm.directory import Directory
 from kpf.shm.region import Region
+from tests.nft_fake import FakeKernel
 from tests.values import TCP, at
 
 

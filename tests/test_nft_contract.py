@@ -22,12 +22,13 @@ from kpf.model.names import (
 from kpf.model.rules import Action, Direct, Forward, Masquerade, NodePort, OwnPods, Portal, Rules, Verdict
 from kpf.netlink.attributes import attributes
 from kpf.netlink.socket import frames
-from kpf.nft import batch, encode
+from kpf.nft import batch, encode, schema, statements
 from kpf.nft.elements import all_elements
-from kpf.nft.fake import FakeKernel
 from kpf.nft.kernel import Kernel, TransactionFailedError
 from kpf.nft.schema import name_of
+from kpf.nft.statements import Statement
 from tests.kernel_table import chains_of, maps_of, read_table, sets_of
+from tests.nft_fake import FakeKernel
 from tests.values import TCP, UDP, at
 
 Writer = Kernel | FakeKernel
@@ -158,6 +159,64 @@ def test_a_failed_update_changes_nothing_and_the_writer_goes_on(kind: type[Write
 
 
 @both
+def test_the_writer_knows_what_it_has_written(kind: type[Writer]) -> None:
+    same = replace(FULL, service_cidrs=FULL.service_cidrs[::-1])
+
+    async def scene(writer: Writer) -> None:
+        assert writer.table.rules is None
+        await writer.replace(FULL)
+        assert writer.table.rules == FULL
+        await writer.update(FULL, same)
+        assert writer.table.rules == same, "there was nothing to write"
+        with pytest.raises(TransactionFailedError):
+            await writer.update(Rules(), FULL.dropping())
+        assert writer.table.rules is None
+        await writer.replace(FULL)
+        await writer.delete()
+        assert writer.table.rules is None
+
+    play(kind, scene)
+
+
+# what its maps lead to is not there
+DANGLING = [
+    replace(FULL, forwards={key: one for key, one in FULL.forwards.items() if key is not gone}) for gone in (DNS, LOCAL)
+]
+
+
+@both
+@pytest.mark.parametrize("dangling", DANGLING, ids=["of a portal", "of what comes from elsewhere"])
+def test_a_reference_to_a_chain_that_is_not_there_is_refused(kind: type[Writer], dangling: Rules) -> None:
+    async def scene(writer: Writer) -> None:
+        with pytest.raises(TransactionFailedError):
+            await writer.replace(dangling)
+        await writer.replace(FULL)
+        with pytest.raises(TransactionFailedError):
+            await writer.update(FULL, dangling)
+        assert await seen(writer) == expected(FULL)
+
+    play(kind, scene)
+
+
+@both
+@pytest.mark.parametrize("rule", [statements.jump("nowhere"), statements.source_in(Family.IPV4, "nowhere")])
+def test_a_rule_that_refers_to_what_is_not_there_is_refused(
+    kind: type[Writer], rule: Statement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chains = schema.chains
+
+    async def scene(writer: Writer) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(schema, "chains", lambda rules: (*chains(rules), schema.Chain("stray", ((rule,),))))
+            with pytest.raises(TransactionFailedError):
+                await writer.replace(FULL)
+        await writer.replace(FULL)
+        assert await seen(writer) == expected(FULL)
+
+    play(kind, scene)
+
+
+@both
 def test_without_a_table_an_update_fails_and_a_delete_does_not(kind: type[Writer]) -> None:
     async def scene(writer: Writer) -> None:
         with pytest.raises(TransactionFailedError):
@@ -278,7 +337,7 @@ def test_any_state_follows_any_other(kind: type[Writer], history: list[tuple[Rul
             assert in_steps[1:] == (sets_of(now), maps_of(now))
             for start_anew in (False, True):
                 if start_anew:
-                    writer.distrust()
+                    writer.table.distrust()
                 await writer.replace(now)
                 assert await read_table() == in_steps
 

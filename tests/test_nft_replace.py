@@ -54,7 +54,7 @@ def test_what_a_stranger_has_added_goes_once_he_is_known() -> None:
         handle, chains = await look()
         await kernel._commit([encode.new_table(), STRANGER])
         assert (await look())[1] == chains | {"stranger"}
-        kernel.distrust()
+        kernel.table.distrust()
         await kernel.replace(FULL)
         new_handle, new_chains = await look()
         assert new_chains == chains
@@ -85,7 +85,7 @@ def test_a_table_that_somebody_deleted_is_there_again() -> None:
         kernel = Kernel()
         await kernel.replace(FULL)
         await asyncio.to_thread(delete_table, schema.TABLE)
-        kernel.distrust()
+        kernel.table.distrust()
         await kernel.replace(FULL)
         assert await seen(kernel) == expected(FULL)
         await kernel.delete()
@@ -101,11 +101,11 @@ def test_who_touches_the_table_while_it_is_made_anew_is_not_forgotten(monkeypatc
         made = (await look())[0]
         commit = kernel._commit
 
-        async def touched(messages: list[bytes], new: Rules | None = None) -> None:
-            await commit(messages, new)
-            kernel.distrust()
+        async def touched(messages: list[bytes]) -> None:
+            await commit(messages)
+            kernel.table.distrust()
 
-        kernel.distrust()
+        kernel.table.distrust()
         with monkeypatch.context() as patch:
             patch.setattr(kernel, "_commit", touched)
             await kernel.replace(FULL)

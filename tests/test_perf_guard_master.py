@@ -22,7 +22,7 @@ from typing import Any, cast
 
 import pytest
 
-from kpf.master import effects, reconcile, workers
+from kpf.master import effects, schedule, workers
 from kpf.master.effects import Effects
 from kpf.master.listeners import Listeners
 from kpf.master.reconcile import Reconciler
@@ -252,7 +252,7 @@ async def costs_among(size: int) -> dict[str, Counter[str]]:
     """What each change costs on a node with so many Services."""
     cost, found = Counter[str](), dict[str, Counter[str]]()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reconcile, "MIN_INTERVAL_S", 0.0)
+        patch.setattr(schedule, "MIN_INTERVAL_S", 0.0)
         patch.setattr(effects, "QUIET_S", 0.02)
         patch.setattr(workers, "ACKNOWLEDGE_S", 10.0)
         node = Node(cost)
@@ -340,14 +340,14 @@ def instructions(size: int, kind: str) -> dict[str, int]:
             still_open=frozenset(now.frontends),
         )
         desired = desired_state(plans, allocation, state)
-        steps = list(transition(now, desired))
+        steps = list(transition(now, state.rules, desired))
         for step in steps:
             if isinstance(step, WriteRules):
                 difference(step.old or Rules(), step.new)
         return desired, steps
 
     def carry_out() -> None:
-        now.frontends, now.rules = dict(state.frontends), state.rules
+        now.frontends = dict(state.frontends)
         now.flows = FlowsKept(state.captured, state.flows_kept)
 
     state, _ = plan(read())

@@ -208,7 +208,7 @@ class History:
         self.perform(change.steps)
 
     def perform(self, steps: int) -> None:
-        for _, step in zip(range(steps), transition(self.now, self.state), strict=False):
+        for _, step in zip(range(steps), transition(self.now, None, self.state), strict=False):
             if isinstance(step, OpenFrontends | UpdateFrontends):
                 self.now.frontends.update({one.listener: one for one in step.frontends})
         if steps == 8:

@@ -112,9 +112,9 @@ def sync(planned: Planned, one: Sync) -> DesiredState:
     world, desired = planned.world, desire(one.wanted, planned)
     world.heed()
     if one.unknown_rules:
-        world.now.rules = None
+        world.table.doubt()
     with suppress(RefusedError):
-        for count, step in enumerate(transition(world.now, desired)):
+        for count, step in enumerate(transition(world.now, world.table.rules, desired)):
             if count == one.touched_before:
                 world.touch()
             if count == one.stop_after:
@@ -141,16 +141,16 @@ def test_every_prefix_of_every_transition_is_safe(history: list[Sync]) -> None:
         assert not (world.strays and is_all_forgotten(world.now, desired)), "nobody would come back for them"
     desired = sync(planned, Sync(history[-1].wanted if history else {}))
     assert world.now.frontends == desired.frontends
-    assert world.now.rules == world.rules == desired.rules
+    assert world.table.rules == world.rules == desired.rules
     assert not world.strays, "clients go on with what they had before there was a portal"
     assert allowed(world.now.flows) == allowed(FlowsKept(desired.captured, desired.flows_kept))
     assert is_all_forgotten(world.now, desired)
-    assert list(transition(world.now, desired)) == []
+    assert list(transition(world.now, world.table.rules, desired)) == []
 
 
 def steps(planned: Planned, **wanted: Wanted) -> list[str]:
     done = []
-    for step in transition(planned.world.now, desire(wanted, planned)):
+    for step in transition(planned.world.now, planned.world.table.rules, desire(wanted, planned)):
         planned.world.perform(step)
         # or nothing but a note of what is
         if not isinstance(step, Forget) or step.early or step.flows:

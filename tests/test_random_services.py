@@ -71,7 +71,7 @@ class Proxy:
         still_open, before = frozenset(opened), self.state.allocation
         allocation = allocate(ownership, facts, ports, before=before, open_now=opened, still_open=still_open)
         self.state = desired_state(plans, allocation, self.state)
-        for step in transition(self.world.now, self.state):
+        for step in transition(self.world.now, self.world.table.rules, self.state):
             if isinstance(step, WriteRules) and step.old is None:
                 await self.kernel.replace(step.new)
             elif isinstance(step, WriteRules) and step.old is not None:
@@ -108,7 +108,7 @@ class Proxy:
         in_steps = await read_table()
         for is_foreign in (False, True):
             if is_foreign:
-                self.kernel.distrust()
+                self.kernel.table.distrust()
             await self.kernel.replace(self.state.rules)
             await self.check()
             assert await read_table() == in_steps

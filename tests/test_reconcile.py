@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from kpf.master import effects, reconcile
+from kpf.master import effects, schedule
 from kpf.master.effects import Effects
 from kpf.master.listeners import Listeners, OpenListener
 from kpf.master.reconcile import Reconciler
@@ -26,13 +26,13 @@ from kpf.model.snapshot import Snapshot
 from kpf.net import sockets
 from kpf.netlink.conntrack import Stale
 from kpf.nft.elements import all_elements
-from kpf.nft.fake import FakeKernel
 from kpf.nft.kernel import Kernel
 from kpf.plan.node import NodeFacts
 from kpf.shm import directory
 from kpf.shm.directory import Directory
 from kpf.shm.lock import LockBusyError
 from kpf.shm.region import Region
+from tests.nft_fake import FakeKernel
 from tests.values import TCP, at, endpoints, service, snapshot
 
 FACTS = NodeFacts(name="node-1", proxy_addresses={Family.IPV4: ip_address("127.0.0.1")})
@@ -115,7 +115,7 @@ class Node:
         await until(lambda: self.reconciler.progress.generation > generation)
 
     def action(self, number: int) -> Action | None:
-        rules = self.effects.now.rules
+        rules = self.effects.rules
         assert rules is not None
         return rules.portals.get(Portal(ip_address(f"10.96.0.{number}"), TCP, 80))
 
@@ -149,7 +149,7 @@ def scene(play: Callable[[Node], Coroutine[Any, Any, None]], **options: Any) -> 
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconcile, "MIN_INTERVAL_S", 0.0)
+    monkeypatch.setattr(schedule, "MIN_INTERVAL_S", 0.0)
 
 
 def test_one_frontend_that_cannot_be_opened_concerns_itself_alone(
@@ -262,10 +262,10 @@ def test_a_listener_is_guarded_until_it_is_closed_and_not_longer() -> None:
         await node.sync()
         node.forget("shop")
         await node.sync()
-        assert node.effects.now.rules is not None
-        assert len(node.effects.now.rules.listening) == 2
+        assert node.effects.rules is not None
+        assert len(node.effects.rules.listening) == 2
         await until(lambda: not node.effects.closing)
-        await until(lambda: node.effects.now.rules is not None and len(node.effects.now.rules.listening) == 1)
+        await until(lambda: node.effects.rules is not None and len(node.effects.rules.listening) == 1)
 
     scene(play)
 
@@ -273,7 +273,7 @@ def test_a_listener_is_guarded_until_it_is_closed_and_not_longer() -> None:
 def test_what_comes_during_a_sync_is_not_lost_and_a_sync_that_hangs_is_a_change_that_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reconcile, "MIN_INTERVAL_S", 0.3)
+    monkeypatch.setattr(schedule, "MIN_INTERVAL_S", 0.3)
 
     async def play(node: Node) -> None:
         node.workers.pause.clear()
@@ -298,6 +298,33 @@ def test_what_comes_during_a_sync_is_not_lost_and_a_sync_that_hangs_is_a_change_
     scene(play)
 
 
+@pytest.mark.parametrize("is_touched", [False, True])
+def test_a_full_sync_that_is_wanted_during_another_sync_comes_after_it(
+    monkeypatch: pytest.MonkeyPatch, *, is_touched: bool
+) -> None:
+    monkeypatch.setattr(schedule, "MIN_INTERVAL_S", 0.05)
+
+    async def play(node: Node) -> None:
+        node.serve("first", 1)
+        await node.sync()
+        node.workers.pause.clear()
+        node.serve("second", 2)
+        node.reconciler.request()
+        await until(lambda: len(node.workers.announced) == 2)
+        transactions = node.kernel.transactions
+        if is_touched:
+            node.effects.distrust_table()
+        node.reconciler.request(full=True)
+        node.workers.pause.set()
+        await until(lambda: node.kernel.transactions == transactions + 1)
+        node.kernel.elements = {}
+        await until(lambda: node.kernel.transactions == transactions + 2)
+        await until(lambda: node.reconciler.progress.generation == 3)
+        assert node.kernel.has(node.effects.rules)
+
+    scene(play)
+
+
 @pytest.mark.parametrize("failure", ["transaction", "defect"])
 def test_after_a_failure_everything_is_written_anew(failure: str, caplog: pytest.LogCaptureFixture) -> None:
     async def play(node: Node) -> None:
@@ -313,7 +340,7 @@ def test_after_a_failure_everything_is_written_anew(failure: str, caplog: pytest
         assert node.reconciler.progress.waiting_since_s is not None
         assert all(one.endpoints for one in node.effects.now.frontends.values())
         node.objects = [one for one in node.objects if not (isinstance(one, EndpointSlice) and one.name.name == "x")]
-        await until(lambda: node.action(1) is Verdict.REFUSE if node.effects.now.rules else False)
+        await until(lambda: node.action(1) is Verdict.REFUSE if node.effects.rules else False)
         # what the kernel has, whatever we believe of it
         assert node.kernel.has(node.reconciler.desired.rules)
 
@@ -329,7 +356,7 @@ async def _refused(node: Node, monkeypatch: pytest.MonkeyPatch, *, first_s: floa
     node.serve("one", 1, 2)
     node.serve("two", 2)
     await node.sync()
-    monkeypatch.setattr(reconcile, "RETRY_FIRST_S", first_s)
+    monkeypatch.setattr(schedule, "RETRY_FIRST_S", first_s)
     node.kernel.refuses = True
     node.kernel.tries.clear()
     node.serve("three", 3)
@@ -340,7 +367,7 @@ async def _refused(node: Node, monkeypatch: pytest.MonkeyPatch, *, first_s: floa
 def test_a_transaction_that_fails_is_tried_again_at_growing_intervals_whatever_is_requested(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reconcile, "RETRY_ASKED_S", 0.01)
+    monkeypatch.setattr(schedule, "RETRY_ASKED_S", 0.01)
 
     async def play(node: Node) -> None:
         await _refused(node, monkeypatch, first_s=0.1)
@@ -351,14 +378,14 @@ def test_a_transaction_that_fails_is_tried_again_at_growing_intervals_whatever_i
         for pause_s, least_s in zip(_pauses(node.kernel.tries), (0.1, 0.2, 0.4), strict=True):
             assert pause_s >= least_s
         node.kernel.refuses = False
-        await until(lambda: node.kernel.has(node.effects.now.rules))
+        await until(lambda: node.kernel.has(node.effects.rules))
         assert node.answers(3)
 
     scene(play)
 
 
 def test_endpoints_follow_while_the_rules_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconcile, "RETRY_ASKED_S", 0.01)
+    monkeypatch.setattr(schedule, "RETRY_ASKED_S", 0.01)
 
     async def play(node: Node) -> None:
         await _refused(node, monkeypatch, first_s=60.0)
@@ -374,7 +401,7 @@ def test_endpoints_follow_while_the_rules_are_refused(monkeypatch: pytest.Monkey
 
 
 def test_what_may_be_the_remedy_is_tried_soon_and_not_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconcile, "RETRY_ASKED_S", 0.3)
+    monkeypatch.setattr(schedule, "RETRY_ASKED_S", 0.3)
 
     async def play(node: Node) -> None:
         await _refused(node, monkeypatch, first_s=60.0)
@@ -386,7 +413,7 @@ def test_what_may_be_the_remedy_is_tried_soon_and_not_too_often(monkeypatch: pyt
         node.kernel.refuses = False
         node.forget("three")
         node.reconciler.request()
-        await until(lambda: node.kernel.has(node.effects.now.rules))
+        await until(lambda: node.kernel.has(node.effects.rules))
         await until(lambda: node.reconciler.progress.waiting_since_s is None)
 
     scene(play)
@@ -395,7 +422,7 @@ def test_what_may_be_the_remedy_is_tried_soon_and_not_too_often(monkeypatch: pyt
 def test_a_source_that_cannot_be_read_is_asked_again_at_intervals(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(reconcile, "RETRY_ASKED_S", 0.3)
+    monkeypatch.setattr(schedule, "RETRY_ASKED_S", 0.3)
 
     def failures() -> list[float]:
         return [one.created for one in caplog.records if "what was in force stays so" in one.message]
@@ -403,7 +430,7 @@ def test_a_source_that_cannot_be_read_is_asked_again_at_intervals(
     async def play(node: Node) -> None:
         node.serve("one", 1)
         await node.sync()
-        monkeypatch.setattr(reconcile, "RETRY_FIRST_S", 60.0)
+        monkeypatch.setattr(schedule, "RETRY_FIRST_S", 60.0)
         transactions, node.readable = node.kernel.transactions, False
         while len(failures()) < 3:
             node.reconciler.request()
@@ -451,7 +478,7 @@ def test_a_source_that_does_not_know_enough_yet_is_not_asked_again_and_again() -
         await until(lambda: node.reads == 1)
         await asyncio.sleep(0.05)
         assert node.reads == 1
-        assert node.effects.now.rules is None
+        assert node.effects.rules is None
         assert not node.reconciler.progress.synced
         node.serve("web", 1)
         node.knows_enough = True
@@ -463,7 +490,7 @@ def test_a_source_that_does_not_know_enough_yet_is_not_asked_again_and_again() -
 
 
 def test_there_is_a_full_sync_now_and_then_also_when_changes_never_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconcile, "FULL_SYNC_INTERVAL_S", 0.3)
+    monkeypatch.setattr(schedule, "FULL_SYNC_INTERVAL_S", 0.3)
 
     async def play(node: Node) -> None:
         node.serve("shop", 1)
@@ -546,5 +573,5 @@ def test_what_could_not_be_forgotten_is_tried_again_and_said_once(
         assert sum("may go on with what they had" in one.message for one in caplog.records) == 1
 
     monkeypatch.setattr(effects, "forget", forget)
-    monkeypatch.setattr(reconcile, "RETRY_FIRST_S", 0.01)
+    monkeypatch.setattr(schedule, "RETRY_FIRST_S", 0.01)
     scene(play)

@@ -6,6 +6,7 @@ from itertools import chain
 
 from kpf.model.names import IPAddress, SocketAddress
 from kpf.model.rules import Action, Direct, NodePort, Portal, Rules
+from kpf.nft.table import Table
 from kpf.plan.transition import (
     Announce,
     CloseFrontends,
@@ -28,11 +29,12 @@ class RefusedError(Exception):
 class World:
     """What the steps act on, and what must hold of it at every moment.
 
-    `rules`: what the kernel really has. `strays`: portals it has whose clients may have begun without them.
-    `is_touched`: somebody has deleted the table, and nobody has heeded it yet.
+    `table`: what is known of the kernel's rules. `rules`: what it really has. `strays`: portals it has whose clients
+    may have begun without them. `is_touched`: somebody has deleted the table, and nobody has heeded it yet.
     """
 
     now: InForce = field(default_factory=InForce)
+    table: Table = field(default_factory=Table)
     rules: Rules = field(default_factory=Rules)
     strays: set[Portal | NodePort] = field(default_factory=set)
     forgotten: list[Forget] = field(default_factory=list)
@@ -44,7 +46,8 @@ class World:
 
     def heed(self) -> None:
         if self.is_touched:
-            self.now.rules, self.is_touched = None, False
+            self.table.distrust()
+            self.is_touched = False
 
     def perform(self, step: Step) -> None:
         """Raises `RefusedError` where the kernel does."""
@@ -59,12 +62,12 @@ class World:
                 assert self.now.frontends.keys() >= {one.listener for one in frontends}
                 self.now.frontends.update({one.listener: one for one in frontends})
             case WriteRules(old, new):
-                assert old is None or old == self.now.rules
-                self.now.rules = None
-                if old is not None and self.is_touched:
-                    raise RefusedError
+                assert old is None or old == self.table.rules
+                with self.table.transaction(new, anew=old is None):
+                    if old is not None and self.is_touched:
+                        raise RefusedError
                 self.strays = (self.strays & captured(new)) | (captured(new) - captured(self.rules))
-                self.now.rules = self.rules = new
+                self.rules = new
                 self.now.early = step.early
             case Forget():
                 self.check_forgotten(step)

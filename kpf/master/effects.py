@@ -1,7 +1,7 @@
 """Carries out the steps of a transition: the only place that changes shared memory, listeners and the kernel.
 
-Knows what is in force: which frontends are open, and which rules the kernel has. A step that fails leaves that
-knowledge right, so the next transition begins where this one ended.
+Knows what is in force: which frontends are open, and, of the table's writer, which rules the kernel has. A step that
+fails leaves that knowledge right, so the next transition begins where this one ended.
 """
 
 import asyncio
@@ -69,6 +69,11 @@ class Effects:
         self.on_closed: Callable[[], None] = lambda: None
         self._still_open: frozenset[Listener] | None = None
 
+    @property
+    def rules(self) -> Rules | None:
+        """What the kernel is known to have; None if that is not known, and the next sync is a full one."""
+        return self._kernel.table.rules
+
     async def perform(self, step: Step) -> None:
         """Raises `FrontendsFailedError`, `TransactionFailedError`, OSError if the node's address has gone."""
         match step:
@@ -133,13 +138,10 @@ class Effects:
                 return
 
     async def _write(self, old: Rules | None, new: Rules) -> None:
-        # unless it is known to have succeeded, a full sync follows
-        self.now.rules = None
         if old is None:
             await self._kernel.replace(new)
         else:
             await self._kernel.update(old, new)
-        self.now.rules = new
 
     async def _forget(self, step: Forget) -> None:
         if step.early or step.flows:
@@ -158,8 +160,14 @@ class Effects:
         if self.now.flows is step.was:
             self.now.flows = step.kept
 
-    def doubt_flows(self) -> None:
-        """The table was away: flows that have begun meanwhile lead nowhere, and go with the next sync."""
+    def doubt_rules(self) -> None:
+        """A full sync is due."""
+        self._kernel.table.doubt()
+
+    def distrust_table(self) -> None:
+        """Somebody else has touched it, and it may have been away: flows that have begun meanwhile lead nowhere, and go
+        with the next sync."""
+        self._kernel.table.distrust()
         self.now.flows = FlowsKept()
 
     def _start_closing(self, listeners: tuple[Listener, ...]) -> None:
@@ -196,7 +204,7 @@ class Effects:
 
     async def drop_new_connections(self, wanted: Rules) -> None:
         """The last transaction but one. Raises `TransactionFailedError`."""
-        await self._write(self.now.rules, (self.now.rules or wanted).dropping())
+        await self._write(self.rules, (self.rules or wanted).dropping())
 
     async def finish(self) -> None:
         """Cancel what runs in the background, such as listeners that are being closed, and wait for it."""

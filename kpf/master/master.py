@@ -148,8 +148,7 @@ class Master:
 
     def _on_touched(self) -> None:
         log.warning("somebody has changed table inet kpf: it is made anew")
-        self._kernel.distrust()
-        self._effects.doubt_flows()
+        self._effects.distrust_table()
         self._reconciler.request(full=True)
 
     async def _announce(self) -> None:

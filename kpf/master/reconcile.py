@@ -4,21 +4,20 @@ A request only marks that something may have changed; a sync reads everything an
 a sync replaces it. A frontend for which there is no room is left out, named, and tried again; the others do not wait
 for it.
 
-After a failure there is a back-off. What is requested meanwhile waits for a second of it at most, since it may be the
-remedy; but rules that were refused are not written again before it is over. A sync until then ends in front of its
+Rules that were refused are not written again before the back-off is over. A sync until then ends in front of its
 transaction, so endpoints in shared memory follow all the same.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from kpf.master.effects import Effects, FrontendsFailedError
 from kpf.master.listeners import is_free
 from kpf.master.occupied import OccupiedNodePorts
+from kpf.master.progress import Progress
+from kpf.master.schedule import Schedule
 from kpf.model.names import FrontendKey
 from kpf.model.rules import Rules
 from kpf.model.snapshot import Node, Problem, Snapshot
@@ -33,47 +32,12 @@ from kpf.plan.transition import Step, WriteRules, is_all_forgotten, transition
 
 log = logging.getLogger("kpf")
 
-MIN_INTERVAL_S = 0.1
-FULL_SYNC_INTERVAL_S = 3600.0
-RETRY_FIRST_S = 0.25
-RETRY_LAST_S = 10.0
-RETRY_ASKED_S = 1.0
-
 # a refused transaction, an address that has gone, manifests that cannot be read: it may come right
 RETRIED = (TransactionFailedError, OSError)
 
 
-@dataclass(slots=True)
-class Progress:
-    """For health and status. Times are monotonic seconds.
-
-    `waiting_since_s`: since when the oldest change waits that is not in force, also while it is being applied; None
-    when nothing waits.
-    """
-
-    generation: int = 0
-    synced: bool = False
-    waiting_since_s: float | None = None
-    last_success_s: float = field(default_factory=time.monotonic)
-
-
 class _HeldBackError(Exception):
     """The rules are those that have just been refused."""
-
-
-@dataclass(slots=True)
-class _BackOff:
-    """`wait_s`: 0 while all is well. `until_s`: when what has failed is tried again, on the monotonic clock."""
-
-    wait_s: float = 0.0
-    until_s: float = float("-inf")
-
-    def grow(self) -> None:
-        self.wait_s = min(max(self.wait_s * 2, RETRY_FIRST_S), RETRY_LAST_S)
-        self.until_s = time.monotonic() + self.wait_s
-
-    def end(self) -> None:
-        self.wait_s, self.until_s = 0.0, float("-inf")
 
 
 class Reconciler:
@@ -95,13 +59,9 @@ class Reconciler:
         self._effects, self._read, self._facts = effects, read, facts
         self._ports = ProxyPorts(port_range, capacity, is_free)
         self._planner = Planner()
-        self._requested = asyncio.Event()
-        self._newest_since_s: float | None = None
+        self._schedule = Schedule()
         self._reported: tuple[Problem, ...] = ()
         self._occupied = OccupiedNodePorts()
-        self._full = True
-        self._full_due_s = float("-inf")
-        self._back_off = _BackOff()
         # what was written last, if that has failed
         self._refused: Rules | None = None
         # a listener is protected until it is closed
@@ -115,72 +75,48 @@ class Reconciler:
 
     def request(self, *, full: bool = False) -> None:
         """Something may have changed; `full`: the kernel's table may have, too."""
-        self._full = self._full or full
-        now_s = time.monotonic()
-        if self.progress.waiting_since_s is None:
-            self.progress.waiting_since_s = now_s
-        if self._newest_since_s is None:
-            self._newest_since_s = now_s
-        self._requested.set()
+        self.progress.request()
+        self._schedule.request(full=full)
 
     async def run(self) -> None:
-        """Sync when asked to, for ever; at once when it has been quiet, else `MIN_INTERVAL_S` after the last one."""
+        """Sync when it is time, for ever."""
         while True:
-            await self._wait()
-            started_s = time.monotonic()
-            interval_s = await self._attempt()
-            await asyncio.sleep(max(0.0, started_s + interval_s - time.monotonic()))
+            if await self._schedule.wait():
+                self._effects.doubt_rules()
+            self.progress.begin()
+            await self._attempt()
 
-    async def _wait(self) -> None:
-        due_s = self._back_off.until_s if self._back_off.wait_s else self._full_due_s
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(due_s - time.monotonic(), 0.0)):
-                await self._requested.wait()
-        self._requested.clear()
-        self._full = self._full or time.monotonic() >= self._full_due_s
-
-    async def _attempt(self) -> float:
-        """Seconds from its beginning to that of the next one, at least."""
-        self._newest_since_s = None
-        if self.progress.waiting_since_s is None:
-            self.progress.waiting_since_s = time.monotonic()
+    async def _attempt(self) -> None:
         try:
             snapshot = self._read()
             if snapshot is None:
                 # whoever knows more will ask; until then there is nothing to try
-                self._full_due_s = time.monotonic() + FULL_SYNC_INTERVAL_S
-                self._back_off.end()
-                return MIN_INTERVAL_S
+                self._schedule.succeed()
+                return
             complete = await self._sync(snapshot)
         except _HeldBackError:
-            return MIN_INTERVAL_S
+            return
         except RETRIED as error:
             log.error("sync failed, what was in force stays so: %s", error)
+            self._schedule.fail()
         except Exception:
             # one object that kpf cannot cope with must not end the service of all others
             log.exception("sync failed by a defect in kpf, what was in force stays so")
-            self._full = True
+            self._effects.doubt_rules()
+            self._schedule.fail()
         else:
-            self.progress.generation += 1
-            self.progress.synced = True
-            self.progress.last_success_s = time.monotonic()
-            self.progress.waiting_since_s = self._newest_since_s
+            self.progress.succeed()
             self.first_sync.set()
             self.changed.set()
             if complete:
-                self._back_off.end()
+                self._schedule.succeed()
             else:
-                self._back_off.grow()
-            return MIN_INTERVAL_S
-        self._back_off.grow()
-        return min(self._back_off.wait_s, RETRY_ASKED_S)
+                self._schedule.retry()
 
     async def _sync(self, snapshot: Snapshot) -> bool:
         """True if all that is wanted is in force."""
         started_s = time.monotonic()
-        if self._full:
-            self._effects.now.rules = None
-        self._full, full = False, self._effects.now.rules is None
+        full = self._effects.rules is None
         self.node, facts = snapshot.node, self._facts(snapshot)
         plans, ownership = self._planner.plan(snapshot, facts)
         try:
@@ -188,8 +124,6 @@ class Reconciler:
         finally:
             occupied = self._occupied.problems(self.desired)
             self._report((*snapshot.problems, *self.desired.problems, *occupied))
-        if full:
-            self._full_due_s = started_s + FULL_SYNC_INTERVAL_S
         if steps:
             log.log(
                 logging.INFO if full else logging.DEBUG,
@@ -216,7 +150,7 @@ class Reconciler:
             )
             self.desired = desired_state(plans, allocation, self.desired)
             try:
-                for step in transition(self._effects.now, self.desired):
+                for step in transition(self._effects.now, self._effects.rules, self.desired):
                     await self._perform(step)
                     steps += 1
             except FrontendsFailedError as error:
@@ -229,7 +163,7 @@ class Reconciler:
         if not isinstance(step, WriteRules):
             await self._effects.perform(step)
             return
-        if step.new == self._refused and time.monotonic() < self._back_off.until_s:
+        if step.new == self._refused and self._schedule.is_backing_off:
             raise _HeldBackError
         self._refused = step.new
         await self._effects.perform(step)

@@ -10,6 +10,7 @@ import errno
 from kpf.model.rules import Rules
 from kpf.netlink.socket import NETLINK_NETFILTER, NetlinkSocket, RefusedError
 from kpf.nft import batch, contents, encode, forwards, schema
+from kpf.nft.table import Table, Unknown
 from kpf.nft.values import Value
 from kpf.waiting import waiting_for
 
@@ -25,13 +26,14 @@ class TransactionFailedError(OSError):
 
 
 class Kernel:
-    """The only writer of table `inet kpf`. Make and use it inside the event loop; making it raises OSError."""
+    """The only writer of table `inet kpf`. Make and use it inside the event loop; making it raises OSError.
+
+    `table`: what is known of what the kernel has.
+    """
 
     def __init__(self) -> None:
         self._socket = NetlinkSocket(NETLINK_NETFILTER, buffer_bytes=BUFFER_BYTES)
-        self._is_foreign = False
-        # what is certain to be there; nothing is, after a start or a failure
-        self._written: Rules | None = None
+        self.table = Table()
 
     @property
     def port_id(self) -> int:
@@ -40,52 +42,46 @@ class Kernel:
 
     async def replace(self, rules: Rules) -> None:
         """Make the table what it must be, whatever it was, in one transaction. Raises `TransactionFailedError`."""
-        if not self._is_foreign:
+        self.table.doubt()
+        if isinstance(self.table.state, Unknown):
+            present = await self._present(self.table.state.written)
             try:
-                await self._commit(batch.refilled_table(rules, await self._present()), rules)
+                with self.table.transaction(rules):
+                    await self._commit(batch.refilled_table(rules, present))
             except TransactionFailedError as error:
                 if error.errno not in OTHER_SHAPE:
                     raise
             else:
                 return
-        # whoever touches it from now on is told of again
-        was_foreign, self._is_foreign = self._is_foreign, False
-        try:
-            await self._commit(batch.whole_table(rules), rules)
-        except BaseException:
-            self._is_foreign = self._is_foreign or was_foreign
-            raise
+        with self.table.transaction(rules, anew=True):
+            await self._commit(batch.whole_table(rules))
 
-    async def _present(self) -> batch.Present:
+    async def _present(self, written: Rules | None) -> batch.Present:
         """The chains and sets that come and go."""
-        if self._written is not None:
-            names = frozenset(forwards.names(self._written.forwards, self._written.guards))
-            sets = frozenset(name for item in self._written.forwards.items() for name in forwards.sets_of(*item))
-            return batch.Present(names, sets, self._written.forwards)
+        if written is not None:
+            names = frozenset(forwards.names(written.forwards, written.guards))
+            sets = frozenset(name for item in written.forwards.items() for name in forwards.sets_of(*item))
+            return batch.Present(names, sets, written.forwards)
         static = {*(one.name for one in schema.sets()), *(one.name for one in schema.chains(Rules()))}
-        chains = await contents.read_names(self._socket, contents.GET_CHAINS, contents.CHAIN_NAME)
+        chains = await self.chains()
         sets = await contents.read_names(self._socket, contents.GET_SETS, contents.SET_NAME)
         # a map of a rule goes with it
         named = (one for one in sets if not one.startswith("__"))
         return batch.Present(chains - static, frozenset(named) - static)
 
-    def distrust(self) -> None:
-        """Somebody else has touched the table: the next `replace` takes everything away that is not ours."""
-        self._is_foreign = True
-
     async def update(self, old: Rules, new: Rules) -> None:
         """Change what differs in one transaction. Raises `TransactionFailedError`."""
         messages = batch.difference(old, new)
-        if messages:
-            await self._commit(messages, new)
+        with self.table.transaction(new):
+            if messages:
+                await self._commit(messages)
 
     async def delete(self) -> None:
         """Take the table away, if it is there. Raises `TransactionFailedError`."""
-        await self._commit(encode.no_table())
+        with self.table.transaction(None):
+            await self._commit(encode.no_table())
 
-    async def _commit(self, messages: list[bytes], new: Rules | None = None) -> None:
-        """`new`: what is in the table afterwards, None if that is not known."""
-        self._written = None
+    async def _commit(self, messages: list[bytes]) -> None:
         *others, last = messages
         stream = [
             encode.boundary(encode.BATCH_BEGIN),
@@ -109,7 +105,6 @@ class Kernel:
             ) from error
         except OSError as error:
             raise TransactionFailedError(error.errno, f"the transaction was not sent or answered: {error}") from error
-        self._written = new
 
     async def chains(self) -> frozenset[str]:
         """The names of the chains that the kernel has. Raises OSError."""

@@ -41,7 +41,7 @@ class UpdateFrontends:
 
 @dataclass(frozen=True, slots=True)
 class WriteRules:
-    """One transaction. `old` is None for a full sync, which makes the table anew.
+    """One transaction. `old`: what the kernel is known to have; None for a full sync, which writes everything.
 
     `early`: portals of TCP, those that come with it among them, to which attempts to connect may have come before them.
     """
@@ -86,21 +86,20 @@ Step = OpenFrontends | Announce | UpdateFrontends | WriteRules | Forget | CloseF
 
 @dataclass(slots=True)
 class InForce:
-    """What is: open frontends, those that workers do not accept on yet, the kernel's rules (None: unknown).
+    """What is, but for the kernel's rules: open frontends, and those that workers do not accept on yet.
 
-    And what its conntrack may still have: attempts that came before these portals of TCP, and whose flows.
+    And what conntrack may still have: attempts that came before these portals of TCP, and whose flows.
     """
 
     frontends: dict[Listener, Frontend] = field(default_factory=dict)
     unheard: set[Listener] = field(default_factory=set)
-    rules: Rules | None = None
     early: frozenset[Portal | NodePort] = frozenset()
     flows: FlowsKept = FlowsKept()
 
 
-def transition(now: InForce, desired: DesiredState) -> Iterator[Step]:
-    """Steps from what is, as it is at the call, to what must hold."""
-    rules, early, flows = now.rules, now.early, now.flows
+def transition(now: InForce, rules: Rules | None, desired: DesiredState) -> Iterator[Step]:
+    """Steps from what is, as it is at the call, to what must hold. `rules`: the kernel's, None if it is not known."""
+    early, flows = now.early, now.flows
     listeners, closed = differences(desired.frontends, now.frontends, attrgetter("listener"))
     suspects = [desired.frontends[listener] for listener in listeners]
     opened = tuple(new for new in suspects if new.listener not in now.frontends)

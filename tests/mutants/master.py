@@ -67,23 +67,61 @@ MUTANTS = (
     ),
     Mutant(
         "the rules of a failed transaction are believed, and no full sync follows",
-        "kpf/master/effects.py",
-        "        self.now.rules = None\n        if old is None:",
-        "        self.now.rules = new\n        if old is None:",
+        "kpf/nft/table.py",
+        "            self.state = Unknown()\n        try:",
+        "            self.state = Known(new) if new is not None else Unknown()\n        try:",
         (RECONCILE + "test_after_a_failure_everything_is_written_anew[transaction]",),
+    ),
+    Mutant(
+        "a table that somebody else has touched is ours again once it has been changed",
+        "kpf/nft/table.py",
+        "        if anew or not isinstance(before, Foreign):",
+        "        if True:",
+        ("tests/test_nft_known.py::test_a_foreign_table_is_ours_only_once_it_has_been_made_anew",),
+    ),
+    Mutant(
+        "a table that somebody else has touched is ours although it could not be made anew",
+        "kpf/nft/table.py",
+        "                self.state = before\n",
+        "                pass\n",
+        ("tests/test_nft_known.py::test_a_foreign_table_is_ours_only_once_it_has_been_made_anew",),
+    ),
+    Mutant(
+        "who touches the table during a transaction is forgotten",
+        "kpf/nft/table.py",
+        "        if new is not None and not isinstance(self.state, Foreign):",
+        "        if new is not None:",
+        (
+            "tests/test_nft_known.py::test_nothing_is_believed_that_is_not_so",
+            "tests/test_nft_replace.py::test_who_touches_the_table_while_it_is_made_anew_is_not_forgotten",
+        ),
+    ),
+    Mutant(
+        "what makes no difference to the table is not known to be in it",
+        "kpf/nft/kernel.py",
+        "        with self.table.transaction(new):\n            if messages:\n                await",
+        "        if messages:\n            with self.table.transaction(new):\n                await",
+        ("tests/test_nft_contract.py::test_the_writer_knows_what_it_has_written",),
+    ),
+    Mutant(
+        "a full sync that is wanted during another sync is none",
+        "kpf/master/reconcile.py",
+        "            if await self._schedule.wait():\n                self._effects.doubt_rules()",
+        "            await self._schedule.wait()",
+        (RECONCILE + "test_a_full_sync_that_is_wanted_during_another_sync_comes_after_it[False]",),
     ),
     Mutant(
         "refused rules are written again whenever something is requested",
         "kpf/master/reconcile.py",
-        "        if step.new == self._refused and time.monotonic() < self._back_off.until_s:",
+        "        if step.new == self._refused and self._schedule.is_backing_off:",
         "        if time.monotonic() < 0:",
         (RECONCILE + "test_a_transaction_that_fails_is_tried_again_at_growing_intervals_whatever_is_requested",),
     ),
     Mutant(
         "after a failure other rules are tried at every request",
-        "kpf/master/reconcile.py",
-        "        return min(self._back_off.wait_s, RETRY_ASKED_S)",
-        "        return MIN_INTERVAL_S",
+        "kpf/master/schedule.py",
+        "        self._interval_s = min(self._back_off_s, RETRY_ASKED_S)",
+        "        self._interval_s = MIN_INTERVAL_S",
         (
             RECONCILE + "test_what_may_be_the_remedy_is_tried_soon_and_not_too_often",
             RECONCILE + "test_a_source_that_cannot_be_read_is_asked_again_at_intervals",
@@ -91,18 +129,18 @@ MUTANTS = (
     ),
     Mutant(
         "after a failure the remedy waits for the whole back-off",
-        "kpf/master/reconcile.py",
-        "        return min(self._back_off.wait_s, RETRY_ASKED_S)",
-        "        return self._back_off.wait_s",
+        "kpf/master/schedule.py",
+        "        self._interval_s = min(self._back_off_s, RETRY_ASKED_S)",
+        "        self._interval_s = self._back_off_s",
         (RECONCILE + "test_what_may_be_the_remedy_is_tried_soon_and_not_too_often",),
     ),
     Mutant(
         "endpoints wait for the rules that are refused",
         "kpf/master/reconcile.py",
-        "                for step in transition(self._effects.now, self.desired):",
-        "                if self.desired.rules == self._refused and time.monotonic() < self._back_off.until_s:\n"
+        "                for step in transition(self._effects.now, self._effects.rules, self.desired):",
+        "                if self.desired.rules == self._refused and self._schedule.is_backing_off:\n"
         "                    raise _HeldBackError\n"
-        "                for step in transition(self._effects.now, self.desired):",
+        "                for step in transition(self._effects.now, self._effects.rules, self.desired):",
         (RECONCILE + "test_endpoints_follow_while_the_rules_are_refused",),
     ),
     Mutant(

@@ -1,0 +1,38 @@
+"""What has been synced, and what waits: for health and status."""
+
+import time
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Progress:
+    """Times are monotonic seconds.
+
+    `waiting_since_s`: since when the oldest change waits that is not in force, also while it is being applied; None
+    when nothing waits. `newest_since_s`: the same of what is not being applied yet.
+    """
+
+    generation: int = 0
+    synced: bool = False
+    waiting_since_s: float | None = None
+    newest_since_s: float | None = None
+    last_success_s: float = field(default_factory=time.monotonic)
+
+    def request(self) -> None:
+        now_s = time.monotonic()
+        if self.waiting_since_s is None:
+            self.waiting_since_s = now_s
+        if self.newest_since_s is None:
+            self.newest_since_s = now_s
+
+    def begin(self) -> None:
+        """All that has been requested is being applied."""
+        self.newest_since_s = None
+        if self.waiting_since_s is None:
+            self.waiting_since_s = time.monotonic()
+
+    def succeed(self) -> None:
+        self.generation += 1
+        self.synced = True
+        self.last_success_s = time.monotonic()
+        self.waiting_since_s = self.newest_since_s
