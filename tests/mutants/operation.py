@@ -11,7 +11,7 @@ BUSY = "tests/e2e/test_busy_kernel.py"
 MUTANTS = (
     Mutant(
         "the daemon itself writes to standard error",
-        "kpf/cli.py",
+        "kpf/commands/run.py",
         "    stderr.install()\n",
         "",
         (f"{UNREAD}::test_a_log_that_nobody_reads_holds_up_nothing",),
