@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from kpf.documents import DocumentError
 from kpf.model.snapshot import Problem, Snapshot
@@ -42,14 +41,8 @@ class DirectoryUnreadableError(OSError):
     """The directory could not be read, and never was."""
 
 
-class _Status(NamedTuple):
-    """What of a file's status changes with its content, or with who may read it."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
+_Status = tuple[int, ...]
+"""What of a file's status changes with its content, or with who may read it."""
 
 
 class _UnusableError(Exception):
@@ -186,7 +179,7 @@ def _content(path: str) -> tuple[bytes, _Status | None]:
 
 
 def _status_of(status: os.stat_result) -> _Status:
-    return _Status(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @contextmanager
