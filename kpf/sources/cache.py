@@ -1,4 +1,4 @@
-"""What several origins (files) know of each object, and which of it counts. Pure.
+"""What several files, the origins, have of each object, and which of it counts. Pure.
 
 Rules: an object that two origins have counts as the first of them (by name) has it, and the other is reported; one
 whose newest version is malformed stays as it last was, as long as any origin has it.
@@ -9,7 +9,7 @@ from operator import attrgetter
 
 from kpf.model.snapshot import Problem, Snapshot
 from kpf.sources.decode import Decoded, Value
-from kpf.sources.index import Index, Key
+from kpf.sources.indexer import Indexer, Key
 
 
 class Cache:
@@ -19,7 +19,7 @@ class Cache:
     """
 
     def __init__(self, node_name: str = "") -> None:
-        self._index = Index(node_name)
+        self._indexer = Indexer(node_name)
         self._claims: dict[Key, dict[str, list[Decoded]]] = {}
         self._keys: dict[str, set[Key]] = {}
         self._problems: dict[Key, tuple[Problem, ...]] = {}
@@ -71,7 +71,7 @@ class Cache:
             for key in self._dirty:
                 self._settle(key)
             self._dirty.clear()
-            self._last = self._index.snapshot(self._all_problems())
+            self._last = self._indexer.snapshot(self._all_problems())
         return self._last
 
     def _all_problems(self) -> tuple[Problem, ...]:
@@ -84,7 +84,7 @@ class Cache:
     def _settle(self, key: Key) -> None:
         """Decide which version of an object counts."""
         versions = [one for _, listed in sorted(self._claims.get(key, {}).items()) for one in listed]
-        self._index.put(key, _choose(versions, self._index.get(key)))
+        self._indexer.put(key, _choose(versions, self._indexer.get(key)))
         problems = (*(problem for one in versions for problem in one.problems), *self._duplicates(key))
         if problems:
             self._problems[key] = problems

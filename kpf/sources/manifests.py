@@ -3,7 +3,7 @@
 Rules: only files whose status has changed are read again; a file that cannot be read or does not parse is reported,
 and what was last read from it stays in force; a file that is gone takes its objects along; a directory that cannot be
 read keeps the last state. What one read may cost is bounded. Reading is synchronous and blocks for as long as it
-takes; watching is in `watch`.
+takes; watching is in `inotify`.
 """
 
 import errno
@@ -19,7 +19,7 @@ from kpf.documents import DocumentError
 from kpf.model.snapshot import Problem, Snapshot
 from kpf.sources.cache import Cache
 from kpf.sources.files import FileReader
-from kpf.sources.watch import changes_of
+from kpf.sources.inotify import changes_of
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_FILES = 10_000

@@ -9,10 +9,12 @@ from sys import intern
 from kpf.model.endpoint import Endpoint, EndpointPort, EndpointSlice
 from kpf.model.names import Family, IPAddress, ObjectName, Protocol
 from kpf.sources import wire
+from kpf.sources.fields import ip_at
 from kpf.sources.messages import shown
-from kpf.sources.objects import LABEL_HEADLESS, LABEL_SERVICE_NAME, ip_at
 from kpf.sources.parts import Mistake, Place
 
+LABEL_HEADLESS = "service.kubernetes.io/headless"
+LABEL_SERVICE_NAME = "kubernetes.io/service-name"
 MAX_ENDPOINTS, MAX_ADDRESSES, MAX_PORTS = 1000, 100, 20_000
 
 _FAMILIES = {str(family): family for family in Family}

@@ -18,7 +18,7 @@ Key = tuple[Kind, ObjectName]
 _serials = count(1)
 
 
-class Index:
+class Indexer:
     """`node_name` is this node's: other Nodes are of no interest."""
 
     def __init__(self, node_name: str = "") -> None:
