@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Iterator
 
 from kpf.model.names import ObjectName
-from kpf.sources.api.answers import Lines, Refusal, WatchEvent, event_of, from_answer, from_status, page_of
+from kpf.sources.api.answers import Lines, ListPage, Refusal, WatchEvent, event_of, from_answer, from_status, page_of
 from kpf.sources.api.backoff import Backoff
 from kpf.sources.api.deltas import Deleted, Delta, Known, Remark, Replaced, Updated, known
 from kpf.sources.api.resources import Ask, Page, Request, Resource, request
@@ -135,7 +135,11 @@ class Reflector:
         if error or not self._status:
             self._fail(error or "no answer", now_s)
             return []
-        return list(self._page(now_s) if self._ask is Ask.PAGE else self._probed(now_s))
+        page = page_of(b"".join(self._body))
+        if page is None:
+            self._fail("a list that is none", now_s)
+            return []
+        return list(self._listed(page) if self._ask is Ask.PAGE else self._probed(page))
 
     def _fail(self, trouble: str, now_s: float, *, asked_s: float = 0.0) -> None:
         self.trouble = trouble
@@ -172,11 +176,7 @@ class Reflector:
 
     # pages
 
-    def _page(self, now_s: float) -> Iterator[Delta]:
-        page = page_of(b"".join(self._body))
-        if page is None:
-            self._fail("a list that is none", now_s)
-            return
+    def _listed(self, page: ListPage) -> Iterator[Delta]:
         collected = self._collected = {} if self._collected is None else self._collected
         for raw in page.items:
             one = known(self.resource.kind, raw)
@@ -197,11 +197,7 @@ class Reflector:
         self._by_pages = False
         return Replaced(objects)
 
-    def _probed(self, now_s: float) -> Iterator[Delta]:
-        page = page_of(b"".join(self._body))
-        if page is None:
-            self._fail("a list that is none", now_s)
-            return
+    def _probed(self, page: ListPage) -> Iterator[Delta]:
         self._suspect = False
         self._backoff.reset()
         ours, theirs = self._version, page.version
