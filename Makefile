@@ -28,7 +28,8 @@ perf: .venv/measured
 	$(BIN)/python -m perf.peers
 
 lint: .venv/tested
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --config setup.cfg
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/vulture \
+		&& $(BIN)/lint-imports --config setup.cfg
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "kpf needs Python >= 3.11 with venv and pip (Debian: apt install python3-venv)"; exit 1; }

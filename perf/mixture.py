@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 from tests.apiserver import objects
 from tests.apiserver.resources import Object
 
-FIRST_BACKEND, FIRST_LOAD_BALANCER = IPv4Address("10.128.0.0"), IPv4Address("198.18.0.0")
+FIRST_LOAD_BALANCER = IPv4Address("198.18.0.0")
 FIRST_NODE_PORT = 30000
 TIMEOUT_S = 600
 

@@ -10,6 +10,18 @@ from perf import address
 from perf.load.result import Address
 
 
+def documented(name: str, doc: str) -> argparse.ArgumentParser:
+    """A parser of `python -m perf.NAME`, whose help is its docstring: what comes after the first paragraph at the end."""
+    about, _, more = doc.partition("\n\n")
+    return argparse.ArgumentParser(
+        prog=f"python -m perf.{name}",
+        description=about,
+        epilog=more,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
 def parser(name: str, doc: str, *, needs: str) -> argparse.ArgumentParser:
     """A parser with what every script takes; `doc` is the script's docstring, `needs` as `Script` has it."""
     made = argparse.ArgumentParser(

@@ -10,7 +10,6 @@ Connections are kept unless the request says `Connection: close`; requests may b
 It says on standard output when it listens, and serves until it is killed.
 """
 
-import argparse
 import errno
 import select
 import socket
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kpf.lab.call import raise_descriptor_limit
-from perf import address
+from perf import address, options
 from perf.load.result import Address
 
 BODY_SIZE = 128
@@ -257,13 +256,7 @@ def _listen(where: Address) -> socket.socket:
 
 def main() -> int:
     """Serve; 2 if an address is none or cannot be listened on."""
-    about, _, more = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m perf.serve",
-        description=about,
-        epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = options.documented("serve", __doc__ or "")
     parser.add_argument("addresses", nargs="+", metavar="ADDRESS", help="ip:port or [ip]:port to listen on")
     raise_descriptor_limit()
     try:

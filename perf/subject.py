@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 
 from kpf.lab.machine import Machine
-from kpf.observe import status
+from kpf.observe.client import fetch
 from perf import address
 from perf.load.result import Address
 
@@ -46,7 +46,7 @@ class Subject:
     def status(self) -> dict[str, Any]:
         """What `kpf status --json` prints. Raises `SubjectError`."""
         try:
-            return status.fetch(self.control_socket)
+            return fetch(self.control_socket)
         except OSError as error:
             raise SubjectError(f"no kpf answers on {self.control_socket}: {error.strerror or error}") from None
 

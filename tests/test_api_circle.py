@@ -7,7 +7,7 @@ import pytest
 from kpf.model.names import ObjectName
 from kpf.model.service import Service, ServiceType
 from kpf.model.snapshot import Snapshot
-from kpf.sources.api.circle import circular
+from kpf.sources.api.address import circular
 
 KUBERNETES = ObjectName("default", "kubernetes")
 KNOWN = Snapshot(

@@ -9,18 +9,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from kpf.model.names import ObjectName
 from kpf.sources.api import reflector as machine
-from kpf.sources.api.asking import Request
-from kpf.sources.api.events import Replace
-from kpf.sources.api.mirror import Mirror
+from kpf.sources.api.deltas import Replaced, known
 from kpf.sources.api.reflector import Reflector
-from kpf.sources.api.resources import known, resources
+from kpf.sources.api.resources import Request, resources
+from kpf.sources.api.store import Store
 from kpf.sources.decode import Kind
 from tests.apiserver.http import list_body
 from tests.apiserver.objects import service
 from tests.apiserver.options import options
 from tests.apiserver.resources import SERVICES
 from tests.apiserver.status import ApiError
-from tests.apiserver.store import Store, key_of
+from tests.apiserver.store import Store as ServerStore
+from tests.apiserver.store import key_of
 from tests.apiserver.watches import Watch, error_line
 
 NAMES = ("web", "shop", "api")
@@ -34,7 +34,7 @@ class Server:
     """The API server, without HTTP: it answers when it is told to, and not whole if it is told so."""
 
     def __init__(self) -> None:
-        self.store = Store(1000)
+        self.store = ServerStore(1000)
         self.streams = True
         self.watch: Watch | None = None
 
@@ -67,22 +67,22 @@ class Server:
             self.watch.offer(change)
 
     def state(self) -> State:
-        mirror = Mirror("")
+        store = Store("")
         raws = [record.value for record in self.store.sorted_objects(SERVICES)]
-        mirror.tell(Kind.SERVICE, Replace(tuple(known(Kind.SERVICE, raw) for raw in raws)))
-        return state_of(mirror)
+        store.apply(Kind.SERVICE, Replaced(tuple(known(Kind.SERVICE, raw) for raw in raws)))
+        return state_of(store)
 
 
-def state_of(mirror: Mirror) -> State:
-    return {name: str(one.ports) for name, one in mirror.snapshot().services.items()}
+def state_of(store: Store) -> State:
+    return {name: str(one.ports) for name, one in store.snapshot().services.items()}
 
 
 class Conversation(RuleBasedStateMachine):
-    """`_past`: the states that the server has had; `_seen`: the place in it up to which the mirror has come."""
+    """`_past`: the states that the server has had; `_seen`: the place in it up to which the store has come."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._server, self._mirror = Server(), Mirror("")
+        self._server, self._store = Server(), Store("")
         self._reflector = Reflector(resources("node-1")[0], chance=lambda: 0.5)
         self._now_s = 0.0
         self._open = False
@@ -204,7 +204,7 @@ class Conversation(RuleBasedStateMachine):
 
     @rule()
     def catch_up(self) -> None:
-        """All goes well from now on: soon the mirror has what the server has, and a live watch."""
+        """All goes well from now on: soon the store has what the server has, and a live watch."""
         for _ in range(MANY):
             if not self._open:
                 self.ask(whole=1.0)
@@ -218,7 +218,7 @@ class Conversation(RuleBasedStateMachine):
             if self._open:
                 break
         assert self._open
-        assert state_of(self._mirror) == self._server.state()
+        assert state_of(self._store) == self._server.state()
 
     def teardown(self) -> None:
         self.catch_up()
@@ -226,16 +226,16 @@ class Conversation(RuleBasedStateMachine):
     @invariant()
     def has_what_the_server_had(self) -> None:
         if not self._reflector.listed:
-            assert state_of(self._mirror) == {}
+            assert state_of(self._store) == {}
             return
-        now = state_of(self._mirror)
+        now = state_of(self._store)
         assert now in self._past[self._seen :]
         self._seen += self._past[self._seen :].index(now)
 
     def _hear(self, data: bytes) -> None:
         if data:
             for event in self._reflector.feed(data, self._now_s):
-                self._mirror.tell(Kind.SERVICE, event)
+                self._store.apply(Kind.SERVICE, event)
             if self._reflector.hangs_up:
                 self._end("")
 
@@ -243,7 +243,7 @@ class Conversation(RuleBasedStateMachine):
         if self._open:
             self._open, self._server.watch = False, None
             for event in self._reflector.end(self._now_s, error, silent=silent):
-                self._mirror.tell(Kind.SERVICE, event)
+                self._store.apply(Kind.SERVICE, event)
 
 
 class SmallPages(Conversation):

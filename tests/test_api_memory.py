@@ -5,10 +5,9 @@ import sys
 
 import orjson
 
-from kpf.sources.api.asking import Request
-from kpf.sources.api.mirror import Mirror
 from kpf.sources.api.reflector import Reflector
-from kpf.sources.api.resources import resources
+from kpf.sources.api.resources import Request, resources
+from kpf.sources.api.store import Store
 from kpf.sources.decode import Kind
 from tests.apiserver.objects import endpoint_slice
 
@@ -27,15 +26,15 @@ def line(kind: str, number: int) -> bytes:
 
 
 def test_memory_does_not_grow_over_100_000_events() -> None:
-    mirror, reflector = Mirror("node-1"), Reflector(resources("node-1")[1], chance=lambda: 0.5)
+    store, reflector = Store("node-1"), Reflector(resources("node-1")[1], chance=lambda: 0.5)
 
     def hear(numbers: range) -> None:
         for number in numbers:
             kind = "DELETED" if number % 7 == 0 else "MODIFIED"
             for event in reflector.feed(line(kind, number), float(number)):
-                mirror.tell(Kind.ENDPOINT_SLICE, event)
+                store.apply(Kind.ENDPOINT_SLICE, event)
             if number % 100 == 0:
-                mirror.snapshot()
+                store.snapshot()
 
     assert isinstance(reflector.next(0.0), Request)
     reflector.begin(200, 0.0)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from kpf.net import channel, sockets
-from kpf.net.channel import MAX_DESCRIPTORS, MAX_FRONTENDS, ChannelError, NoRoomError
+from kpf.net.channel import MAX_DESCRIPTORS, ChannelError, NoRoomError
 from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, NoRoom, Ready, Reset
 
 Pair = tuple[socket.socket, socket.socket]
@@ -30,7 +30,7 @@ def open_descriptors() -> int:
     "message",
     [
         Close(4, (1, 65_535)),
-        Close(5, tuple(range(65_535, 65_535 - MAX_FRONTENDS, -1))),
+        Close(5, tuple(range(65_535, 65_535 - 8192, -1))),
         Drain(6),
         Reset(7, ("192.0.2.1", "2001:db8::1")),
         Ready(7, 65536, "none"),

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from kpf import __version__, cli
+from kpf.commands import render
 from kpf.config import Config, ConfigError
 from kpf.lab.manifests import Manifests, endpoint_slice, service
 from kpf.model.snapshot import Problem, Snapshot
 from kpf.observe import log
+from kpf.plan.desired import DesiredState
 
 
 @pytest.fixture
@@ -43,10 +45,14 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
 
     part("kpf.master.master", "main", 1)
     part("kpf.demo", "main", 0)
-    part("kpf.nft.cleanup", "main", 0)
-    part("kpf.observe.status", "main", 1)
-    part("kpf.master.preview", "main", 0)
-    sys.modules["kpf.master.preview"].problems = lambda *_: []  # type: ignore[attr-defined]
+    part("kpf.commands.cleanup", "main", 0)
+    part("kpf.commands.status", "main", 1)
+
+    def planned(*args: object) -> DesiredState:
+        calls["kpf.commands.render"] = [*args]
+        return DesiredState()
+
+    monkeypatch.setattr(render, "planned", planned)
     return calls
 
 
@@ -152,9 +158,9 @@ def test_wrong_usage(
     ("arguments", "part", "given", "status"),
     [
         (["demo", "--anything", "else"], "kpf.demo", [["--anything", "else"]], 0),
-        (["cleanup"], "kpf.nft.cleanup", [], 0),
-        (["status"], "kpf.observe.status", ["/run/kpf/control.sock", False], 1),
-        (["status", "--json", "--control-socket", "/tmp/s"], "kpf.observe.status", ["/tmp/s", True], 1),
+        (["cleanup"], "kpf.commands.cleanup", [], 0),
+        (["status"], "kpf.commands.status", ["/run/kpf/control.sock", False], 1),
+        (["status", "--json", "--control-socket", "/tmp/s"], "kpf.commands.status", ["/tmp/s", True], 1),
     ],
 )
 def test_who_does_it(
@@ -166,7 +172,7 @@ def test_who_does_it(
 
 def test_render(parts: dict[str, list[Any]], shop: Manifests) -> None:
     assert cli.main(["render", "--manifests", str(shop.directory), "--workers", "2"]) == 0
-    (config,) = parts["kpf.master.preview"]
+    config, _ = parts["kpf.commands.render"]
     assert config.workers == 2
 
 
@@ -191,12 +197,14 @@ def test_check_prints_the_problems_of_configuration_and_manifests(
 
 
 @pytest.mark.usefixtures("parts")
-def test_check_prints_the_problems_of_the_plan(shop: Manifests, capsys: pytest.CaptureFixture[str]) -> None:
-    def problems(config: Config, snapshot: Snapshot) -> list[Problem]:
+def test_check_prints_the_problems_of_the_plan(
+    shop: Manifests, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planned(config: Config, snapshot: Snapshot) -> DesiredState:
         assert len(snapshot.services) == config.workers == 1
-        return [Problem("web.yaml", "Service default/web", "spec.clusterIPs", "is taken")]
+        return DesiredState(problems=(Problem("web.yaml", "Service default/web", "spec.clusterIPs", "is taken"),))
 
-    sys.modules["kpf.master.preview"].problems = problems  # type: ignore[attr-defined]
+    monkeypatch.setattr(render, "planned", planned)
     assert cli.main(["check", "--manifests", str(shop.directory), "--workers", "1"]) == 2
     assert capsys.readouterr().out == "web.yaml: Service default/web: spec.clusterIPs: is taken\n"
 

@@ -10,7 +10,7 @@ from kpf.model.names import Family, ObjectName, Protocol
 from kpf.model.service import Service, ServicePort, ServiceType, TrafficPolicy
 from kpf.model.snapshot import Node
 from kpf.sources.decode import Decoded, Kind, decode
-from kpf.sources.objects import timestamp
+from kpf.sources.fields import timestamp
 from tests.decoding import NODE, SERVICE, SLICE, Object, changed, one
 
 

@@ -81,7 +81,7 @@ LOAD_BALANCER = {"clusterIP": "10.96.0.1", "ports": [{"port": 80}], "type": "Loa
 TIMEOUT = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
 HOST = ip_address("203.0.113.1")
 OTHER = {"addresses": ["10.244.0.2"]}
-NEAR, FAR = Endpoint(ip_address("10.244.0.1")), Endpoint(ip_address("10.244.0.2"))
+FAR = Endpoint(ip_address("10.244.0.2"))
 PAST = ip_network("10.244.1.0/24")
 # each costs no more than what it concerns: `expected` is all that is otherwise than in the object without it
 SPARED = [

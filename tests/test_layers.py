@@ -1,4 +1,4 @@
-"""The layers of ARCHITECTURE.md, types and style: what a machine can check."""
+"""The layers of ARCHITECTURE.md, types, style and what nobody uses: what a machine can check."""
 
 import shutil
 import subprocess
@@ -18,6 +18,7 @@ BIN = Path(sys.executable).parent
         ("ruff", "check", "--no-cache", "."),
         ("ruff", "format", "--check", "--no-cache", "."),
         ("mypy",),
+        ("vulture",),
     ],
     ids=lambda command: command[0],
 )

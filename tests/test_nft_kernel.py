@@ -7,10 +7,11 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from kpf.commands import cleanup
 from kpf.lab.tables import list_tables
 from kpf.model.rules import Portal, Rules, Verdict
 from kpf.netlink.socket import NLM_F_ACK, Frame, NetlinkSocket, frames
-from kpf.nft import cleanup, encode, kernel, schema
+from kpf.nft import encode, kernel, schema
 from kpf.nft.kernel import Kernel, TransactionFailedError
 from tests.test_nft_contract import FULL, expected, seen
 from tests.values import TCP

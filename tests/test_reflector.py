@@ -8,10 +8,9 @@ import pytest
 from kpf.lab.manifests import Object
 from kpf.model.names import ObjectName
 from kpf.sources.api import reflector as machine
-from kpf.sources.api.asking import Ask, Request
-from kpf.sources.api.events import Drop, Event, Put, Remark, Replace
+from kpf.sources.api.deltas import Deleted, Delta, Remark, Replaced, Updated
 from kpf.sources.api.reflector import Reflector
-from kpf.sources.api.resources import Resource, resources
+from kpf.sources.api.resources import Ask, Request, Resource, resources
 from kpf.sources.decode import Kind
 
 SERVICES, SLICES, NODE, CIDRS = resources("node-1")
@@ -49,7 +48,7 @@ class Talk:
     def __init__(self, resource: Resource = SERVICES) -> None:
         self.reflector = Reflector(resource, chance=lambda: 1.0)
         self.now_s = 1000.0
-        self.events: list[Event] = []
+        self.events: list[Delta] = []
 
     def asks(self, ask: Ask) -> dict[str, str]:
         """It asks this now; the query."""
@@ -83,7 +82,7 @@ class Talk:
         self.answer(422, b"{}")
         self.ends()
 
-    def told(self) -> list[Event]:
+    def told(self) -> list[Delta]:
         """What has been told since the last time."""
         events, self.events = self.events, []
         return events
@@ -93,13 +92,13 @@ class Talk:
         return [brief(event) for event in self.told()]
 
 
-def brief(event: Event) -> str:
+def brief(event: Delta) -> str:
     match event:
-        case Put(one):
+        case Updated(one):
             return f"+{one.name.name if one.name else None}"
-        case Drop(name):
+        case Deleted(name):
             return f"-{name.name}"
-        case Replace(objects):
+        case Replaced(objects):
             return "=" + ",".join(sorted(one.name.name for one in objects if one.name))
         case Remark(text):
             return f"!{text}"
@@ -397,11 +396,11 @@ def test_one_malformed_object_concerns_that_object_alone(watching: Talk) -> None
     watching.hears(line("MODIFIED", service("web", 11, ports=[{"port": "80"}])))
     watching.hears(line("ADDED", service("shop", 12)))
     first, second = watching.told()
-    assert isinstance(first, Put)
+    assert isinstance(first, Updated)
     assert [str(one) for one in first.object.decoded.problems] == [
         "Service default/web: spec.ports[0].port: must be an integer, not '80'"
     ]
-    assert isinstance(second, Put)
+    assert isinstance(second, Updated)
     assert second.object.decoded.value is not None
 
 

@@ -22,8 +22,8 @@ from kpf.lab import namespace
 from kpf.lab.daemon import Daemon
 from kpf.lab.machine import CallFailedError, Machine, wait_until
 from kpf.lab.manifests import Manifests, service
-from kpf.sources import watch
-from kpf.sources.watch import changes_of
+from kpf.sources import inotify
+from kpf.sources.inotify import changes_of
 
 LIMITS = {name: Path(f"/proc/sys/user/max_inotify_{name}") for name in ("instances", "watches")}
 ENOUGH = 64
@@ -49,7 +49,7 @@ async def _next(changes: AsyncIterator[None]) -> float:
 
 
 async def _scene(directory: str, take: Callable[[], None], give_back: Callable[[], None]) -> list[float]:
-    watch.LOOK_S = LOOK_S
+    inotify.LOOK_S = LOOK_S
     take()
     changes = changes_of(directory, lambda _: True)
     took_s = [await _next(changes) for _ in range(3)]
@@ -171,7 +171,7 @@ def test_nobody_waits_until_the_kernel_lets_go_of_inotify(monkeypatch: pytest.Mo
             super().close()
             is_closed.set()
 
-    monkeypatch.setattr(watch, "Inotify", Slow)
+    monkeypatch.setattr(inotify, "Inotify", Slow)
 
     async def scene() -> None:
         changes = changes_of(str(tmp_path), lambda _: True)

@@ -8,4 +8,4 @@ configuration.
 from kpf.config.model import DEFAULT_CONTROL_SOCKET, Config, reload_needs_restart
 from kpf.config.reader import FLAGS, ConfigError, load, warnings
 
-__all__ = ["Config", "ConfigError", "DEFAULT_CONTROL_SOCKET", "FLAGS", "load", "reload_needs_restart", "warnings"]
+__all__ = ["DEFAULT_CONTROL_SOCKET", "FLAGS", "Config", "ConfigError", "load", "reload_needs_restart", "warnings"]

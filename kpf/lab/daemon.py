@@ -17,7 +17,7 @@ from signal import SIGINT, Signals
 from typing import Any
 
 from kpf.lab.machine import Machine, wait_until
-from kpf.observe.status import fetch
+from kpf.observe.client import fetch
 
 DEATH = re.compile(r"\(pid (\d+)\) died by .* with (\d+) active connections")
 

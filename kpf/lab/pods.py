@@ -46,9 +46,7 @@ class Pod(Machine):
 
     def close(self) -> None:
         """Unplug it. Its namespace ends with its last process."""
-        with self.node.inside(), IPRoute() as ip:
-            for index in ip.link_lookup(ifname=self.link):
-                ip.link("del", index=index)
+        _unplug(self.node, self.link)
         os.close(self._descriptor)
 
 
@@ -98,9 +96,7 @@ class Bridge:
 
     def close(self) -> None:
         """Delete it; its ports stay, and lead nowhere."""
-        with self.node.inside(), IPRoute() as ip:
-            for index in ip.link_lookup(ifname=self.link):
-                ip.link("del", index=index)
+        _unplug(self.node, self.link)
 
 
 class BridgedPod(Pod):
@@ -115,3 +111,10 @@ class BridgedPod(Pod):
         with self.inside(), IPRoute() as ip:
             for gateway in bridge.gateways:
                 ip.route("add", dst="::/0" if ":" in gateway else "0.0.0.0/0", gateway=gateway)
+
+
+def _unplug(node: Machine, link: str) -> None:
+    """Delete a link of the node, if it is still there."""
+    with node.inside(), IPRoute() as ip:
+        for index in ip.link_lookup(ifname=link):
+            ip.link("del", index=index)

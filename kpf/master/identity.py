@@ -4,6 +4,8 @@ from pathlib import Path
 
 UID_MAP = Path("/proc/self/uid_map")
 NOBODY = 65534
+# said at start, and in the status for as long as it is so
+NOT_TOLD_APART = "workers have no user of their own (see workerUser): an endpoint that is a portal is not dialled"
 
 
 def worker_user(asked: int) -> int:

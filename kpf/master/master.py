@@ -16,7 +16,7 @@ from kpf.master.departures import Departures
 from kpf.master.effects import Effects
 from kpf.master.ending import ControlSocketError, TableStaysError
 from kpf.master.facts import NodeWatch
-from kpf.master.identity import worker_user
+from kpf.master.identity import NOT_TOLD_APART, worker_user
 from kpf.master.listeners import Listeners
 from kpf.master.lock import DaemonLock
 from kpf.master.reconcile import Reconciler
@@ -33,7 +33,6 @@ from kpf.observe.health_checks import HealthCheckServers
 from kpf.observe.http import Servers, health_documents
 from kpf.observe.log import set_up
 from kpf.observe.notify import notify
-from kpf.observe.status import NOT_TOLD_APART
 from kpf.plan.health import health_check_addresses
 from kpf.shm.directory import Directory
 from kpf.shm.region import Region

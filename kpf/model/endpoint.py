@@ -29,16 +29,11 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class EndpointSlice:
-    """A slice that counts: it names a service, is not headless, and its addressType is an IP family.
-
-    `change_triggered` says when something last happened that changed its endpoints, as its annotation
-    endpoints.kubernetes.io/last-change-trigger-time has it (RFC 3339), "" if it does not tell.
-    """
+    """A slice that counts: it names a service, is not headless, and its addressType is an IP family."""
 
     name: ObjectName
     service: ObjectName
     family: Family
     ports: tuple[EndpointPort, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
-    change_triggered: str = ""
     origin: str = ""

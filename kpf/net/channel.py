@@ -18,9 +18,8 @@ from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, NoR
 
 # SCM_MAX_FD of the kernel (include/net/scm.h)
 MAX_DESCRIPTORS = 253
-# well below the default send buffer of 208 KiB; a frontend takes 6 bytes at most
+# well below the default send buffer of 208 KiB; a frontend takes 6 bytes at most, so 8,192 of them do fit
 MAX_FRAME = 1 << 16
-MAX_FRONTENDS = 8192
 
 _TYPES = {kind.__name__: kind for kind in (Configure, Listen, Close, Reset, Drain, Ready, Done, NoRoom)}
 _SPACE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array("i").itemsize)

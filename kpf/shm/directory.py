@@ -99,7 +99,7 @@ class Directory:
 
     @property
     def descriptor(self) -> int:
-        """The shared memory, for a worker. Never close or duplicate it in this process."""
+        """The shared memory, for a worker. Never to be closed in this process (`kpf.shm.lock`)."""
         return self._region.descriptor
 
     # frontends and members
@@ -162,7 +162,7 @@ class Directory:
         """Make places free that nobody refers to any more. Happens by itself, once a second when there are changes."""
         self._collected_ms = self._clock()
         for slot, frontend in list(self._retired.items()):
-            if self._observer.frontend_active(slot) == 0:
+            if self._observer.frontend(slot).active == 0:
                 del self._retired[slot]
                 self._free_frontend(slot, frontend)
         for member in [member for member in self._departed if self._observer.member_sum(member, M_ACTIVE) == 0]:

@@ -72,7 +72,6 @@ PIN_WORDS = 4
 BUCKET_ENTRIES = 8
 BUCKET_WORDS = BUCKET_ENTRIES * PIN_WORDS
 BUCKET_BITS = 12
-PIN_TABLE_ENTRIES = BUCKET_ENTRIES << BUCKET_BITS
 PIN_TABLE_WORDS = BUCKET_WORDS << BUCKET_BITS
 PIN_TABLES = 1 << 12
 
@@ -88,11 +87,6 @@ class Reason(IntEnum):
     PORTS = 3
     RESOURCES = 4
     NO_ENDPOINT = 5
-
-    @property
-    def label(self) -> str:
-        """For metrics: "no_endpoint"."""
-        return self.name.lower()
 
 
 # Counters of one worker for one frontend. Those in TOTAL and not in ENDED are active.

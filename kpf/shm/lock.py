@@ -1,7 +1,7 @@
 """Locks that die with their holder: one byte of the shared memory's descriptor for each frontend.
 
 POSIX record locks belong to a process and an inode: the kernel frees them when the holder dies, and also when the
-process closes *any* descriptor of that inode. So a process has exactly one, which it never duplicates nor closes.
+process closes *any* descriptor of that inode. So a process closes neither the one that it has nor `mmap`'s duplicate.
 A process holds one lock at a time and does nothing that could block while it does.
 """
 

@@ -131,12 +131,6 @@ class Observer:
             pauses=words[at + PAUSES],
         )
 
-    def frontend_active(self, slot: int) -> int:
-        """Connections that have begun and not ended."""
-        # what has ended was counted before: the total is read after it
-        ended = self.frontend_sum(slot, F_ENDED)
-        return self.frontend_sum(slot, F_TOTAL) - ended
-
     def frontend_sum(self, slot: int, index: int) -> int:
         """One counter, `F_TOTAL` or another, over all workers."""
         layout = self._layout

@@ -36,7 +36,7 @@ def monotonic_ms() -> int:
 
 
 class Region:
-    """`descriptor` is the process's only one for this memory; never close or duplicate it (`kpf.shm.lock`)."""
+    """`descriptor` stays open, and so does the duplicate that `mmap` keeps of it: see `kpf.shm.lock`."""
 
     def __init__(self, descriptor: int, layout: Layout) -> None:
         self.descriptor = descriptor

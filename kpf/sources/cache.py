@@ -1,15 +1,14 @@
-"""What several origins (files) know of each object, and which of it counts. Pure.
+"""What several files, the origins, have of each object, and which of it counts. Pure.
 
-Rules: an object that two origins have counts as the first of them (by name) has it, and the other is reported; one
-whose newest version is malformed stays as it last was, as long as any origin has it.
+Rules: an object that two origins have counts as the first of them (by name) has it, and the other is reported.
 """
 
 from collections.abc import Iterable
-from operator import attrgetter
+from itertools import chain
 
 from kpf.model.snapshot import Problem, Snapshot
-from kpf.sources.decode import Decoded, Value
-from kpf.sources.index import Index, Key
+from kpf.sources.decode import Decoded
+from kpf.sources.indexer import Indexer, Key
 
 
 class Cache:
@@ -19,10 +18,9 @@ class Cache:
     """
 
     def __init__(self, node_name: str = "") -> None:
-        self._index = Index(node_name)
+        self._indexer = Indexer(node_name)
         self._claims: dict[Key, dict[str, list[Decoded]]] = {}
         self._keys: dict[str, set[Key]] = {}
-        self._problems: dict[Key, tuple[Problem, ...]] = {}
         self._nameless: dict[str, tuple[Problem, ...]] = {}
         self._dirty: set[Key] = set()
         self._last: Snapshot | None = None
@@ -69,27 +67,11 @@ class Cache:
         """Everything that is known now; the same object as before if nothing has changed."""
         if self._last is None:
             for key in self._dirty:
-                self._settle(key)
+                versions = [one for _, listed in sorted(self._claims.get(key, {}).items()) for one in listed]
+                self._indexer.put(key, versions, self._duplicates(key))
             self._dirty.clear()
-            self._last = self._index.snapshot(self._all_problems())
+            self._last = self._indexer.snapshot(chain.from_iterable(self._nameless.values()))
         return self._last
-
-    def _all_problems(self) -> tuple[Problem, ...]:
-        found = [problem for problems in self._nameless.values() for problem in problems]
-        for problems in self._problems.values():
-            found += problems
-        # stable: the problems of one object stay in the order of its fields
-        return tuple(sorted(found, key=attrgetter("origin", "object")))
-
-    def _settle(self, key: Key) -> None:
-        """Decide which version of an object counts."""
-        versions = [one for _, listed in sorted(self._claims.get(key, {}).items()) for one in listed]
-        self._index.put(key, _choose(versions, self._index.get(key)))
-        problems = (*(problem for one in versions for problem in one.problems), *self._duplicates(key))
-        if problems:
-            self._problems[key] = problems
-        else:
-            self._problems.pop(key, None)
 
     def _duplicates(self, key: Key) -> list[Problem]:
         holders = [origin for origin, listed in sorted(self._claims.get(key, {}).items()) for _ in listed]
@@ -98,12 +80,3 @@ class Cache:
             Problem(origin, f"{kind} {name}", "metadata.name", f"is in {holders[0]} already: this one is left out")
             for origin in holders[1:]
         ]
-
-
-def _choose(versions: list[Decoded], in_force: Value | None) -> Value | None:
-    """The first version, if it can be used; else what is in force; else the first that can be used."""
-    if not versions:
-        return None
-    if versions[0].malformed and in_force is not None:
-        return in_force
-    return next((one.value for one in versions if not one.malformed), None)

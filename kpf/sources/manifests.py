@@ -3,7 +3,7 @@
 Rules: only files whose status has changed are read again; a file that cannot be read or does not parse is reported,
 and what was last read from it stays in force; a file that is gone takes its objects along; a directory that cannot be
 read keeps the last state. What one read may cost is bounded. Reading is synchronous and blocks for as long as it
-takes; watching is in `watch`.
+takes; watching is in `inotify`.
 """
 
 import errno
@@ -14,13 +14,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from kpf.documents import DocumentError
 from kpf.model.snapshot import Problem, Snapshot
 from kpf.sources.cache import Cache
 from kpf.sources.files import FileReader
-from kpf.sources.watch import changes_of
+from kpf.sources.inotify import changes_of
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_FILES = 10_000
@@ -42,14 +41,8 @@ class DirectoryUnreadableError(OSError):
     """The directory could not be read, and never was."""
 
 
-class _Status(NamedTuple):
-    """What of a file's status changes with its content, or with who may read it."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
+_Status = tuple[int, ...]
+"""What of a file's status changes with its content, or with who may read it."""
 
 
 class _UnusableError(Exception):
@@ -189,7 +182,7 @@ def _content(path: str) -> tuple[bytes, _Status | None]:
 
 
 def _status_of(status: os.stat_result) -> _Status:
-    return _Status(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @contextmanager

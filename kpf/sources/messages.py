@@ -2,6 +2,8 @@
 
 from typing import Any
 
+MAX_TEXT = 300
+
 _EXPECTED = {
     "string_type": "must be text",
     "int_type": "must be an integer",
@@ -53,3 +55,9 @@ def shown(value: object) -> str:
         return "a huge number"
     text = repr(value[:100] if isinstance(value, str) else value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def short(text: str) -> str:
+    """What others have written: on one line, printable, and not long."""
+    line = " ".join("".join(one if one.isprintable() else " " for one in text[: 4 * MAX_TEXT]).split())
+    return line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 3] + "..."

@@ -3,7 +3,7 @@
 from kpf.model.names import ObjectName
 from kpf.model.snapshot import Node, ServiceCIDR
 from kpf.sources import wire
-from kpf.sources.objects import cidr_at, cidrs_at, ip_at
+from kpf.sources.fields import cidr_at, cidrs_at, ip_at
 from kpf.sources.parts import Mistake
 
 TAINT_TO_BE_DELETED = "ToBeDeletedByClusterAutoscaler"

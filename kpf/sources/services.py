@@ -10,19 +10,15 @@ from ipaddress import ip_network
 from kpf.model.names import Family, IPAddress, IPNetwork, ObjectName, Protocol, family_of
 from kpf.model.service import DEFAULT_AFFINITY_TIMEOUT_S, Service, ServicePort, ServiceType, TrafficPolicy
 from kpf.sources import wire
+from kpf.sources.fields import cidr_at, ip_at, timestamp
 from kpf.sources.messages import shown
-from kpf.sources.objects import (
-    HEADLESS,
-    LABEL_FOREIGN_PROXY,
-    MAX_ANNOTATION,
-    MAX_ANNOTATIONS,
-    cidr_at,
-    ip_at,
-    timestamp,
-)
 from kpf.sources.parts import MalformedError, Mistake, Place
 
+LABEL_FOREIGN_PROXY = "service.kubernetes.io/service-proxy-name"
+HEADLESS = "None"
 OUR_ANNOTATIONS = "kpf.io/"
+# the API server takes 256 KiB an object, of any tenant
+MAX_ANNOTATIONS, MAX_ANNOTATION = 16, 256
 MAX_AFFINITY_TIMEOUT_S = 86400
 # no packet has such a source: what stands for a range that cannot be read, so that a guard never opens by a mistake
 NOBODY = (ip_network("0.0.0.0/32"), ip_network("::/128"))

@@ -9,13 +9,13 @@ from sys import intern
 from kpf.model.endpoint import Endpoint, EndpointPort, EndpointSlice
 from kpf.model.names import Family, IPAddress, ObjectName, Protocol
 from kpf.sources import wire
+from kpf.sources.fields import ip_at
 from kpf.sources.messages import shown
-from kpf.sources.objects import LABEL_HEADLESS, LABEL_SERVICE_NAME, MAX_ANNOTATION, ip_at
 from kpf.sources.parts import Mistake, Place
 
+LABEL_HEADLESS = "service.kubernetes.io/headless"
+LABEL_SERVICE_NAME = "kubernetes.io/service-name"
 MAX_ENDPOINTS, MAX_ADDRESSES, MAX_PORTS = 1000, 100, 20_000
-# set by the EndpointSlice controller; when the change of a pod or Service happened that it stands for
-ANNOTATION_CHANGE_TRIGGERED = "endpoints.kubernetes.io/last-change-trigger-time"
 
 _FAMILIES = {str(family): family for family in Family}
 _NOT_SERVED = "FQDN"
@@ -49,13 +49,8 @@ def endpoint_slice(
         family=family,
         ports=ports,
         endpoints=endpoints,
-        change_triggered=_change_triggered(raw["metadata"]),
         origin=origin,
     ), mistakes
-
-
-def _change_triggered(metadata: wire.Metadata) -> str:
-    return ((metadata.get("annotations") or {}).get(ANNOTATION_CHANGE_TRIGGERED) or "")[:MAX_ANNOTATION]
 
 
 def _ports(listed: Sequence[wire.EndpointPort | None], mistakes: list[Mistake]) -> tuple[EndpointPort, ...]:

@@ -1,4 +1,4 @@
-"""The API's objects as they are written: exactly the fields in use, with their types and the values each may have.
+"""The API's objects as they are written: the fields in use, with their types and the values each may have.
 
 Fields that kpf has no use for are passed over; null stands for a field that is not given, as everywhere in the API.
 Limits are the API server's own (Kubernetes 1.36, pkg/apis/core/validation and pkg/apis/discovery/validation), but where

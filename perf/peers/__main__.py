@@ -35,14 +35,7 @@ ROUNDS, SECONDS = 17, 0.25
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    about, _, more = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m perf.peers",
-        description=about,
-        epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = options.documented("peers", __doc__ or "")
     names = [subject.name for subject in SUBJECTS]
     options.number(parser, "--rounds", int, 1, 1000, ROUNDS, "rounds that count; one before them warms up")
     options.number(parser, "--seconds", float, 0.05, 30, SECONDS, "how long a turn lasts, in seconds")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from kpf.commands.status import show
 from kpf.lab.backends import Backends
 from kpf.lab.clients import connect, names, steady
 from kpf.lab.cluster import NODE, OTHER_NODE, OTHER_NODE_ADDRESSES, SECOND_NODE_ADDRESSES, Cluster, nodes
@@ -20,7 +21,6 @@ from kpf.lab.daemon import Daemon
 from kpf.lab.datagrams import Dial, dial
 from kpf.lab.machine import Machine
 from kpf.lab.manifests import Manifests, Object, endpoint_slice, service
-from kpf.observe.status import show
 from tests.e2e.world import eventually
 
 HERE, THERE = (SECOND_NODE_ADDRESSES[0], 30701), (OTHER_NODE_ADDRESSES[0], 30702)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from kpf.commands.status import show
 from kpf.lab.daemon import Daemon
 from kpf.lab.machine import Machine
 from kpf.lab.manifests import Manifests, endpoint_slice, service
-from kpf.master.identity import worker_user
-from kpf.observe.status import NOT_TOLD_APART, show
+from kpf.master.identity import NOT_TOLD_APART, worker_user
 from tests.e2e.world import World
 
 # a command in a user namespace of one id, and a network namespace with lo

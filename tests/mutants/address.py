@@ -59,7 +59,7 @@ MUTANTS = (
     ),
     Mutant(
         "cleanup leaves addresses",
-        "kpf/nft/cleanup.py",
+        "kpf/commands/cleanup.py",
         "        await take_away(address)",
         "        assert address",
         (f"{END_TO_END}::test_orphans_and_successor_have_one_address_and_cleanup_takes_it",),

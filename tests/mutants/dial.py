@@ -2,7 +2,7 @@
 
 from tests.mutants import Mutant
 
-DIAL, SLOW, CROWD = "tests/test_worker_dial.py", "tests/test_worker_slow.py", "tests/test_worker_crowd.py"
+DIAL, SLOW = "tests/test_worker_dial.py", "tests/test_worker_slow.py"
 BALANCER = "tests/test_shm_balancer.py"
 
 MUTANTS = (

@@ -11,7 +11,7 @@ BUSY = "tests/e2e/test_busy_kernel.py"
 MUTANTS = (
     Mutant(
         "the daemon itself writes to standard error",
-        "kpf/cli.py",
+        "kpf/commands/run.py",
         "    stderr.install()\n",
         "",
         (f"{UNREAD}::test_a_log_that_nobody_reads_holds_up_nothing",),
@@ -53,35 +53,35 @@ MUTANTS = (
     ),
     Mutant(
         "without an inotify instance the daemon ends",
-        "kpf/sources/watch.py",
+        "kpf/sources/inotify.py",
         "            if error.errno not in _SHORTAGES:\n                raise\n",
         "            raise\n",
         (f"{SHORTAGE}::test_a_daemon_starts_without_any_inotify_instance",),
     ),
     Mutant(
         "it never goes back to inotify",
-        "kpf/sources/watch.py",
+        "kpf/sources/inotify.py",
         "        yield\n        await asyncio.sleep(LOOK_S)\n",
         "        while True:\n            yield\n            await asyncio.sleep(LOOK_S)\n",
         (f"{SHORTAGE}::test_a_daemon_starts_without_any_inotify_instance",),
     ),
     Mutant(
         "descriptors that have run out are taken for inotify's limit",
-        "kpf/sources/watch.py",
+        "kpf/sources/inotify.py",
         "reason = _NO_DESCRIPTOR if _has_no_descriptors() else _SHORTAGES[error.errno]",
         "reason = _SHORTAGES[error.errno]",
         (f"{SHORTAGE}::test_without_inotify_it_is_looked_again_and_again",),
     ),
     Mutant(
         "a try without descriptors leaks one",
-        "kpf/sources/watch.py",
+        "kpf/sources/inotify.py",
         "    if _has_no_descriptors():\n",
         "    if False:\n",
         (f"{SHORTAGE}::test_without_inotify_it_is_looked_again_and_again",),
     ),
     Mutant(
         "the loop itself closes inotify",
-        "kpf/sources/watch.py",
+        "kpf/sources/inotify.py",
         "        beside_the_loop(inotify.close)\n",
         "        inotify.close()\n",
         (f"{SHORTAGE}::test_nobody_waits_until_the_kernel_lets_go_of_inotify",),
@@ -193,7 +193,7 @@ MUTANTS = (
     ),
     Mutant(
         "a file in the directory's place is watched as if it was one",
-        "kpf/sources/watch.py",
+        "kpf/sources/inotify.py",
         'if target == "" and not os.path.isdir(step):',
         'if target == "" and not os.path.exists(step):',
         ("tests/test_manifests.py::test_a_directory_that_was_a_file_for_a_while_is_followed",),

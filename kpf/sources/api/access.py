@@ -29,7 +29,7 @@ from kpf.sources.api.kubeconfig import (
     read_kubeconfig,
 )
 from kpf.sources.api.plugin import plugin_of, with_credentials
-from kpf.sources.api.refusal import short
+from kpf.sources.messages import short
 
 # a plugin that asks somebody who does not answer
 LOAD_LIMIT_S = 10.0

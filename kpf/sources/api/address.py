@@ -1,9 +1,17 @@
-"""URLs and host names as a kubeconfig has them: what the HTTP client cannot use, in words. Pure."""
+"""Addresses of the API server, as a kubeconfig or the environment has them: what is wrong with one, in words. Pure."""
 
 from urllib.parse import urlsplit
 
+from kpf.model.names import ObjectName
+from kpf.model.snapshot import Snapshot
 from kpf.sources.messages import shown
 
+KUBERNETES = ObjectName("default", "kubernetes")
+REMEDY = "give a real address of it: --master URL, or one in the kubeconfig"
+FROM_THE_ENVIRONMENT = (
+    "the API server's address is that of KUBERNETES_SERVICE_HOST. If that is its ClusterIP, which kpf itself has to "
+    f"serve, {REMEDY}"
+)
 _SCHEMES = ("http", "https")
 
 
@@ -45,3 +53,17 @@ def host_mistake(given: object) -> str:
 
 def _is_plain(text: str) -> bool:
     return text.isprintable() and " " not in text
+
+
+def circular(server: str, snapshot: Snapshot) -> str:
+    """A warning if the API server is reached through kpf, which learns all Services from it, "" if not.
+
+    `server`: its URL.
+    """
+    host = urlsplit(server).hostname or ""
+    service = snapshot.services.get(KUBERNETES)
+    names = {"kubernetes", "kubernetes.default", "kubernetes.default.svc"}
+    is_name = host in names or host.startswith("kubernetes.default.svc.")
+    if not is_name and (service is None or host not in map(str, service.cluster_ips)):
+        return ""
+    return f"the API server is reached by {host}, which kpf itself serves, and after a crash cannot: {REMEDY}"

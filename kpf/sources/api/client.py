@@ -22,9 +22,9 @@ from kubernetes.aio.client.rest import RESTClientObject
 
 from kpf import __version__
 from kpf.sources.api.access import Access, Stamp
-from kpf.sources.api.asking import Request
 from kpf.sources.api.kubeconfig import AccessError
-from kpf.sources.api.refusal import short
+from kpf.sources.api.resources import Request
+from kpf.sources.messages import short
 
 log = logging.getLogger("kpf")
 

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, w
 from typing_extensions import TypedDict
 
 from kpf.sources.api.kubeconfig import Context, checked_token, mistake
-from kpf.sources.api.refusal import short
+from kpf.sources.messages import short
 
 STDOUT, STDERR = 1, 2
 LIMITS_KIB = {STDOUT: 1024, STDERR: 64}

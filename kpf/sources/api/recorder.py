@@ -9,8 +9,8 @@ from typing import Any
 
 from kpf.model.snapshot import Problem
 from kpf.sources.api.client import Client, UnreachableError
-from kpf.sources.api.mirror import Mirror
 from kpf.sources.api.notices import Notices, event
+from kpf.sources.api.store import Store
 
 log = logging.getLogger("kpf")
 
@@ -22,11 +22,11 @@ NO_USE = frozenset({401, 429, 500, 502, 503, 504})
 PAUSE_S = 60.0
 
 
-class Recorder:
+class EventRecorder:
     """Make it inside the event loop; `run` must run for anything to be sent."""
 
-    def __init__(self, client: Client, mirror: Mirror, *, node_name: str) -> None:
-        self._client, self._mirror, self._node_name = client, mirror, node_name
+    def __init__(self, client: Client, store: Store, *, node_name: str) -> None:
+        self._client, self._store, self._node_name = client, store, node_name
         self._notices = Notices(time.monotonic)
         self._added = asyncio.Event()
 
@@ -43,7 +43,7 @@ class Recorder:
             while (notice := self._notices.take()) is not None:
                 made = event(
                     notice,
-                    self._mirror.version(notice.kind, notice.name),
+                    self._store.version(notice.kind, notice.name),
                     node_name=self._node_name,
                     now=datetime.now(UTC),
                 )

@@ -1,7 +1,7 @@
-"""The conversation with an API server about one resource: bytes and time in, requests and events out. Pure.
+"""The conversation with an API server about one resource: bytes and time in, requests and deltas out. Pure.
 
 Rules: what is known stays in force until something newer is known for certain, so nothing is ever said to be gone
-because the server is; a list replaces what is known in one event. A watch goes on where the last one ended, and the
+because the server is; a list replaces what is known in one delta. A watch goes on where the last one ended, and the
 server is asked for a list only at the start, when it has forgotten what came since (410) or does not understand where
 we are, when it has gone back in time (restored from a backup), and when streams break at one place again and again.
 
@@ -14,13 +14,10 @@ import random
 from collections.abc import Callable, Iterator
 
 from kpf.model.names import ObjectName
-from kpf.sources.api.answers import WatchEvent, event_of, page_of
-from kpf.sources.api.asking import Ask, Page, Request, request
+from kpf.sources.api.answers import Lines, ListPage, Refusal, WatchEvent, event_of, from_answer, from_status, page_of
 from kpf.sources.api.backoff import Backoff
-from kpf.sources.api.events import Drop, Event, Put, Remark, Replace
-from kpf.sources.api.lines import Lines
-from kpf.sources.api.refusal import Refusal, from_answer, from_status
-from kpf.sources.api.resources import Known, Resource, known
+from kpf.sources.api.deltas import Deleted, Delta, Known, Remark, Replaced, Updated, known
+from kpf.sources.api.resources import Ask, Page, Request, Resource, request
 
 # fewer than the 500 that are usual: what is decoded at one go holds up all else
 PAGE_OBJECTS = 100
@@ -113,7 +110,7 @@ class Reflector:
         if status == OK:
             self.trouble = ""
 
-    def feed(self, data: bytes, now_s: float) -> list[Event]:
+    def feed(self, data: bytes, now_s: float) -> list[Delta]:
         """A part of its body, cut anywhere; what it tells. `hangs_up`, if it is longer than any could be."""
         if self._status == OK and self._ask in (Ask.WATCH, Ask.STREAMED_LIST):
             return list(self._read_lines(data, now_s))
@@ -122,7 +119,7 @@ class Reflector:
         self.hangs_up = self._body_bytes > (MAX_PAGE_BYTES if self._status == OK else MAX_REFUSAL_BYTES)
         return []
 
-    def end(self, now_s: float, error: str = "", *, silent: bool = False) -> list[Event]:
+    def end(self, now_s: float, error: str = "", *, silent: bool = False) -> list[Delta]:
         """The answer is over; `error`: why, if not as it should be; `silent`: it was given up for lack of any byte."""
         if self._failed:
             return []
@@ -138,7 +135,11 @@ class Reflector:
         if error or not self._status:
             self._fail(error or "no answer", now_s)
             return []
-        return list(self._page(now_s) if self._ask is Ask.PAGE else self._probed(now_s))
+        page = page_of(b"".join(self._body))
+        if page is None:
+            self._fail("a list that is none", now_s)
+            return []
+        return list(self._listed(page) if self._ask is Ask.PAGE else self._probed(page))
 
     def _fail(self, trouble: str, now_s: float, *, asked_s: float = 0.0) -> None:
         self.trouble = trouble
@@ -175,11 +176,7 @@ class Reflector:
 
     # pages
 
-    def _page(self, now_s: float) -> Iterator[Event]:
-        page = page_of(b"".join(self._body))
-        if page is None:
-            self._fail("a list that is none", now_s)
-            return
+    def _listed(self, page: ListPage) -> Iterator[Delta]:
         collected = self._collected = {} if self._collected is None else self._collected
         for raw in page.items:
             one = known(self.resource.kind, raw)
@@ -191,20 +188,16 @@ class Reflector:
         if not self._continue:
             yield self._complete(page.version)
 
-    def _complete(self, version: str) -> Replace:
+    def _complete(self, version: str) -> Replaced:
         objects = tuple((self._collected or {}).values())
         self._collected, self._version, self.listed, self._absent = None, version, True, False
         self._page_objects, self._breaks, self._refusals = PAGE_OBJECTS, 0, 0
         self._backoff.reset()
         # the server may have learned to stream when it has to be asked for all the next time
         self._by_pages = False
-        return Replace(objects)
+        return Replaced(objects)
 
-    def _probed(self, now_s: float) -> Iterator[Event]:
-        page = page_of(b"".join(self._body))
-        if page is None:
-            self._fail("a list that is none", now_s)
-            return
+    def _probed(self, page: ListPage) -> Iterator[Delta]:
         self._suspect = False
         self._backoff.reset()
         ours, theirs = self._version, page.version
@@ -214,7 +207,7 @@ class Reflector:
 
     # streams
 
-    def _read_lines(self, data: bytes, now_s: float) -> Iterator[Event]:
+    def _read_lines(self, data: bytes, now_s: float) -> Iterator[Delta]:
         too_long = self._lines.too_long
         lines = self._lines.feed(data)
         if self._lines.too_long > too_long:
@@ -224,7 +217,7 @@ class Reflector:
             if self.hangs_up:
                 return
 
-    def _read_line(self, line: bytes, now_s: float) -> Iterator[Event]:
+    def _read_line(self, line: bytes, now_s: float) -> Iterator[Delta]:
         event = event_of(line)
         if event is None:
             self._broke(Refusal(0, "a line that is no event"), now_s)
@@ -242,14 +235,14 @@ class Reflector:
         elif self._collected is not None and event.ends_list and event.version:
             yield self._complete(event.version)
 
-    def _changed(self, event: WatchEvent) -> Iterator[Event]:
+    def _changed(self, event: WatchEvent) -> Iterator[Delta]:
         one, is_gone = known(self.resource.kind, event.raw), event.kind == "DELETED"
         if one.name is None:
             yield self._passed_over(one)
         elif event.kind not in ("ADDED", "MODIFIED", "DELETED"):
             yield Remark(f"an event of unknown type {event.kind!r:.40} is passed over")
         elif self._collected is None:
-            yield Drop(one.name) if is_gone else Put(one)
+            yield Deleted(one.name) if is_gone else Updated(one)
         elif is_gone:
             self._collected.pop(one.name, None)
         else:

@@ -1,17 +1,17 @@
-"""What is asked of the API server, kind by kind, and what of an object is kept. Pure.
+"""What is asked of the API server: what is watched, kind by kind, and the requests to list and to watch it. Pure.
 
 Selectors are those of kube-proxy (Kubernetes 1.36, cmd/kube-proxy/app/server.go), where SEMANTICS allow it: the server
 need not send, nor kpf read, what counts for nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from enum import Enum, auto
+from typing import NamedTuple
 
-from kpf.model.names import ObjectName
-from kpf.sources.decode import Decoded, Kind, decode_as
-from kpf.sources.objects import HEADLESS, LABEL_FOREIGN_PROXY, LABEL_HEADLESS, LABEL_SERVICE_NAME
+from kpf.sources.decode import Kind
+from kpf.sources.services import HEADLESS, LABEL_FOREIGN_PROXY
+from kpf.sources.slices import LABEL_HEADLESS, LABEL_SERVICE_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,27 +49,54 @@ def resources(node_name: str) -> tuple[Resource, ...]:
     )
 
 
-class Known(NamedTuple):
-    """An object of the API server: what it was decoded to, and what identifies this version of it."""
-
-    decoded: Decoded
-    uid: str
-    version: str
-
-    @property
-    def name(self) -> ObjectName | None:
-        """None where even that is malformed."""
-        return self.decoded.name
+class Ask(Enum):
+    STREAMED_LIST = auto()  # a watch that begins with all that there is
+    PAGE = auto()
+    WATCH = auto()
+    PROBE = auto()  # has the server gone back in time?
 
 
-def known(kind: Kind, raw: Any) -> Known:
-    """Decode one object; never raises, whatever it is."""
-    metadata: Mapping[str, Any] = MappingProxyType({})
-    if isinstance(raw, dict) and isinstance(raw.get("metadata"), dict):
-        metadata = raw["metadata"]
-    uid, version = metadata.get("uid"), metadata.get("resourceVersion")
-    return Known(
-        decode_as(kind, raw),
-        uid if isinstance(uid, str) else "",
-        version if isinstance(version, str) else "",
-    )
+class Page(NamedTuple):
+    """`objects`: how many at most, 0 for all; `token`: where the page before it ended."""
+
+    objects: int
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A GET of `path` with `query`."""
+
+    ask: Ask
+    path: str
+    query: tuple[tuple[str, str], ...]
+
+
+def request(resource: Resource, ask: Ask, *, version: str, fields: bool, watch_s: float, page: Page) -> Request:
+    """`version`: where a watch goes on; `fields`: whether the server knows the field selector."""
+    return Request(ask, resource.path, tuple(_query(resource, ask, version, fields, watch_s, page)))
+
+
+def _query(
+    resource: Resource, ask: Ask, version: str, fields: bool, watch_s: float, page: Page
+) -> Iterator[tuple[str, str]]:
+    if resource.label_selector:
+        yield "labelSelector", resource.label_selector
+    if fields:
+        yield "fieldSelector", resource.field_selector
+    if ask in (Ask.WATCH, Ask.STREAMED_LIST):
+        yield "watch", "true"
+        yield "allowWatchBookmarks", "true"
+        yield "timeoutSeconds", str(int(watch_s))
+    if ask is Ask.WATCH:
+        yield "resourceVersion", version
+    elif ask is Ask.STREAMED_LIST:
+        yield "sendInitialEvents", "true"
+        yield "resourceVersionMatch", "NotOlderThan"
+    elif ask is Ask.PROBE:
+        yield "limit", "1"
+    else:
+        if page.objects:
+            yield "limit", str(page.objects)
+        if page.token:
+            yield "continue", page.token

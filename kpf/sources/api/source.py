@@ -11,14 +11,13 @@ from dataclasses import replace
 
 from kpf.model.snapshot import Problem, Snapshot
 from kpf.sources.api.access import Access
-from kpf.sources.api.asking import Request
-from kpf.sources.api.circle import FROM_THE_ENVIRONMENT, circular
+from kpf.sources.api.address import FROM_THE_ENVIRONMENT, circular
 from kpf.sources.api.client import Client, UnreachableError
-from kpf.sources.api.events import Event, Remark, Replace
-from kpf.sources.api.mirror import Mirror
-from kpf.sources.api.recorder import Recorder
+from kpf.sources.api.deltas import Delta, Remark, Replaced
+from kpf.sources.api.recorder import EventRecorder
 from kpf.sources.api.reflector import Reflector
-from kpf.sources.api.resources import resources
+from kpf.sources.api.resources import Request, resources
+from kpf.sources.api.store import Store
 from kpf.sources.decode import Kind
 
 log = logging.getLogger("kpf")
@@ -34,8 +33,8 @@ class ApiSource:
     def __init__(self, access: Access, *, node_name: str) -> None:
         self._client = Client(access)
         self._node_name = node_name
-        self._mirror = Mirror(node_name)
-        self._recorder = Recorder(self._client, self._mirror, node_name=node_name)
+        self._store = Store(node_name)
+        self._recorder = EventRecorder(self._client, self._store, node_name=node_name)
         self._reflectors = {one.kind: Reflector(one) for one in resources(node_name)}
         self._patient_until_s: float | None = None
         self._troubles: set[str] = set()
@@ -49,7 +48,7 @@ class ApiSource:
             return None
         if not all(one.answered for one in self._reflectors.values()) and self._is_patient():
             return None
-        snapshot = self._mirror.snapshot()
+        snapshot = self._store.snapshot()
         self._warn_once(circular(self._client.server, snapshot))
         if snapshot.node is None and self._reflectors[Kind.NODE].listed:
             message = "is not known to the API server: is --hostname-override needed?"
@@ -136,13 +135,13 @@ class ApiSource:
         if reflector.unauthorized:
             self._client.distrust()
 
-    def _take_in(self, reflector: Reflector, events: Iterable[Event]) -> None:
+    def _take_in(self, reflector: Reflector, deltas: Iterable[Delta]) -> None:
         kind, changed = reflector.resource.kind, False
-        for event in events:
-            if isinstance(event, Remark):
-                log.warning("%s: %s", kind, event.text)
+        for delta in deltas:
+            if isinstance(delta, Remark):
+                log.warning("%s: %s", kind, delta.text)
             # also a list of nothing, or of nothing new, may be what was waited for
-            changed = self._mirror.tell(kind, event) or changed or isinstance(event, Replace)
+            changed = self._store.apply(kind, delta) or changed or isinstance(delta, Replaced)
         if changed:
             self._changed()
 

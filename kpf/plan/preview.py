@@ -1,14 +1,9 @@
-"""What a daemon started here would do first, without doing it: for `kpf render` and `kpf check`."""
+"""What a daemon would do first, for `kpf render` and `kpf check`. Pure."""
 
-import sys
 from collections.abc import Iterator
 
-from kpf.config import Config
-from kpf.master.facts import NodeWatch
-from kpf.master.source import read_once
 from kpf.model.names import Forwarding, FrontendKey
-from kpf.model.snapshot import Problem, Snapshot
-from kpf.nft.text import render
+from kpf.model.snapshot import Snapshot
 from kpf.plan.allocation import ProxyPorts, allocate
 from kpf.plan.desired import DesiredState, desired_state
 from kpf.plan.node import NodeFacts
@@ -22,29 +17,6 @@ def first_choice(snapshot: Snapshot, facts: NodeFacts, port_range: range) -> Des
     plans, ownership = Planner().plan(snapshot, facts)
     ports = ProxyPorts(port_range, NO_LIMIT, lambda _: True)
     return desired_state(plans, allocate(ownership, facts, ports))
-
-
-def problems(config: Config, snapshot: Snapshot) -> list[Problem]:
-    """What the plan has to leave out against the author's intent."""
-    return list(first_choice(snapshot, NodeWatch.read(config).facts(snapshot), config.port_range.ports).problems)
-
-
-def main(config: Config) -> int:
-    """Print the ruleset as one `nft -f` file; problems go to standard error. 0, or 2 if there are any.
-
-    1 if the source does not tell what it has.
-    """
-    try:
-        snapshot = read_once(config)
-    except OSError as error:
-        print(f"kpf render: {error}", file=sys.stderr)
-        return 1
-    state = first_choice(snapshot, NodeWatch.read(config).facts(snapshot), config.port_range.ports)
-    sys.stdout.write(render(state.rules, plan_lines(state)))
-    found = (*snapshot.problems, *state.problems)
-    for problem in found:
-        print(problem, file=sys.stderr)
-    return 2 if found else 0
 
 
 def plan_lines(state: DesiredState) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 
+from kpf.commands import FAILED, OK
 from kpf.netlink.addresses import AddressWatch
 from kpf.netlink.own import own_addresses, take_away
 from kpf.netlink.socket import NOT_ALLOWED
@@ -10,16 +11,16 @@ from kpf.nft.kernel import Kernel
 
 
 def main() -> int:
-    """0, also when there is nothing; 1 if the kernel refuses."""
+    """OK, also when there is nothing; FAILED if the kernel refuses."""
     try:
         asyncio.run(_delete())
     except OSError as error:
         if error.errno in NOT_ALLOWED:
             print("kpf cleanup: it takes root (CAP_NET_ADMIN) to change nftables and addresses", file=sys.stderr)
-            return 1
+            return FAILED
         print(f"kpf cleanup: {error.strerror or error}", file=sys.stderr)
-        return 1
-    return 0
+        return FAILED
+    return OK
 
 
 async def _delete() -> None:

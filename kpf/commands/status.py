@@ -1,7 +1,5 @@
 """`kpf status`: asks the running daemon over its control socket, and shows the answer."""
 
-import http.client
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,50 +9,27 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-TIMEOUT_S = 5.0
-# said at start, and in the status for as long as it is so
-NOT_TOLD_APART = "workers have no user of their own (see workerUser): an endpoint that is a portal is not dialled"
+from kpf.commands import FAILED, OK
+from kpf.master.identity import NOT_TOLD_APART
+from kpf.observe.client import fetch
+
 # nobody's terminal has a width that could be too small
 PIPE_COLUMNS = 200
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("kpf", timeout=TIMEOUT_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT_S)
-        self.sock.connect(self._path)
-
-
-def fetch(control_socket: str) -> dict[str, Any]:
-    """The daemon's state as in `kpf status --json`. Raises OSError if no daemon answers."""
-    connection = _UnixConnection(control_socket)
-    try:
-        connection.request("GET", "/status")
-        state: dict[str, Any] = orjson.loads(connection.getresponse().read())
-    except (http.client.HTTPException, ValueError) as error:
-        raise ConnectionError(f"not an answer of kpf: {error}") from error
-    finally:
-        connection.close()
-    return state
-
-
 def main(control_socket: str, as_json: bool) -> int:
-    """Print the state; 1 if no daemon answers."""
+    """Print the state; FAILED if no daemon answers."""
     try:
         state = fetch(control_socket)
     except OSError as error:
         print(f"kpf status: no daemon answers on {control_socket}: {error.strerror or error}", file=sys.stderr)
-        return 1
+        return FAILED
     if as_json:
         sys.stdout.write(orjson.dumps(state, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
         # without markup: "[fd00::1]:80" is an address and no style
         show(state, Console(markup=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS))
-    return 0
+    return OK
 
 
 def show(state: Mapping[str, Any], console: Console) -> None:

@@ -1,6 +1,6 @@
-"""What the values of all kinds of objects are read with: addresses, networks, times. Pure.
+"""Reads fields that several kinds of objects have: addresses, networks, times. Pure.
 
-Each function reads one field, and adds to `mistakes` what is wrong with it. Wording follows Kubernetes 1.36.
+Each function reads one, and adds to `mistakes` what is wrong with it. Wording follows Kubernetes 1.36.
 """
 
 import re
@@ -12,13 +12,6 @@ from kpf.model.names import IPAddress, IPNetwork
 from kpf.model.parsing import cidr_of, ip_of, strict_cidr, strict_ip
 from kpf.sources.messages import shown
 from kpf.sources.parts import Mistake, Place
-
-LABEL_FOREIGN_PROXY = "service.kubernetes.io/service-proxy-name"
-LABEL_HEADLESS = "service.kubernetes.io/headless"
-LABEL_SERVICE_NAME = "kubernetes.io/service-name"
-HEADLESS = "None"
-# the API server takes 256 KiB an object, of any tenant
-MAX_ANNOTATIONS, MAX_ANNOTATION = 16, 256
 
 _Value = TypeVar("_Value", IPAddress, IPNetwork)
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.\d{1,9})?([Zz]|[-+]\d\d:\d\d)\Z", re.ASCII)

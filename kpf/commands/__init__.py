@@ -1,0 +1,14 @@
+"""The commands of `kpf`, one file each (`demo`: `kpf.demo`). Each is imported when it runs, with what it needs."""
+
+import sys
+from collections.abc import Iterable
+
+# exit statuses: wrong usage or configuration is USAGE, anything else that is not fine FAILED
+OK, FAILED, USAGE = 0, 1, 2
+
+
+def refuse(mistakes: Iterable[object]) -> int:
+    """Say every mistake of the command line and of the configuration, one a line; the exit status."""
+    for mistake in mistakes:
+        print(f"kpf: {mistake}", file=sys.stderr)
+    return USAGE
