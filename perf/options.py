@@ -11,7 +11,7 @@ from perf.load.result import Address
 
 
 def documented(name: str, doc: str) -> argparse.ArgumentParser:
-    """A parser of `python -m perf.NAME`, whose help is its docstring: what comes after the first paragraph at the end."""
+    """A parser of `python -m perf.NAME`, whose help is its docstring: after the first paragraph at the end."""
     about, _, more = doc.partition("\n\n")
     return argparse.ArgumentParser(
         prog=f"python -m perf.{name}",

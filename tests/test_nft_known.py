@@ -63,7 +63,7 @@ class World:
         is_foreign = isinstance(self.table.state, Foreign)
         with suppress(FailedError), self.table.transaction(write.rules, anew=is_foreign):
             assert self.table.rules is None, "a transaction may end anyhow"
-            if write.outcome is not Outcome.REFUSED:
+            if write.outcome in (Outcome.COMMITTED, Outcome.LOST):
                 self.rules = write.rules
                 self.has_strangers = self.has_strangers and not is_foreign
             if write.outcome is Outcome.COMMITTED:

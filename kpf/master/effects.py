@@ -165,8 +165,10 @@ class Effects:
         self._kernel.table.doubt()
 
     def distrust_table(self) -> None:
-        """Somebody else has touched it, and it may have been away: flows that have begun meanwhile lead nowhere, and go
-        with the next sync."""
+        """Somebody else has touched it, and it may have been away.
+
+        Flows that have begun meanwhile lead nowhere, and go with the next sync.
+        """
         self._kernel.table.distrust()
         self.now.flows = FlowsKept()
 

@@ -91,7 +91,10 @@ class Master:
         self._health_checks = HealthCheckServers(lambda: self._health().takes_connections)
 
     async def run(self) -> None:
-        """Serve from the first sync to the end of the last connection. Raises what `ending.run` tells of."""
+        """Serve from the first sync to the end of the last connection.
+
+        Raises what `ending.run` tells of: `ControlSocketError`, `TableStaysError`, OSError, ...
+        """
         with self._signals.heard():
             await self._live()
 

@@ -19,6 +19,7 @@ class Progress:
     last_success_s: float = field(default_factory=time.monotonic)
 
     def request(self) -> None:
+        """Something waits from now on."""
         now_s = time.monotonic()
         if self.waiting_since_s is None:
             self.waiting_since_s = now_s
@@ -32,6 +33,7 @@ class Progress:
             self.waiting_since_s = time.monotonic()
 
     def succeed(self) -> None:
+        """All that was being applied is in force: a generation more."""
         self.generation += 1
         self.synced = True
         self.last_success_s = time.monotonic()

@@ -28,6 +28,7 @@ class Schedule:
         self._back_off_s = 0.0
 
     def request(self, *, full: bool = False) -> None:
+        """Begin a sync as soon as may be; `full`: a full one, however long ago the last one was."""
         if full:
             self._full_due_s = float("-inf")
         self._requested.set()

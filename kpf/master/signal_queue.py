@@ -43,6 +43,7 @@ class SignalQueue:
             yield
 
     def note(self, action: SignalAction) -> None:
+        """Put it behind the others; a reload that waits already stands for this one too."""
         if action is not SignalAction.RELOAD:
             self._is_stop_asked.set()
         elif not self._queue.empty():

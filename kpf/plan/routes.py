@@ -40,6 +40,7 @@ class PortalClaim(NamedTuple):
 
     @property
     def service_name(self) -> ObjectName:
+        """Whose claim it is."""
         return self.frontend.port.service_name
 
     @property

@@ -73,6 +73,7 @@ class Claims(NamedTuple):
         return not self.created, self.created, self.name
 
     def problem(self, field: str, message: str) -> Problem:
+        """What is wrong with the Service, as its author is told; `field` is "" for the whole of it."""
         return Problem(self.origin, f"Service {self.name}", field, message)
 
 
@@ -91,7 +92,7 @@ class ServicePlan:
     health_check: HealthCheck | None = None
 
     def refused_endpoints(self, refused: Sequence[tuple[SocketAddress, str]]) -> Iterator[Problem]:
-        """Problems of endpoints, given with why they are refused."""
+        """Problems of endpoints, given with why they are refused. Raises LookupError for one that no slice has."""
         for address, reason in refused[:MAX_PROBLEMS]:
             yield self._endpoint_problem(address, reason)
         if len(refused) > MAX_PROBLEMS:

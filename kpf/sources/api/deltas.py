@@ -18,6 +18,7 @@ class Known(NamedTuple):
 
     @property
     def name(self) -> ObjectName | None:
+        """None where even that is malformed."""
         return self.decoded.name
 
 

@@ -50,6 +50,8 @@ def resources(node_name: str) -> tuple[Resource, ...]:
 
 
 class Ask(Enum):
+    """What a reflector asks for."""
+
     STREAMED_LIST = auto()  # a watch that begins with all that there is
     PAGE = auto()
     WATCH = auto()
