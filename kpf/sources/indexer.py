@@ -1,8 +1,8 @@
 """The values in force, by kind and name, and the snapshots that are made of them. Pure.
 
 Rules: an object whose newest version is malformed stays as it last was, for as long as there is a version of it; a
-value that does not change keeps its identity over snapshots, and so do the slices of a Service as a whole; each snapshot
-says which Services may differ from the one before it.
+value that does not change keeps its identity over snapshots, and so do the slices of a Service as a whole; each
+snapshot says which Services may differ from the one before it.
 """
 
 from collections.abc import Iterable, Sequence
