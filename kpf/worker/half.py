@@ -16,7 +16,7 @@ EITHER = READABLE | select.EPOLLOUT
 # NAGLING: the client has sent only once, and the backend's socket does not have TCP_NODELAY yet.
 # URGENT: there may be an urgent mark, where a splice stops as if there were no more.
 # RESTING: it has had its rounds, and goes on in the next turn.
-DIALLING, PENDING, PIPED, SPLICING, DEAD, FAILED, NAGLING, URGENT, RESTING = 1, 2, 4, 8, 16, 32, 64, 128, 256
+DIALLING, PENDING, PIPED, SPLICING, DEAD, NAGLING, URGENT, RESTING = 1, 2, 4, 8, 16, 32, 64, 128
 
 # Half.end: whether this side may still send; its end was seen; all bytes and the end were passed on.
 OPEN, SEEN, PASSED = 0, 1, 2

@@ -26,7 +26,6 @@ from kpf.worker.half import (
     DEAD,
     DIALLING,
     EITHER,
-    FAILED,
     NAGLING,
     PASSED,
     PENDING,
@@ -154,7 +153,7 @@ class Relay:
 
     def pump(self, half: Half) -> None:
         """Move bytes in this direction until the source is dry or the other side is full."""
-        if half.state & (DEAD | FAILED | RESTING):
+        if half.state & (DEAD | RESTING):
             return
         try:
             if half.state & NAGLING:
@@ -298,14 +297,15 @@ class Relay:
 
     def fail(self, half: Half) -> None:
         """Reading from `half` or writing to its peer has failed: reset both, after what the other way still holds."""
-        if half.state & (DEAD | FAILED):
+        if half.state & DEAD:
             return
-        half.state |= FAILED
+        half.state |= DEAD
         peer = half.peer
-        if not peer.state & FAILED:
+        if not peer.state & DEAD:
             peer.state &= ~RESTING
             self.pump(peer)
-            if half.state & DEAD:
+            if peer.state & DEAD:
+                # the other way has failed too, or was the last to end
                 return
         for one in (half, peer):
             with contextlib.suppress(OSError):

@@ -79,7 +79,7 @@ class Sessions:
 
     def bury(self, half: Half) -> None:
         """Forget a socket; it is closed at the end of the batch."""
-        half.state |= DEAD
+        half.state = DEAD
         self.halves[half.fd] = None
         self.dead.append(half)
 
