@@ -269,7 +269,7 @@ def test_a_connection_that_epoll_has_no_room_for_goes_on_when_there_is(session: 
     session.far_client.sendall(b"hello")
     session.relay.watch_again(1000)
     # there may be no room for what comes from the other side meanwhile
-    session.relay._want_room(session.client)
+    session.relay._transfer._want_room(session.client)
     session.relay.watch_again(1000 + UNWATCHED_LIMIT_MS - 1)
     scarce.is_full = False
     session.relay.watch_again(1000 + UNWATCHED_LIMIT_MS)

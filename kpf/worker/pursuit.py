@@ -18,9 +18,10 @@ from kpf.worker.connector import Connector
 from kpf.worker.half import DEAD, DIALLING, EITHER, PENDING, Half
 from kpf.worker.lessons import Lesson, Lessons
 from kpf.worker.listener import Listener
-from kpf.worker.relay import DONTWAIT, EPOLLIN, Relay
+from kpf.worker.relay import EPOLLIN, Relay
 from kpf.worker.session import GIVE_UP_MS, LATER_MS, LOOK_AGAIN_MS, PARALLEL, SHUTS_OUT, Command, Session, next_ms
 from kpf.worker.sessions import Sessions
+from kpf.worker.transfer import DONTWAIT
 
 # next dials in one turn of the loop, some 0.1 ms each: those beyond are made in the next turn
 DIALS_A_TURN = 64

@@ -87,14 +87,14 @@ MUTANTS = (
     # urgent data
     Mutant(
         "a splice that stops at a mark is believed to be dry",
-        "kpf/worker/relay.py",
+        "kpf/worker/transfer.py",
         "            if not half.state & URGENT:\n",
         "            if True:\n",
         (f"{RELAY}::test_a_bulk_stream_with_urgent_data_arrives_whole",),
     ),
     Mutant(
         "a splice that says 0 is believed",
-        "kpf/worker/relay.py",
+        "kpf/worker/transfer.py",
         "            half.state &= ~(URGENT | SPLICING)\n            return True",
         "            half.end = half.end or SEEN\n            return True",
         (f"{RELAY}::test_an_end_behind_a_mark_that_epoll_has_not_told_of_yet_is_none",),
@@ -108,7 +108,7 @@ MUTANTS = (
     ),
     Mutant(
         "urgent data once, and the hot path never again",
-        "kpf/worker/relay.py",
+        "kpf/worker/transfer.py",
         "            half.state &= ~URGENT\n            return False",
         "            return False",
         (f"{RELAY}::test_bytes_behind_urgent_data_arrive",),
