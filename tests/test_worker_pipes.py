@@ -12,9 +12,10 @@ from collections.abc import Iterator
 import pytest
 
 from kpf.worker import lender
-from kpf.worker.half import PENDING, PIPED, SPLICING, Half
+from kpf.worker.half import Half
 from kpf.worker.lender import KEEPS_PIPE
 from kpf.worker.pipes import PIPE_SIZE, PipePool
+from kpf.worker.states import PENDING, PIPED, SPLICING
 from kpf.worker.sweeper import ROUND_MS, STEPS
 from tests.strangers import UID
 from tests.worker_driver import Established, established, eventually

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from kpf.worker.half import DEAD, DIALLING, EITHER, OPEN, PASSED, PENDING, SPLICING, Half
+from kpf.worker.half import EITHER, Half
 from kpf.worker.relay import ROUNDS
+from kpf.worker.states import DEAD, DIALLING, OPEN, PASSED, PENDING, SPLICING
 from kpf.worker.transfer import READ_SIZE
 from tests.worker_driver import (
     Established,

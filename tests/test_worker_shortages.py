@@ -22,10 +22,11 @@ from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, NoR
 from kpf.shm.region import Region
 from kpf.worker import orphan
 from kpf.worker.acceptor import CLOSE_LIMIT_MS, PAUSE_MS, Acceptor
-from kpf.worker.half import DEAD, Half
+from kpf.worker.half import Half
 from kpf.worker.orders import Orders
 from kpf.worker.orphan import Orphan
 from kpf.worker.sessions import UNWATCHED_LIMIT_MS
+from kpf.worker.states import DEAD
 from tests.worker_driver import (
     Established,
     Node,

@@ -16,9 +16,10 @@ import socket
 from collections.abc import Callable
 
 from kpf.shm.region import Words
-from kpf.worker.half import DEAD, DIALLING, NAGLING, PASSED, PENDING, RESTING, SEEN, SPLICING, URGENT, Half
+from kpf.worker.half import Half
 from kpf.worker.pipes import PipePool
 from kpf.worker.sessions import Sessions
+from kpf.worker.states import DEAD, DIALLING, NAGLING, PASSED, PENDING, RESTING, SEEN, SPLICING, URGENT
 from kpf.worker.transfer import DONTWAIT, READ_SIZE, Transfer
 
 # rounds in one direction before others get their turn

@@ -13,9 +13,10 @@ import select
 import socket
 
 from kpf.shm.region import Words
-from kpf.worker.half import EITHER, PENDING, PIPED, SEEN, SPLICING, URGENT, Half
+from kpf.worker.half import EITHER, Half
 from kpf.worker.pipes import PIPE_SIZE, PipePool
 from kpf.worker.sessions import Sessions
+from kpf.worker.states import PENDING, PIPED, SEEN, SPLICING, URGENT
 
 READ_SIZE = 1 << 16
 # where splicing is not possible; once the other side was full, READ_SIZE: what it does not take has to be kept

@@ -1,0 +1,111 @@
+"""The table of a half's states: a worker makes no move that is not in it, and every state in it is one that exists."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kpf.worker.states import LEGAL, PAIRS
+from tests.half_states import Seen
+from tests.relay_world import Far, World
+
+
+class Start(NamedTuple):
+    """`early`: what the client has sent by the time that it is accepted, and whether that is all."""
+
+    pipes: int
+    rounds: int
+    has_small_sizes: bool
+    dials: tuple[str, ...]
+    early: tuple[int, bool]
+
+
+PIPES = (0, 1, 1, 2)
+ROUNDS = (1, 2)
+FATES = ("silent", "refused", "answered")
+EARLY = ((0, False), (0, False), (10, False), (100_000, False), (0, True), (50_000, True))
+
+Act = Callable[[Far], object]
+OF_AN_END: Mapping[str, Act] = {
+    **{f"sends {size}": lambda far, size=size: far.send(size) for size in (1, 100, 8_000, 16_384, 30_000, 300_000)},  # type: ignore[misc]
+    "sends an urgent byte": Far.send_urgent,
+    **{f"reads {size}": lambda far, size=size: far.read(size) for size in (1, 10_000, 1 << 20)},  # type: ignore[misc]
+}
+# less often than the others
+LAST_OF_AN_END: Mapping[str, Act] = {
+    "sends no more": Far.shut,
+    **{f"sends its last {size}": lambda far, size=size: (far.send(size), far.shut()) for size in (12_000, 50_000)},  # type: ignore[misc]
+    "resets": Far.reset,
+}
+OF_THE_WORKER: Mapping[str, Callable[[World], object]] = {
+    "the worker looks": World.look,
+    "the worker settles": World.settle,
+    "10 ms": lambda world: world.wait(10),
+    "600 ms": lambda world: world.wait(600),
+    "the dials are answered": World.answer,
+}
+
+
+def act(world: World, action: str) -> None:
+    if action in OF_THE_WORKER:
+        OF_THE_WORKER[action](world)
+        return
+    who, _, what = action.partition(": ")
+    if far := {"client": world.client, "backend": world.backend}[who]:
+        ({**OF_AN_END, **LAST_OF_AN_END})[what](far)
+
+
+def of_both(names: Mapping[str, Act]) -> list[str]:
+    return [f"{who}: {name}" for who in ("client", "backend") for name in names]
+
+
+OFTEN = [*4 * list(OF_THE_WORKER), *of_both(OF_AN_END)]
+SELDOM = of_both(LAST_OF_AN_END)
+
+
+def play(seen: Seen, start: Start, actions: Sequence[str]) -> None:
+    size, shuts = start.early
+    with World(
+        seen, pipes=start.pipes, rounds=start.rounds, has_small_sizes=start.has_small_sizes, dials=start.dials
+    ) as world:
+        world.accept(size, shuts=shuts)
+        for action in actions:
+            act(world, action)
+        world.end()
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.builds(
+        Start,
+        pipes=st.sampled_from(PIPES),
+        rounds=st.sampled_from(ROUNDS),
+        has_small_sizes=st.booleans(),
+        dials=st.lists(st.sampled_from(FATES), max_size=4).map(tuple),
+        early=st.sampled_from(EARLY),
+    ),
+    st.lists(st.sampled_from([*OFTEN, *OFTEN, *SELDOM]), max_size=40),
+)
+def test_whatever_happens_to_a_session_its_moves_are_legal_and_its_bytes_arrive(
+    start: Start, actions: list[str]
+) -> None:
+    play(Seen(), start, actions)
+
+
+def test_every_legal_state_is_reached() -> None:
+    """By the same means, and luck that is always the same."""
+    seen = Seen()
+    for seed in range(800):
+        luck = random.Random(seed)
+        start = Start(
+            luck.choice(PIPES),
+            luck.choice(ROUNDS),
+            luck.random() < 0.5,
+            tuple(luck.choices(FATES, k=luck.randrange(4))),
+            luck.choice(EARLY),
+        )
+        play(seen, start, luck.choices([*OFTEN, *OFTEN, *SELDOM], k=30))
+    assert set(seen.states) == {(phase, state) for phase, states in LEGAL.items() for state in states}
+    assert set(seen.pairs) == PAIRS
