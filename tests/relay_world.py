@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import ClassVar
 
 import pytest
@@ -142,6 +143,13 @@ class Far:
             reset(self.sock)
 
 
+@cache
+def shared() -> tuple[Region, Directory]:
+    """Of all worlds: what a region holds is there for as long as the process."""
+    region = Region.create(1)
+    return region, Directory(region)
+
+
 class World:
     """`pipes`: how many there are. `dials`: what becomes of the next ones, "silent", "refused" or "answered"; those
     after them are answered. `client`, `backend`: the far ends, None before they are there."""
@@ -169,9 +177,8 @@ class World:
         self._server.setblocking(False)
         self._portal.listen()
         self._accepted: list[socket.socket] = []
-        self._region = Region.create(1)
-        layout, words = self._region.layout, self._region.words
-        self._directory = Directory(self._region)
+        region, self._directory = shared()
+        layout, words = region.layout, region.words
         self._slot, port = self._directory.claim(), self._server.getsockname()[1]
         members = [packed((f"127.0.0.{n}", port)) for n in (1, 2, 3)]
         self._directory.set_members(self._slot, members, affinity_timeout_ms=0)
@@ -181,7 +188,7 @@ class World:
         self._clock = Clock(10_000)
         self._sessions = Sessions(self._epoll, words, layout.worker(0), pool)
         self._relay = Relay(self._sessions, words, pool)
-        self._dialer = Dialer(self._sessions, self._relay, Balancer(self._region, 0), words, self._clock)
+        self._dialer = Dialer(self._sessions, self._relay, Balancer(region, 0), words, self._clock)
         self._sweeper = Sweeper(self._sessions, self._relay, self._clock, pool)
         self._listener = Listener(os.dup(self._portal.fileno()), self._slot, layout=layout, worker=0)
 
@@ -274,7 +281,7 @@ class World:
             self._check_ends(*ends)
         assert self._directory.frontend(self._slot).active == 0
         assert not any(member.active for member in self._directory.members(self._slot))
-        # none is lent: the second time, nobody has needed any
+        # those that nobody has needed since the first time: all, as none is lent any more
         self._pool.trim()
         self._pool.trim()
         assert self._pool._open == 0
@@ -290,6 +297,7 @@ class World:
 
     def close(self) -> None:
         self._patch.undo()
+        self._directory.retire(self._slot)
         for one in (*(far.sock for far in self.fars), *self._accepted, *self.observer.halves, self._listener.sock):
             one.close()
         for one in (self._server, self._portal, self.refusing):

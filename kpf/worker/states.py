@@ -4,16 +4,16 @@ A session has two directions. Each has a half: the socket that it is read from, 
 a direction is about is its phase; `Half.state` (bits) and `Half.end` tell which one that is, and some more:
 
     client    ACCEPTED --silence--> WATCHED
-                 |                     |                                   its end          all is
-                 +-------answer--------+--> DRY <--> FULL <--> RESTED ------is read--> ENDING --passed on--> ENDED
-                                       |     ^-----------------^                                               |
-    backend   DIALLED ---answer--------+                                                              both are: DEAD
+                 |                     |                          its end          all is
+                 +-------answer--------+--> DRY | FULL | RESTED --is read--> ENDING --passed on--> ENDED
+                                       |    (any to any)                                             |
+    backend   DIALLED ---answer--------+                                            both are: DEAD --+
 
 - DRY: nothing in hand, and epoll tells when there is something to read. FULL: the other side had no room for what is in
   hand, and epoll tells when it has. RESTED: its rounds are used up; whatever calls for it, it goes on in the next turn.
 - What is in hand is in memory, or in a pipe that was lent for it. It is passed on before anything else is read: so with
   the end seen nothing is in a pipe, nobody splices any more, and the end goes after all bytes, once.
-- Halves that have no peer yet are the dialer's: what epoll says of them is about dials.
+- Halves that have no peer yet are the dialer's: what epoll says of them is about dials. NO_ANSWER: they are DEAD.
 - An error of either socket ends both directions: what the other one can still pass on is passed on, both are reset.
 - It is bits that say so, and not a phase, since the hot path has one question: is there anything to look at at all?
 
