@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kpf.worker.half import EITHER, Half
 from kpf.worker.states import (
@@ -63,6 +64,12 @@ def reach(before: Phase, causes: Causes) -> set[Phase]:
     return phases
 
 
+class Before(NamedTuple):
+    phase: Phase
+    state: int
+    mate: Half | None
+
+
 class Observer:
     """`halves`: those to look at. `may_fail`: whether sockets may have errors by now."""
 
@@ -72,25 +79,27 @@ class Observer:
         self.may_fail = False
 
     def tell(self, call: Callable[[], object], causes: Mapping[Half, Causes] | Causes = NOTHING) -> None:
-        """Tell the worker something, and look at what it does to whom."""
-        before = {half: (phase_of(half), half.state) for half in self.halves}
-        mates = {half: half.peer for half in self.halves if hasattr(half, "peer")}
+        """Tell the worker something that is a cause for what happens to halves that have a peer, and look at all."""
+        before = {half: Before(phase_of(half), half.state, getattr(half, "peer", None)) for half in self.halves}
         call()
         # a dial that has failed at once was nobody's
         self.halves = [half for half in self.halves if half in before or half.fileno() >= 0]
         for half in self.halves:
+            before.setdefault(half, Before(Phase.DIALLED if half.choice else Phase.ACCEPTED, 0, None))
+        failing: Causes = ((Event.ERROR, None),) if self.may_fail else NOTHING
+        why: dict[Half, Causes] = {}
+        for half, (_, _, mate) in before.items():
+            told = causes.get(half, NOTHING) if isinstance(causes, Mapping) else causes
+            why[half] = (*(told if mate else DIAL), *failing)
+        for half, (phase, _, mate) in before.items():
+            legal = reach(phase, why[half])
+            if mate:
+                assert (phase_of(half) is Phase.DEAD) == (phase_of(mate) is Phase.DEAD)
+                if Phase.ENDED in legal and Phase.ENDED in reach(before[mate].phase, why[mate]):
+                    legal.add(Phase.DEAD)
+            assert phase_of(half) in legal, (phase, why[half], phase_of(half))
             self._check_state(half)
-        may: dict[Half, Causes] = {
-            half: DIAL if half not in mates else causes.get(half, NOTHING) if isinstance(causes, Mapping) else causes
-            for half in self.halves
-        }
-        starts = {half: before.get(half, (Phase.DIALLED if half.choice else Phase.ACCEPTED, 0)) for half in self.halves}
-        for half in self.halves:
-            self._check_move(half, *starts[half], may[half])
-            if (mate := mates.get(half)) and not self.may_fail and phase_of(half) is Phase.DEAD:
-                # both are through
-                for one in (half, mate):
-                    assert Phase.ENDED in reach(starts[one][0], may[one]), (starts[one], may[one])
+            self._check_bits(half, before[half].state, why[half])
 
     def _check_state(self, half: Half) -> None:
         phase, state = phase_of(half), half.state
@@ -108,19 +117,14 @@ class Observer:
             pair = phase_of(client), phase_of(backend)
             assert pair in PAIRS
             self.seen.pairs[pair] += 1
-            # who rests may not have tried yet
-            assert not state & PENDING or state & RESTING or half.peer.mask == EITHER
-            assert not state & PENDING or (half.piped if state & PIPED else len(half.pending)) > 0
+            if state & PENDING:
+                assert (half.piped if state & PIPED else len(half.pending)) > 0
+                # who rests may not have tried yet
+                assert state & RESTING or half.peer.mask == EITHER
 
-    def _check_move(self, half: Half, before: Phase, bits: int, causes: Causes) -> None:
-        after = phase_of(half)
-        legal = reach(before, causes)
-        if before in RELAYING:
-            # an error, or the end of both
-            legal |= {Phase.DEAD}
-        assert after in legal, (before, causes, after)
-        if after is not Phase.DEAD:
-            sets = 0
-            for event in (event for step in causes for event in step if event):
-                sets |= SETS[event]
-            assert not half.state & ~bits & ~sets, (before, bits, causes, half.state)
+    def _check_bits(self, half: Half, before: int, causes: Causes) -> None:
+        settable = 0
+        for event in (event for step in causes for event in step if event):
+            settable |= SETS[event]
+        # the end of both is nobody's event
+        assert not half.state & ~before & ~settable & ~DEAD, (before, causes, half.state)

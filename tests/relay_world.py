@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import ClassVar
 
 import pytest
@@ -137,6 +137,10 @@ class Far:
             with suppress(OSError):
                 self.sock.shutdown(socket.SHUT_WR)
 
+    def send_last(self, size: int) -> None:
+        self.send(size)
+        self.shut()
+
     def reset(self) -> None:
         if not self.has_reset:
             self.has_reset = True
@@ -221,7 +225,7 @@ class World:
             causes = {half: ((Event.READABLE,),) if events & _TOLD else NOTHING}
             if events & select.EPOLLOUT and hasattr(half, "peer"):
                 causes[half.peer] = ((Event.ROOM,),)
-            self._tell(lambda told=[(descriptor, events)]: self._relay.carry(told), causes)  # type: ignore[misc]
+            self._tell(partial(self._relay.carry, [(descriptor, events)]), causes)
         self._meet()
         return bool(batch)
 

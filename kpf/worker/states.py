@@ -71,7 +71,7 @@ class Event(Enum):
 
 _IN_PIPE = PENDING | PIPED
 _IN_BULK = _IN_PIPE | SPLICING
-# a mark is over when a read finds nothing more, which nobody looks for before these are passed on
+# who splices has nothing in memory; a mark is over when a read finds nothing, and before that this is passed on
 _HELD = {PENDING, PENDING | URGENT, _IN_PIPE, _IN_PIPE | URGENT, _IN_BULK, _IN_BULK | URGENT}
 
 # what `state` may be in each phase; NAGLING is a client's only
@@ -93,13 +93,13 @@ END: Mapping[Phase, int] = {
     Phase.ENDED: PASSED,
 }
 
-# those of a session; its two directions may be in any of them, but never both ENDED: that is the end of it
+# those of a session's directions
 RELAYING = frozenset({Phase.DRY, Phase.FULL, Phase.RESTED, Phase.ENDING, Phase.ENDED})
 
-# the phases of a client and its backend at the same time
+# a client's and its backend's at the same time: when both are ENDED, both are DEAD
 PAIRS = frozenset((client, backend) for client in RELAYING for backend in RELAYING) - {(Phase.ENDED, Phase.ENDED)}
 
-# Where each event leads from each phase: what is not here stays where it is. ERROR leads from anywhere to DEAD.
+# where each event leads from each phase; what is not here stays where it is
 MOVES: Mapping[Event, Mapping[Phase, frozenset[Phase]]] = {
     Event.ANSWER: {
         Phase.ACCEPTED: frozenset({Phase.DRY, Phase.FULL}),
@@ -122,9 +122,10 @@ MOVES: Mapping[Event, Mapping[Phase, frozenset[Phase]]] = {
         Phase.ENDING: frozenset({Phase.ENDING, Phase.ENDED}),
     },
     Event.LENDER: {},
+    Event.ERROR: dict.fromkeys(RELAYING, frozenset({Phase.DEAD})),
 }
 
-# which bits an event may set; those that are set go when what they say is over
+# which bits an event may set
 SETS: Mapping[Event, int] = {
     Event.ANSWER: NAGLING | PENDING,
     Event.NO_ANSWER: DEAD,

@@ -119,8 +119,8 @@ MUTANTS = (
     Mutant(
         "an end overtakes the bytes before it",
         "kpf/worker/relay.py",
-        "            if half.state & PENDING:\n                half.end = SEEN\n            else:\n                self._sess",
-        "            if False:\n                half.end = SEEN\n            else:\n                self._sess",
+        "            if half.state & PENDING:\n                half.end = SEEN\n",
+        "            if False:\n                half.end = SEEN\n",
         (STATES,),
     ),
     Mutant(
