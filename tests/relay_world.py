@@ -130,6 +130,13 @@ class Far:
         self.got += len(told)
         return True
 
+    def read_all(self) -> bool:
+        """False if there was nothing."""
+        is_any = False
+        while self.read(1 << 20):
+            is_any = True
+        return is_any
+
     def shut(self) -> None:
         """It sends no more."""
         if self.may_send:
@@ -233,6 +240,14 @@ class World:
         """The end of a batch."""
         self._tell(self._relay.settle, ((Event.TURN,),))
 
+    def go_on(self) -> None:
+        """Some turns, while both sides read all there is."""
+        for _ in range(5):
+            self.look()
+            self.settle()
+            for far in self.fars:
+                far.read_all()
+
     def wait(self, ms: int) -> None:
         """By the clock of the worker, which then looks around."""
         self._clock.now_ms += ms
@@ -270,8 +285,7 @@ class World:
             self.wait(100)
             for far in self.fars:
                 far.shut()
-                while far.read(1 << 20):
-                    is_busy = True
+                is_busy |= far.read_all()
             if not is_busy:
                 time.sleep(0.0002)
         self.settle()
