@@ -25,23 +25,16 @@ from kpf.worker.relay import Relay
 from kpf.worker.sessions import Sessions
 from kpf.worker.states import Event
 from kpf.worker.sweeper import Sweeper
+from tests.far_end import Far
 from tests.half_states import NOTHING, Causes, Observer, Seen
-from tests.worker_driver import Target, packed, reset
+from tests.worker_driver import Target, packed
 
 # what a socket holds, doubled by the kernel: full soon
 ROOM = 1 << 14
 # where READ_SIZE is a part of that, a direction can use up its rounds; where it is more, one read may be too much
 SMALL_SIZES = {"READ_SIZE": ROOM, "SPLICE_WORTH": ROOM, "COPY_SIZE": 2 * ROOM, "PIPE_SIZE": 2 * ROOM}
 ENDS_WITHIN_S = 5.0
-URGENT_BYTE = b"!"
-_WHEEL = bytes(number for number in range(256) if number != ord(URGENT_BYTE))
-_PATTERN = _WHEEL * (1 + (1 << 20) // len(_WHEEL))
 _TOLD = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-
-
-def pattern(begin: int, size: int) -> bytes:
-    begin %= len(_WHEEL)
-    return _PATTERN[begin : begin + size]
 
 
 class DrivenHalf(Half):
@@ -75,85 +68,6 @@ class DrivenHalf(Half):
             super().connect_ex(address)
 
 
-class Far:
-    """Our end of a socket. `sent`, `got`: how many bytes, urgent ones apart."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.sent = self.got = 0
-        self.has_shut = self.has_reset = self.saw_end = self.saw_reset = False
-        sock.setblocking(False)
-
-    @property
-    def may_send(self) -> bool:
-        return not (self.has_shut or self.has_reset or self.saw_reset)
-
-    @property
-    def is_through(self) -> bool:
-        return self.has_reset or self.saw_end or self.saw_reset
-
-    def send(self, size: int) -> None:
-        """As much of it as there is room for."""
-        while size > 0 and self.may_send:
-            done = self._sends(pattern(self.sent, min(size, 1 << 18)))
-            self.sent += done
-            size = size - done if done else 0
-
-    def send_urgent(self) -> None:
-        if self.may_send:
-            self._sends(URGENT_BYTE, socket.MSG_OOB)
-
-    def _sends(self, data: bytes, flags: int = 0) -> int:
-        try:
-            return self.sock.send(data, flags)
-        except BlockingIOError:
-            return 0
-        except (BrokenPipeError, ConnectionResetError):
-            # it is told once: a read says that this is the end
-            self.saw_reset = True
-            return 0
-
-    def read(self, size: int) -> bool:
-        """So much at most. False if there was nothing."""
-        if self.is_through:
-            return False
-        try:
-            data = self.sock.recv(size)
-        except BlockingIOError:
-            return False
-        except (ConnectionResetError, BrokenPipeError):
-            self.saw_reset = True
-            return True
-        self.saw_end = not data
-        told = data.replace(URGENT_BYTE, b"")
-        assert told == pattern(self.got, len(told)), "another byte than was sent"
-        self.got += len(told)
-        return True
-
-    def read_all(self) -> bool:
-        """False if there was nothing."""
-        is_any = False
-        while self.read(1 << 20):
-            is_any = True
-        return is_any
-
-    def shut(self) -> None:
-        """It sends no more."""
-        if self.may_send:
-            self.has_shut = True
-            with suppress(OSError):
-                self.sock.shutdown(socket.SHUT_WR)
-
-    def send_last(self, size: int) -> None:
-        self.send(size)
-        self.shut()
-
-    def reset(self) -> None:
-        if not self.has_reset:
-            self.has_reset = True
-            reset(self.sock)
-
-
 @cache
 def shared() -> tuple[Region, Directory]:
     """Of all worlds: what a region holds is there for as long as the process."""
@@ -163,7 +77,7 @@ def shared() -> tuple[Region, Directory]:
 
 class World:
     """`pipes`: how many there are. `dials`: what becomes of the next ones, "silent", "refused" or "answered"; those
-    after them are answered. `client`, `backend`: the far ends, None before they are there."""
+    after them are answered. `ends`: the far ones of "client" and "backend", once they are there."""
 
     def __init__(self, seen: Seen, *, pipes: int, rounds: int, has_small_sizes: bool, dials: Sequence[str]) -> None:
         self._patch = pytest.MonkeyPatch()
@@ -178,8 +92,7 @@ class World:
                 self._patch.setattr(relay, name, size)
         self.dials = list(dials)
         self.observer = Observer(seen)
-        self.client: Far | None = None
-        self.backend: Far | None = None
+        self.ends: dict[str, Far] = {}
         self._server, self._portal, self.refusing = (socket.socket() for _ in range(3))
         self._server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM)
         for one in (self._server, self._portal, self.refusing):
@@ -209,10 +122,10 @@ class World:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM)
         sock.connect(("127.0.0.1", self._portal.getsockname()[1]))
         near = self._portal.accept()[0].detach()
-        self.client = Far(sock)
-        self.client.send(size)
+        self.ends["client"] = client = Far(sock)
+        client.send(size)
         if shuts:
-            self.client.shut()
+            client.shut()
         self._sessions.count(1)
         self._tell(lambda: self._dialer.begin(self._listener, [(near, "127.0.0.1")]))
 
@@ -245,7 +158,7 @@ class World:
         for _ in range(5):
             self.look()
             self.settle()
-            for far in self.fars:
+            for far in self.ends.values():
                 far.read_all()
 
     def wait(self, ms: int) -> None:
@@ -255,24 +168,20 @@ class World:
         self._tell(self._sweeper.sweep, ((Event.LENDER,),))
 
     def _tell(self, call: Callable[[], object], causes: Mapping[Half, Causes] | Causes = NOTHING) -> None:
-        self.observer.may_fail = any(far.has_reset for far in self.fars)
+        self.observer.may_fail = any(far.has_reset for far in self.ends.values())
         self.observer.tell(call, causes)
-
-    @property
-    def fars(self) -> list[Far]:
-        return [far for far in (self.client, self.backend) if far]
 
     def _meet(self) -> None:
         """Find the far end of the backend's half."""
         with suppress(BlockingIOError):
             while True:
                 self._accepted.append(self._server.accept()[0])
-        if self.backend is None:
+        if "backend" not in self.ends:
             names = [half.getsockname() for half in self.observer.halves if half.choice and hasattr(half, "peer")]
             for one in self._accepted:
                 with suppress(OSError):
                     if one.getpeername() in names:
-                        self.backend = Far(one)
+                        self.ends["backend"] = Far(one)
 
     def end(self) -> None:
         """Both sides say and hear all they have to, and the worker has nothing left: then the ends are as they must."""
@@ -283,14 +192,14 @@ class World:
             is_busy = self.look()
             self.settle()
             self.wait(100)
-            for far in self.fars:
+            for far in self.ends.values():
                 far.shut()
                 is_busy |= far.read_all()
             if not is_busy:
                 time.sleep(0.0002)
         self.settle()
         self._meet()
-        ends = self.fars
+        ends = list(self.ends.values())
         while not all(far.is_through for far in ends):
             assert time.monotonic() < deadline_s, "an end that is not passed on"
             for far in ends:
@@ -316,7 +225,12 @@ class World:
     def close(self) -> None:
         self._patch.undo()
         self._directory.retire(self._slot)
-        for one in (*(far.sock for far in self.fars), *self._accepted, *self.observer.halves, self._listener.sock):
+        for one in (
+            *(far.sock for far in self.ends.values()),
+            *self._accepted,
+            *self.observer.halves,
+            self._listener.sock,
+        ):
             one.close()
         for one in (self._server, self._portal, self.refusing):
             one.close()

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kpf.worker.states import LEGAL, PAIRS
+from tests.far_end import Far
 from tests.half_states import Seen
-from tests.relay_world import Far, World
+from tests.relay_world import World
 
 
 class Start(NamedTuple):
@@ -28,44 +29,44 @@ ROUNDS = (1, 2)
 FATES = ("silent", "refused", "answered")
 EARLY = ((0, False), (0, False), (10, False), (100_000, False), (0, True), (50_000, True))
 
-Act = Callable[[Far], object]
-OF_AN_END: Mapping[str, Act] = {
-    **{f"sends {size}": partial(Far.send, size=size) for size in (1, 100, 8_000, 16_384, 30_000, 300_000)},
-    "sends an urgent byte": Far.send_urgent,
-    **{f"reads {size}": partial(Far.read, size=size) for size in (1, 10_000)},
-    "reads all": Far.read_all,
-}
-# less often than the others
-LAST_OF_AN_END: Mapping[str, Act] = {
-    "sends no more": Far.shut,
-    **{f"sends its last {size}": partial(Far.send_last, size=size) for size in (12_000, 50_000)},
-    "resets": Far.reset,
-}
 OF_THE_WORKER: Mapping[str, Callable[[World], object]] = {
     "the worker looks": World.look,
     "the worker settles": World.settle,
     "all go on": World.go_on,
-    "10 ms": lambda world: world.wait(10),
-    "600 ms": lambda world: world.wait(600),
+    "10 ms": partial(World.wait, ms=10),
+    "600 ms": partial(World.wait, ms=600),
     "the dials are answered": World.answer,
+}
+OF_AN_END: Mapping[str, Callable[[Far], object]] = {
+    **{f"sends {size}": partial(Far.send, size=size) for size in (1, 100, 8_000, 16_384, 30_000, 300_000)},
+    **{f"sends {size} and an urgent byte": partial(Far.send_marked, size=size) for size in (0, 1, 12_000, 30_000)},
+    **{f"reads {size}": partial(Far.read, size=size) for size in (1, 10_000)},
+    "reads all": Far.read_all,
+}
+LAST_OF_AN_END: Mapping[str, Callable[[Far], object]] = {
+    "sends no more": Far.shut,
+    **{f"sends its last {size}": partial(Far.send_last, size=size) for size in (12_000, 40_000, 60_000)},
+    "resets": Far.reset,
 }
 
 
-def act(world: World, action: str) -> None:
-    if action in OF_THE_WORKER:
-        OF_THE_WORKER[action](world)
-        return
-    who, _, what = action.partition(": ")
-    if far := {"client": world.client, "backend": world.backend}[who]:
-        ({**OF_AN_END, **LAST_OF_AN_END})[what](far)
+def of_both(acts: Mapping[str, Callable[[Far], object]]) -> dict[str, Callable[[World], object]]:
+    """They do nothing as long as there is no such end."""
+
+    def done(world: World, end: str, act: Callable[[Far], object]) -> None:
+        if far := world.ends.get(end):
+            act(far)
+
+    return {
+        f"the {end} {name}": partial(done, end=end, act=act)
+        for end in ("client", "backend")
+        for name, act in acts.items()
+    }
 
 
-def of_both(names: Mapping[str, Act]) -> list[str]:
-    return [f"{who}: {name}" for who in ("client", "backend") for name in names]
-
-
-OFTEN = [*4 * list(OF_THE_WORKER), *of_both(OF_AN_END)]
-SELDOM = of_both(LAST_OF_AN_END)
+ACTIONS = {**OF_THE_WORKER, **of_both(OF_AN_END), **of_both(LAST_OF_AN_END)}
+# how often they happen
+CHOICE = [*8 * list(OF_THE_WORKER), *2 * list(of_both(OF_AN_END)), *of_both(LAST_OF_AN_END)]
 
 
 def play(seen: Seen, start: Start, actions: Sequence[str]) -> None:
@@ -75,7 +76,7 @@ def play(seen: Seen, start: Start, actions: Sequence[str]) -> None:
     ) as world:
         world.accept(size, shuts=shuts)
         for action in actions:
-            act(world, action)
+            ACTIONS[action](world)
         world.end()
 
 
@@ -89,7 +90,7 @@ def play(seen: Seen, start: Start, actions: Sequence[str]) -> None:
         dials=st.lists(st.sampled_from(FATES), max_size=4).map(tuple),
         early=st.sampled_from(EARLY),
     ),
-    st.lists(st.sampled_from([*OFTEN, *OFTEN, *SELDOM]), max_size=40),
+    st.lists(st.sampled_from(CHOICE), max_size=40),
 )
 def test_whatever_happens_to_a_session_its_moves_are_legal_and_its_bytes_arrive(
     start: Start, actions: list[str]
@@ -109,6 +110,6 @@ def test_every_legal_state_is_reached() -> None:
             tuple(luck.choices(FATES, k=luck.randrange(4))),
             luck.choice(EARLY),
         )
-        play(seen, start, luck.choices([*OFTEN, *OFTEN, *SELDOM], k=30))
+        play(seen, start, luck.choices(CHOICE, k=30))
     assert set(seen.states) == {(phase, state) for phase, states in LEGAL.items() for state in states}
     assert set(seen.pairs) == PAIRS
