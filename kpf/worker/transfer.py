@@ -109,6 +109,7 @@ class Transfer:
         return True
 
     def begin_to_splice(self, half: Half) -> None:
+        """What comes is bulk."""
         half.state |= SPLICING
         # SPLICE_F_NONBLOCK is about the pipe only; a backend's socket is made non-blocking, a client's is not
         for one in (half, half.peer):
@@ -116,6 +117,7 @@ class Transfer:
                 one.setblocking(False)
 
     def send(self, half: Half, data: bytes, flags: int) -> None:
+        """Pass on what was read, and keep what there is no room for. Nothing may be in hand."""
         try:
             sent = half.peer.send(data, DONTWAIT | flags)
         except BlockingIOError:
@@ -124,6 +126,7 @@ class Transfer:
             self.keep(half, data, sent)
 
     def keep(self, half: Half, data: bytes, sent: int) -> None:
+        """In hand is what is left of it, until there is room."""
         half.pending = memoryview(data)[sent:]
         half.state |= PENDING
         self._want_room(half.peer)
