@@ -23,10 +23,11 @@ from kpf.shm import layout
 from kpf.shm.region import Words
 from kpf.worker.agenda import Agenda
 from kpf.worker.attempt import Attempt
-from kpf.worker.half import DEAD, NAGLING, PASSED, Half
+from kpf.worker.half import Half
 from kpf.worker.lessons import Lessons
 from kpf.worker.resets import RESETS_A_TURN
 from kpf.worker.signals import IGNORED
+from kpf.worker.states import DEAD, NAGLING, PASSED
 from kpf.worker.sweeper import HALF_CLOSED_LIMIT_MS, ROUND_MS, STEPS
 from tests.strangers import stranger
 from tests.worker_driver import (

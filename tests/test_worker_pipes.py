@@ -12,9 +12,10 @@ from collections.abc import Iterator
 import pytest
 
 from kpf.worker import lender
-from kpf.worker.half import PENDING, PIPED, SPLICING, Half
+from kpf.worker.half import Half
 from kpf.worker.lender import KEEPS_PIPE
 from kpf.worker.pipes import PIPE_SIZE, PipePool
+from kpf.worker.states import PENDING, PIPED, SPLICING
 from kpf.worker.sweeper import ROUND_MS, STEPS
 from tests.strangers import UID
 from tests.worker_driver import Established, established, eventually
@@ -160,7 +161,7 @@ def drained(session: Established, size: int) -> bool:
 
 def splices(session: Established) -> bool:
     """Bulk the other way, whose reader reads: was there a pipe for it?"""
-    real, pipes = session.relay._splice, []
+    real, pipes = session.relay._transfer.splice, []
 
     def splice(half: Half) -> bool:
         more = real(half)
@@ -169,7 +170,7 @@ def splices(session: Established) -> bool:
         return more
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session.relay, "_splice", splice)
+        patch.setattr(session.relay._transfer, "splice", splice)
         got, size = 0, 4 << 20
         session.far_client.setblocking(False)
         sender = threading.Thread(target=session.far_backend.sendall, args=(bytes(size),))

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from kpf.worker.half import DEAD, DIALLING, EITHER, OPEN, PASSED, PENDING, SPLICING, Half
-from kpf.worker.relay import READ_SIZE, ROUNDS
+from kpf.worker.half import EITHER, Half
+from kpf.worker.relay import ROUNDS
+from kpf.worker.states import DEAD, DIALLING, OPEN, PASSED, PENDING, SPLICING
+from kpf.worker.transfer import READ_SIZE
 from tests.worker_driver import (
     Established,
     Node,
@@ -482,7 +484,7 @@ def test_a_direction_has_its_rounds_once_a_turn(session: Established, monkeypatc
         rounds += half is session.client
         return True
 
-    monkeypatch.setattr(session.relay, "_copy", copy)
+    monkeypatch.setattr(session.relay._transfer, "copy", copy)
     for _ in range(3):
         session.relay.pump(session.client)
     assert rounds == ROUNDS

@@ -22,10 +22,11 @@ from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, NoR
 from kpf.shm.region import Region
 from kpf.worker import orphan
 from kpf.worker.acceptor import CLOSE_LIMIT_MS, PAUSE_MS, Acceptor
-from kpf.worker.half import DEAD, Half
+from kpf.worker.half import Half
 from kpf.worker.orders import Orders
 from kpf.worker.orphan import Orphan
 from kpf.worker.sessions import UNWATCHED_LIMIT_MS
+from kpf.worker.states import DEAD
 from tests.worker_driver import (
     Established,
     Node,
@@ -269,7 +270,7 @@ def test_a_connection_that_epoll_has_no_room_for_goes_on_when_there_is(session: 
     session.far_client.sendall(b"hello")
     session.relay.watch_again(1000)
     # there may be no room for what comes from the other side meanwhile
-    session.relay._want_room(session.client)
+    session.relay._transfer._want_room(session.client)
     session.relay.watch_again(1000 + UNWATCHED_LIMIT_MS - 1)
     scarce.is_full = False
     session.relay.watch_again(1000 + UNWATCHED_LIMIT_MS)

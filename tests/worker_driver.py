@@ -26,10 +26,11 @@ from kpf.shm.directory import Directory
 from kpf.shm.layout import Address
 from kpf.shm.region import Region, Words
 from kpf.worker.clock import Clock
-from kpf.worker.half import DEAD, Half
+from kpf.worker.half import Half
 from kpf.worker.pipes import PipePool
 from kpf.worker.relay import Relay
 from kpf.worker.sessions import Sessions
+from kpf.worker.states import DEAD
 from kpf.worker.sweeper import Sweeper
 
 RESET = struct.pack("ii", 1, 0)

@@ -10,8 +10,9 @@ from kpf.shm.balancer import Choice
 from kpf.shm.health import PATIENCE_MS
 from kpf.shm.layout import Reason
 from kpf.worker.half import Half
-from kpf.worker.relay import DONTWAIT, RESET
+from kpf.worker.relay import RESET
 from kpf.worker.sessions import Sessions
+from kpf.worker.transfer import DONTWAIT
 
 UNDER_WAY = {errno.EAGAIN}  # what send() says before connect() is through
 REFUSALS = {errno.ECONNREFUSED, errno.ECONNRESET}

@@ -16,11 +16,13 @@ from kpf.shm.region import Words
 from kpf.worker.attempt import answer
 from kpf.worker.clock import Clock
 from kpf.worker.connector import Connector
-from kpf.worker.half import PENDING, Half
+from kpf.worker.half import Half
 from kpf.worker.listener import Listener
 from kpf.worker.pursuit import Pursuit
-from kpf.worker.relay import DONTWAIT, RESET, Relay
+from kpf.worker.relay import RESET, Relay
 from kpf.worker.sessions import Sessions
+from kpf.worker.states import PENDING
+from kpf.worker.transfer import DONTWAIT
 
 # of what a client has sent before its backend answers, kept meanwhile: thousands may wait for a black hole
 EARLY_SIZE = 1 << 14

@@ -6,9 +6,10 @@ with 64 KiB in hand, until its reader takes a whole read again.
 
 import os
 
-from kpf.worker.half import PENDING, PIPED, SPLICING, Half
+from kpf.worker.half import Half
 from kpf.worker.pipes import PipePool
 from kpf.worker.sessions import Sessions
+from kpf.worker.states import PENDING, PIPED, SPLICING
 
 # what a reader has to take between two looks, which are half a second apart, or a fuller pipe must have come
 KEEPS_PIPE = 1 << 16

@@ -15,12 +15,14 @@ from kpf.worker.agenda import NEVER, Agenda
 from kpf.worker.attempt import UNDER_WAY, Attempt, answer, discard, reason_of
 from kpf.worker.clock import Clock
 from kpf.worker.connector import Connector
-from kpf.worker.half import DEAD, DIALLING, EITHER, PENDING, Half
+from kpf.worker.half import EITHER, Half
 from kpf.worker.lessons import Lesson, Lessons
 from kpf.worker.listener import Listener
-from kpf.worker.relay import DONTWAIT, EPOLLIN, Relay
+from kpf.worker.relay import EPOLLIN, Relay
 from kpf.worker.session import GIVE_UP_MS, LATER_MS, LOOK_AGAIN_MS, PARALLEL, SHUTS_OUT, Command, Session, next_ms
 from kpf.worker.sessions import Sessions
+from kpf.worker.states import DEAD, DIALLING, PENDING
+from kpf.worker.transfer import DONTWAIT
 
 # next dials in one turn of the loop, some 0.1 ms each: those beyond are made in the next turn
 DIALS_A_TURN = 64

@@ -2,13 +2,8 @@
 
 Small data by recv and send, bulk by splice. Registered once with epoll, edge-triggered: who is woken reads until the
 socket is dry or the other side is full. Rules that are not obvious:
-- Never splice into a pipe that holds bytes. With an empty one, EAGAIN can only mean that the socket is dry.
 - A short read means dry only without EPOLLRDHUP. With it, it means that the end comes next: what epoll says was so
   before the read. Neither is so with an error, or with urgent data.
-- At an urgent mark a splice goes no further and says EAGAIN, or 0 if the end has come (tcp_read_sock in Linux); only a
-  read passes over it. EPOLLPRI tells of the mark, if need be in an event of its own that is still to come.
-- The urgent byte is not passed on, unless a later mark has made an ordinary one of it; the mark is not carried over.
-- A send that raises EAGAIN has sent nothing, and lost nothing.
 - The end of a stream is passed on once, after all its bytes; shutdown may raise ENOTCONN while data is still unread,
   which is no reason to close.
 - A backend's socket gets TCP_NODELAY before the client sends for the second time: the first send never waits, for
@@ -16,44 +11,25 @@ socket is dry or the other side is full. Rules that are not obvious:
 """
 
 import contextlib
-import os
 import select
 import socket
 from collections.abc import Callable
 
 from kpf.shm.region import Words
-from kpf.worker.half import (
-    DEAD,
-    DIALLING,
-    EITHER,
-    FAILED,
-    NAGLING,
-    PASSED,
-    PENDING,
-    PIPED,
-    RESTING,
-    SEEN,
-    SPLICING,
-    URGENT,
-    Half,
-)
-from kpf.worker.pipes import PIPE_SIZE, PipePool
+from kpf.worker.half import Half
+from kpf.worker.pipes import PipePool
 from kpf.worker.sessions import Sessions
+from kpf.worker.states import DEAD, DIALLING, NAGLING, PASSED, PENDING, RESTING, SEEN, SPLICING, URGENT
+from kpf.worker.transfer import DONTWAIT, READ_SIZE, Transfer
 
-READ_SIZE = 1 << 16
-# where splicing is not possible; once the other side was full, READ_SIZE: what it does not take has to be kept
-COPY_SIZE = 1 << 18
-# a splice below this is small data again
-SPLICE_WORTH = 1 << 16
 # rounds in one direction before others get their turn
 ROUNDS = 16
 
 EPOLLIN, EPOLLPRI, EPOLLOUT, EPOLLERR = select.EPOLLIN, select.EPOLLPRI, select.EPOLLOUT, select.EPOLLERR
 EPOLLHUP, EPOLLRDHUP = select.EPOLLHUP, select.EPOLLRDHUP
 LAST = EPOLLIN | EPOLLRDHUP
-# as integers: the enum's own `|` is a function of Python
-DONTWAIT, MORE = int(socket.MSG_DONTWAIT), int(socket.MSG_MORE)
-SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+# as an integer: the enum's own `|` is a function of Python
+MORE = int(socket.MSG_MORE)
 RESET = b"\1\0\0\0\0\0\0\0"  # struct linger: on, 0 seconds
 
 
@@ -66,8 +42,7 @@ class Relay:
     on_dial: Callable[[Half, int], None]
 
     def __init__(self, sessions: Sessions, words: Words, pipes: PipePool) -> None:
-        self._sessions, self._words, self._pipes = sessions, words, pipes
-        self._buffer = memoryview(bytearray(COPY_SIZE))
+        self._sessions, self._pipes, self._transfer = sessions, pipes, Transfer(sessions, words, pipes)
         self.again: list[Half] = []
 
     # the hot path
@@ -100,12 +75,12 @@ class Relay:
                 half.moved += size
                 sent = half.peer.send(data, DONTWAIT)
                 if sent < size:
-                    self._keep(half, data, sent)
+                    self._transfer.keep(half, data, sent)
                 elif size == READ_SIZE:
                     self._in_bulk(half)
             except BlockingIOError:
                 if data:
-                    self._keep(half, data, 0)
+                    self._transfer.keep(half, data, 0)
             except OSError:
                 self.fail(half)
         return others
@@ -117,11 +92,11 @@ class Relay:
             size = len(data)
             half.moved += size
             if size == READ_SIZE:
-                self._send(half, data, 0)
+                self._transfer.send(half, data, 0)
                 self.pump(half)
                 return
             if size:
-                self._send(half, data, MORE if half.peer.end != PASSED else 0)
+                self._transfer.send(half, data, MORE if half.peer.end != PASSED else 0)
             if half.state & PENDING:
                 half.end = SEEN
             else:
@@ -154,128 +129,30 @@ class Relay:
 
     def pump(self, half: Half) -> None:
         """Move bytes in this direction until the source is dry or the other side is full."""
-        if half.state & (DEAD | FAILED | RESTING):
+        if half.state & (DEAD | RESTING):
             return
         try:
             if half.state & NAGLING:
                 half.state &= ~NAGLING
                 half.peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            transfer = self._transfer
             for _ in range(ROUNDS):
-                if half.state & PENDING and not self._flush(half):
+                if half.state & PENDING and not transfer.flush(half):
                     return
                 if half.end:
                     self._sessions.end(half)
                     return
-                if not (self._splice(half) if half.state & SPLICING else self._copy(half)):
+                if not (transfer.splice(half) if half.state & SPLICING else transfer.copy(half)):
                     return
             half.state |= RESTING
             self.again.append(half)
         except OSError:
             self.fail(half)
 
-    def _flush(self, half: Half) -> bool:
-        """Pass on what is in hand. False if the other side is full."""
-        peer = half.peer
-        try:
-            if half.state & PIPED:
-                while half.piped:
-                    half.piped -= os.splice(half.pipe[0], peer.fd, half.piped, flags=SPLICE_FLAGS)
-                self._pipes.give(half.pipe)
-            else:
-                half.pending = half.pending[peer.send(half.pending, DONTWAIT) :]
-                if half.pending:
-                    self._want_room(peer)
-                    return False
-                del half.pending
-        except BlockingIOError:
-            self._want_room(peer)
-            return False
-        half.state &= ~(PENDING | PIPED)
-        return True
-
-    def _copy(self, half: Half) -> bool:
-        """Read and send once. False if there is nothing to do for now."""
-        peer = half.peer
-        try:
-            size = half.recv_into(self._buffer, READ_SIZE if peer.mask & EPOLLOUT else COPY_SIZE, DONTWAIT)
-        except BlockingIOError:
-            # no mark that has come is ahead any more
-            half.state &= ~URGENT
-            return False
-        if not size:
-            half.end = half.end or SEEN
-            return True
-        self._words[half.counter] += size
-        try:
-            sent = peer.send(self._buffer[:size], DONTWAIT)
-        except BlockingIOError:
-            sent = 0
-        if sent < size:
-            self._keep(half, bytes(self._buffer[sent:size]), 0)
-        elif size >= READ_SIZE and self._pipes.has_room:
-            self._begin_to_splice(half)
-        return True
-
-    def _splice(self, half: Half) -> bool:
-        """Fill an empty pipe, for `_flush`. False if there is nothing to do for now."""
-        pipe = self._pipes.take()
-        if pipe is None:
-            half.state &= ~SPLICING
-            return True
-        try:
-            size = os.splice(half.fd, pipe[1], PIPE_SIZE, flags=SPLICE_FLAGS)
-        except BlockingIOError:
-            if not half.state & URGENT:
-                self._pipes.give(pipe)
-                return False
-            size = 0
-        except OSError:
-            self._pipes.give(pipe)
-            raise
-        if not size:
-            # the end, or a mark that epoll has not told of yet: a read knows
-            self._pipes.give(pipe)
-            half.state &= ~(URGENT | SPLICING)
-            return True
-        self._words[half.counter] += size
-        if size < SPLICE_WORTH:
-            half.state &= ~SPLICING
-        half.pipe, half.piped = pipe, size
-        half.state |= PENDING | PIPED
-        return True
-
     def _in_bulk(self, half: Half) -> None:
         if self._pipes.has_room:
-            self._begin_to_splice(half)
+            self._transfer.begin_to_splice(half)
         self.pump(half)
-
-    def _begin_to_splice(self, half: Half) -> None:
-        half.state |= SPLICING
-        # SPLICE_F_NONBLOCK is about the pipe only; a backend's socket is made non-blocking, a client's is not
-        for one in (half, half.peer):
-            if one.gettimeout() != 0:
-                one.setblocking(False)
-
-    def _send(self, half: Half, data: bytes, flags: int) -> None:
-        try:
-            sent = half.peer.send(data, DONTWAIT | flags)
-        except BlockingIOError:
-            sent = 0
-        if sent < len(data):
-            self._keep(half, data, sent)
-
-    def _keep(self, half: Half, data: bytes, sent: int) -> None:
-        half.pending = memoryview(data)[sent:]
-        half.state |= PENDING
-        self._want_room(half.peer)
-
-    def _want_room(self, half: Half) -> None:
-        if half.mask & EPOLLOUT:
-            return
-        half.mask = EITHER
-        # a client is watched only after what it has sent so far was passed on
-        if self._sessions.halves[half.fd] is half:
-            self._sessions.epoll.modify(half.fd, EITHER)
 
     # beginning and end
 
@@ -289,7 +166,7 @@ class Relay:
         client.peer, backend.peer = backend, client
         try:
             if client.state & PENDING:
-                self._flush(client)
+                self._transfer.flush(client)
         except OSError:
             self.fail(client)
             return
@@ -298,14 +175,15 @@ class Relay:
 
     def fail(self, half: Half) -> None:
         """Reading from `half` or writing to its peer has failed: reset both, after what the other way still holds."""
-        if half.state & (DEAD | FAILED):
+        if half.state & DEAD:
             return
-        half.state |= FAILED
+        half.state |= DEAD
         peer = half.peer
-        if not peer.state & FAILED:
+        if not peer.state & DEAD:
             peer.state &= ~RESTING
             self.pump(peer)
-            if half.state & DEAD:
+            if peer.state & DEAD:
+                # the other way has failed too, or was the last to end
                 return
         for one in (half, peer):
             with contextlib.suppress(OSError):

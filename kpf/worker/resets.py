@@ -4,9 +4,10 @@ import contextlib
 import socket
 from collections.abc import Container
 
-from kpf.worker.half import DIALLING, Half
+from kpf.worker.half import Half
 from kpf.worker.relay import EPOLLERR, RESET, Relay
 from kpf.worker.sessions import Sessions
+from kpf.worker.states import DIALLING
 
 # before others get their turn: 20 ms
 RESETS_A_TURN = 500

@@ -6,8 +6,9 @@ import socket
 
 from kpf.shm.layout import ACTIVE, F_BYTES_IN, F_ENDED
 from kpf.shm.region import Words
-from kpf.worker.half import DEAD, DIALLING, PASSED, PIPED, Half
+from kpf.worker.half import Half
 from kpf.worker.pipes import PipePool
+from kpf.worker.states import DEAD, DIALLING, PASSED, PIPED
 
 _ENDED_OF = F_ENDED - F_BYTES_IN
 
@@ -83,7 +84,7 @@ class Sessions:
 
     def bury(self, half: Half) -> None:
         """Forget a socket; it is closed at the end of the batch."""
-        half.state |= DEAD
+        half.state = DEAD
         self.halves[half.fd] = None
         self.dead.append(half)
 

@@ -11,11 +11,12 @@ import struct
 
 from kpf.net.sockets import keep_alive
 from kpf.worker.clock import Clock
-from kpf.worker.half import DEAD, DIALLING, PASSED, Half
+from kpf.worker.half import Half
 from kpf.worker.lender import Lender
 from kpf.worker.pipes import PipePool
 from kpf.worker.relay import Relay
 from kpf.worker.sessions import Sessions
+from kpf.worker.states import DEAD, DIALLING, PASSED
 
 ROUND_MS = 15_000
 STEPS = 30

@@ -4,6 +4,8 @@ from tests.mutants import Mutant
 
 RELAY, LIFE, PIPES = "tests/test_worker_relay.py", "tests/test_worker_life.py", "tests/test_worker_pipes.py"
 SHORTAGES, LOCK = "tests/test_worker_shortages.py", "tests/test_daemon_lock.py"
+STATES = "tests/test_worker_states.py"
+MOVES = f"{STATES}::test_whatever_happens_to_a_session_its_moves_are_legal_and_its_bytes_arrive"
 
 MUTANTS = (
     # descriptors
@@ -87,14 +89,14 @@ MUTANTS = (
     # urgent data
     Mutant(
         "a splice that stops at a mark is believed to be dry",
-        "kpf/worker/relay.py",
+        "kpf/worker/transfer.py",
         "            if not half.state & URGENT:\n",
         "            if True:\n",
         (f"{RELAY}::test_a_bulk_stream_with_urgent_data_arrives_whole",),
     ),
     Mutant(
         "a splice that says 0 is believed",
-        "kpf/worker/relay.py",
+        "kpf/worker/transfer.py",
         "            half.state &= ~(URGENT | SPLICING)\n            return True",
         "            half.end = half.end or SEEN\n            return True",
         (f"{RELAY}::test_an_end_behind_a_mark_that_epoll_has_not_told_of_yet_is_none",),
@@ -108,10 +110,53 @@ MUTANTS = (
     ),
     Mutant(
         "urgent data once, and the hot path never again",
-        "kpf/worker/relay.py",
+        "kpf/worker/transfer.py",
         "            half.state &= ~URGENT\n            return False",
         "            return False",
         (f"{RELAY}::test_bytes_behind_urgent_data_arrive",),
+    ),
+    # states
+    Mutant(
+        "an end overtakes the bytes before it",
+        "kpf/worker/relay.py",
+        "            if half.state & PENDING:\n                half.end = SEEN\n",
+        "            if False:\n                half.end = SEEN\n",
+        (STATES,),
+    ),
+    Mutant(
+        "a direction that has lost its pipe splices on",
+        "kpf/worker/lender.py",
+        "half.state &= ~(PIPED | SPLICING)",
+        "half.state &= ~PIPED",
+        (STATES,),
+    ),
+    Mutant(
+        "two directions that fail together are closed twice",
+        "kpf/worker/relay.py",
+        "            if peer.state & DEAD:\n",
+        "            if False:\n",
+        (STATES,),
+    ),
+    Mutant(
+        "a client that has a backend is watched as one that waits",
+        "kpf/worker/pursuit.py",
+        "            client.state &= ~DIALLING\n",
+        "",
+        (MOVES,),
+    ),
+    Mutant(
+        "it is the server whose second sending is waited for",
+        "kpf/worker/relay.py",
+        "        client.state |= NAGLING\n",
+        "        backend.state |= NAGLING\n",
+        (MOVES,),
+    ),
+    Mutant(
+        "a table that has states which there are not",
+        "kpf/worker/states.py",
+        "Phase.ENDED: frozenset({0, NAGLING, URGENT}),",
+        "Phase.ENDED: frozenset({0, NAGLING, URGENT, SPLICING}),",
+        (f"{STATES}::test_every_legal_state_is_reached",),
     ),
     # pipes
     Mutant(
