@@ -30,8 +30,13 @@ def pipe() -> Iterator[tuple[int, int]]:
         yield ends
     finally:
         for one in ends:
-            with contextlib.suppress(OSError):
-                os.close(one)
+            os.close(one)
+
+
+def let_go(end: int) -> None:
+    """Close an end of a pipe, but keep its number: nobody else in this process must get it while it may be used."""
+    with open(os.devnull, "r+b") as nothing:
+        os.dup2(nothing.fileno(), end)
 
 
 def fill(descriptor: int) -> None:
@@ -102,15 +107,22 @@ def test_a_record_of_several_lines_is_kept_or_dropped_as_a_whole() -> None:
         assert len(kept) % 4 == int(dropped[1]) % 4 == 0
 
 
-def test_a_reader_that_is_gone_is_no_error() -> None:
-    with pipe() as (reading, writing):
-        os.close(reading)
+def test_a_reader_that_is_gone_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kpf.stderr.RETRY_S", 0.01)
+    with pipe() as (gone, writing), pipe() as (reading, other):
+        let_go(gone)
         stderr = StandardError(writing)
         for _ in range(3):
             print("who hears this?", file=stderr)
         began_s = time.monotonic()
         stderr.drain(0.1)
         assert time.monotonic() - began_s < 1.0
+        # somebody reads again: a thread that went on trying would write to whatever had the number next
+        os.dup2(other, writing)
+        *kept, note = read_until(reading, b"nobody read standard error\n")
+        dropped = NOTE.fullmatch(note)
+        assert dropped
+        assert len(kept) + int(dropped[1]) == 3
 
 
 def test_a_full_disk_is_told_once_there_is_room() -> None:
@@ -152,7 +164,7 @@ def test_a_worker_that_dies_says_why_and_does_not_wait_for_a_reader(is_read: boo
         with theirs:
             command = [sys.executable, "-m", "kpf.worker", str(theirs.fileno())]
             worker = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=writing)
-        os.close(writing)
+        let_go(writing)
         said: list[str] = []
         reader = Thread(target=lambda: said.extend(_to_the_end(reading)))
         if is_read:
