@@ -9,6 +9,7 @@ import struct
 
 from kpf.uapi.netlink import NLA_F, NLATTR, NLMSGHDR
 
+_pack, _unpack = NLATTR.pack, NLATTR.unpack_from
 _NESTED = int(NLA_F.NESTED)
 _TYPE_MASK = 0xFFFF & ~(NLA_F.NESTED | NLA_F.NET_BYTEORDER)
 _U32, _BE16, _BE32, _BE64 = struct.Struct("=I"), struct.Struct(">H"), struct.Struct(">I"), struct.Struct(">Q")
@@ -17,13 +18,13 @@ _S_BE32 = struct.Struct(">i")
 
 def attribute(kind: int, data: bytes) -> bytes:
     """One attribute, padded. Its length, header included, must fit 16 bits: struct.error otherwise."""
-    return NLATTR.pack(4 + len(data), kind) + data + b"\0" * (-len(data) % 4)
+    return _pack(4 + len(data), kind) + data + b"\0" * (-len(data) % 4)
 
 
 def nested(kind: int, *parts: bytes) -> bytes:
     """An attribute of attributes, each of them padded; as long as `attribute` at most."""
     data = b"".join(parts)
-    return NLATTR.pack(4 + len(data), kind | _NESTED) + data
+    return _pack(4 + len(data), kind | _NESTED) + data
 
 
 def u8(kind: int, value: int) -> bytes:
@@ -61,7 +62,7 @@ def attributes(data: memoryview) -> dict[int, memoryview]:
     found: dict[int, memoryview] = {}
     at = 0
     while at + 4 <= len(data):
-        length, kind = NLATTR.unpack_from(data, at)
+        length, kind = _unpack(data, at)
         if length < 4:
             break
         found[kind & _TYPE_MASK] = data[at + 4 : at + length]
@@ -73,7 +74,7 @@ def items(data: memoryview) -> list[memoryview]:
     """The attributes of a list, which are all of one type. What does not parse is left out."""
     found, at = [], 0
     while at + 4 <= len(data):
-        length, _ = NLATTR.unpack_from(data, at)
+        length, _ = _unpack(data, at)
         if length < 4:
             break
         found.append(data[at + 4 : at + length])

@@ -36,12 +36,14 @@ GET = type_of(NFNL_SUBSYS.CTNETLINK, IPCTNL_MSG_CT.GET)
 DELETE = type_of(NFNL_SUBSYS.CTNETLINK, IPCTNL_MSG_CT.DELETE)
 GET_STATS = type_of(NFNL_SUBSYS.CTNETLINK, IPCTNL_MSG_CT.GET_STATS)
 PROTOCOLS = {bytes([IPPROTO_OF[protocol]]): protocol for protocol in (Protocol.TCP, Protocol.UDP)}
-IP_SOURCE = {Family.IPV4: CTA_IP.V4_SRC, Family.IPV6: CTA_IP.V6_SRC}
-IP_DESTINATION = {Family.IPV4: CTA_IP.V4_DST, Family.IPV6: CTA_IP.V6_DST}
-# looked up once: each time it takes 70 ns in Python 3.11, and of each entry of the table twelve are
+# looked up once, and plain numbers: to look a member up takes 70 ns in Python 3.11, and of each entry fourteen are
+IP_SOURCE = {Family.IPV4: int(CTA_IP.V4_SRC), Family.IPV6: int(CTA_IP.V6_SRC)}
+IP_DESTINATION = {Family.IPV4: int(CTA_IP.V4_DST), Family.IPV6: int(CTA_IP.V6_DST)}
 _ORIG, _REPLY, _STATUS, _SEEN_REPLY = int(CTA.TUPLE_ORIG), int(CTA.TUPLE_REPLY), int(CTA.STATUS), int(IPS.SEEN_REPLY)
 _IP, _PROTO = int(CTA_TUPLE.IP), int(CTA_TUPLE.PROTO)
 _NUM, _SRC_PORT, _DST_PORT = int(CTA_PROTO.NUM), int(CTA_PROTO.SRC_PORT), int(CTA_PROTO.DST_PORT)
+# what names an entry besides its tuple
+_TELLS_APART = int(CTA.ZONE), int(CTA.ID)
 
 _BUFFER_BYTES = 16 << 20
 # others get their turn on the loop after that: a flood of SYNs leaves hundreds of thousands of entries
@@ -205,8 +207,8 @@ async def _delete(netlink: NetlinkSocket, found: Sequence[Frame]) -> int:
 
 def _deletion(frame: Frame, flags: int = 0) -> bytes:
     entry = attributes(frame.payload[NFGENMSG.size :])
-    body = bytes(frame.payload[: NFGENMSG.size]) + nested(CTA.TUPLE_ORIG, bytes(entry[CTA.TUPLE_ORIG]))
-    for kind in (CTA.ZONE, CTA.ID):
+    body = bytes(frame.payload[: NFGENMSG.size]) + nested(_ORIG, bytes(entry[_ORIG]))
+    for kind in _TELLS_APART:
         if kind in entry:
             body += attribute(kind, bytes(entry[kind]))
     return message(DELETE, NLM_F.REQUEST | flags, body)

@@ -5,6 +5,9 @@ from enum import IntEnum
 LOOPBACK_IFINDEX = 1
 """include/net/flow.h: `lo` in every network namespace."""
 
+SCM_MAX_FD = 253
+"""include/net/scm.h: the descriptors of one message."""
+
 
 class SOL(IntEnum):
     """include/linux/socket.h."""
