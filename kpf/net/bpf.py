@@ -24,14 +24,17 @@ def ld(at: int) -> Instruction:
 
 
 def mod(divisor: int) -> Instruction:
+    """What is left of it, divided."""
     return Instruction(BPF.ALU | BPF.MOD | BPF.K, 0, 0, divisor)
 
 
 def jeq(value: int, *, jt: int = 0, jf: int = 0) -> Instruction:
+    """Whether it is that."""
     return Instruction(BPF.JMP | BPF.JEQ | BPF.K, jt, jf, value)
 
 
 def ret(value: int) -> Instruction:
+    """The end, and what the program says."""
     return Instruction(BPF.RET | BPF.K, 0, 0, value)
 
 

@@ -28,32 +28,39 @@ def nested(kind: int, *parts: bytes) -> bytes:
 
 
 def u8(kind: int, value: int) -> bytes:
+    """0..255."""
     return attribute(kind, bytes((value,)))
 
 
 def u32(kind: int, value: int) -> bytes:
+    """As the machine has it."""
     return attribute(kind, _U32.pack(value))
 
 
 def be16(kind: int, value: int) -> bytes:
+    """Big-endian."""
     return attribute(kind, _BE16.pack(value))
 
 
 @functools.cache
 def be32(kind: int, value: int) -> bytes:
+    """Big-endian. Remembered: the same few are asked for again and again."""
     return attribute(kind, _BE32.pack(value))
 
 
 @functools.cache
 def be32_signed(kind: int, value: int) -> bytes:
+    """Big-endian, and may be below 0: a priority, a verdict."""
     return attribute(kind, _S_BE32.pack(value))
 
 
 def be64(kind: int, value: int) -> bytes:
+    """Big-endian."""
     return attribute(kind, _BE64.pack(value))
 
 
 def string(kind: int, value: str) -> bytes:
+    """With the zero at its end."""
     return attribute(kind, value.encode() + b"\0")
 
 

@@ -14,6 +14,8 @@ class NF(IntEnum):
 
 
 class NFPROTO(IntEnum):
+    """Families of chains, sets and tuples."""
+
     INET = 1
     IPV4 = 2
     IPV6 = 10
@@ -55,4 +57,6 @@ class IPS(IntEnum):
 
 
 class NF_NAT_RANGE(IntEnum):
+    """What of a range is given."""
+
     PROTO_SPECIFIED = 1 << 1

@@ -25,6 +25,8 @@ class PR(IntEnum):
 
 
 class CAP(IntEnum):
+    """Capabilities: which bit each is."""
+
     NET_ADMIN = 12
     SYS_ADMIN = 21
 

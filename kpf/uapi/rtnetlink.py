@@ -11,6 +11,8 @@ IFA_CACHEINFO = struct.Struct("=IIII")
 
 
 class RTM(IntEnum):
+    """Types of messages."""
+
     NEWADDR = 20
     DELADDR = 21
     GETADDR = 22
@@ -49,6 +51,8 @@ class IFA(IntEnum):
 
 
 class IFA_F(IntEnum):
+    """Flags of an address."""
+
     TEMPORARY = 0x01
     NODAD = 0x02
     DADFAILED = 0x08

@@ -52,6 +52,8 @@ class IFF(IntEnum):
 
 
 class ETH_P(IntEnum):
+    """Protocols of frames."""
+
     ALL = 0x0003
 
 
