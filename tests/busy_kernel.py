@@ -1,6 +1,6 @@
 """`python -m tests.busy_kernel FILE ARGUMENTS`: the `kpf` command, to which the kernel is busy while FILE is locked.
 
-As behind another program's transaction: neither send(2) of one of ours nor close(2) of a socket of NETLINK_NETFILTER
+As behind another program's transaction: neither send(2) of one of ours nor close(2) of a socket of NETLINK.NETFILTER
 returns. Here it is flock(2) that does not.
 kpf is less patient than it really is.
 """
@@ -15,8 +15,9 @@ from pathlib import Path
 
 from kpf import cli, waiting
 from kpf.master import ending
-from kpf.netlink.socket import NETLINK_NETFILTER, frames
-from kpf.nft import encode
+from kpf.netlink.socket import frames
+from kpf.uapi.netlink import NETLINK
+from kpf.uapi.nfnetlink import NFNL_MSG_BATCH
 
 
 @contextmanager
@@ -36,7 +37,7 @@ class WaitingSocket(socket.socket):
     path: Path
 
     def send(self, data: bytes, *flags: int) -> int:  # type: ignore[override]
-        if self._is_netfilter() and next(frames(data)).kind == encode.BATCH_BEGIN:
+        if self._is_netfilter() and next(frames(data)).kind == NFNL_MSG_BATCH.BEGIN:
             with busy(self.path):
                 pass
         return super().send(data, *flags)
@@ -48,7 +49,7 @@ class WaitingSocket(socket.socket):
         super().close()
 
     def _is_netfilter(self) -> bool:
-        return self.fileno() >= 0 and self.family == socket.AF_NETLINK and self.proto == NETLINK_NETFILTER
+        return self.fileno() >= 0 and self.family == socket.AF_NETLINK and self.proto == NETLINK.NETFILTER
 
 
 PATIENCE_S, TRANSACTION_S = 0.5, 1.5

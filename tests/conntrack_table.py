@@ -1,7 +1,6 @@
 """A node beside a host that answers nothing, the entries of its conntrack, and rules that UDP is rewritten by."""
 
 import socket
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
@@ -10,10 +9,20 @@ from typing import NamedTuple
 from pyroute2.nftables.main import NFTables
 
 from kpf.lab.hosts import Host, add_route
-from kpf.model.names import Family, SocketAddress
-from kpf.netlink.attributes import NESTED, attribute, attributes, message
-from kpf.netlink.socket import NETLINK_NETFILTER, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Frame, NetlinkSocket
+from kpf.model.names import Family, SocketAddress, family_of
+from kpf.netlink.attributes import attribute, attributes, be16, be32, message, nested, u8
+from kpf.netlink.conntrack import DELETE, GET, IP_DESTINATION, IP_SOURCE
+from kpf.netlink.nfnetlink import NFPROTO_OF, nfgenmsg, type_of
+from kpf.netlink.socket import Frame, NetlinkSocket
+from kpf.uapi.netfilter import IPS
+from kpf.uapi.netlink import NETLINK, NLM_F
+from kpf.uapi.nfnetlink import NFGENMSG, NFNL_SUBSYS
+from kpf.uapi.nfnetlink_conntrack import CTA, CTA_PROTO, CTA_TUPLE
 from tests.values import at as parse
+
+# linux/netfilter/nfnetlink_conntrack.h: what kpf itself never asks for
+CTA_TIMEOUT, CTA_PROTO_ICMP_ID, CTA_PROTO_ICMP_TYPE, CTA_PROTO_ICMP_CODE = 7, 4, 5, 6
+NEW = type_of(NFNL_SUBSYS.CTNETLINK, 0)  # IPCTNL_MSG_CT_NEW
 
 NODE = ("192.168.72.1", "fd00:72::1")
 OUTSIDE = ("192.168.72.2", "fd00:72::2")
@@ -51,47 +60,51 @@ class Flow(NamedTuple):
         family = Family(destination.address.version)
         client = SocketAddress(ip_address(CLIENT[family]), self.sender)
         back_to = SocketAddress(ip_address(MASQUERADED[family]), self.sender) if self.masqueraded else client
-        # CTA_TIMEOUT is 7; IPS_CONFIRMED 8 is what every entry in the table has; IPCTNL_MSG_CT_NEW is 0
-        body = struct.pack("=BBH", {4: 2, 6: 10}[family], 0, 0)
-        body += attribute(1 | NESTED, self._tuple(client, destination, echo=8))
-        body += attribute(2 | NESTED, self._tuple(source, back_to, echo=0))
-        body += attribute(7, struct.pack(">I", 600)) + attribute(3, struct.pack(">I", 8 | 2 * self.seen_reply))
+        # every entry in the table is confirmed
+        status = IPS.CONFIRMED | IPS.SEEN_REPLY * self.seen_reply
+        body = nfgenmsg(NFPROTO_OF[family])
+        body += nested(CTA.TUPLE_ORIG, self._tuple(client, destination, echo=8))
+        body += nested(CTA.TUPLE_REPLY, self._tuple(source, back_to, echo=0))
+        body += be32(CTA_TIMEOUT, 600) + be32(CTA.STATUS, status)
         if self.zone is not None:
-            body += attribute(18, struct.pack(">H", self.zone))
-        return message(0x100, NLM_F_REQUEST | NLM_F_ACK | 0x400, body)
+            body += be16(CTA.ZONE, self.zone)
+        return message(NEW, NLM_F.REQUEST | NLM_F.ACK | NLM_F.CREATE, body)
 
     def _tuple(self, source: SocketAddress, destination: SocketAddress, *, echo: int) -> bytes:
-        kinds = (1, 2) if source.address.version == 4 else (3, 4)
-        addresses = attribute(kinds[0], source.address.packed) + attribute(kinds[1], destination.address.packed)
-        protocol = attribute(1, bytes([self.protocol]))
+        family = family_of(source.address)
+        addresses = attribute(IP_SOURCE[family], source.address.packed)
+        addresses += attribute(IP_DESTINATION[family], destination.address.packed)
+        protocol = u8(CTA_PROTO.NUM, self.protocol)
         if self.protocol == socket.IPPROTO_ICMP:
-            protocol += attribute(4, struct.pack(">H", self.sender)) + attribute(5, bytes([echo])) + attribute(6, b"\0")
+            protocol += be16(CTA_PROTO_ICMP_ID, self.sender)
+            protocol += u8(CTA_PROTO_ICMP_TYPE, echo) + u8(CTA_PROTO_ICMP_CODE, 0)
         else:
-            protocol += attribute(2, struct.pack(">H", source.port)) + attribute(3, struct.pack(">H", destination.port))
-        return attribute(1 | NESTED, addresses) + attribute(2 | NESTED, protocol)
+            protocol += be16(CTA_PROTO.SRC_PORT, source.port) + be16(CTA_PROTO.DST_PORT, destination.port)
+        return nested(CTA_TUPLE.IP, addresses) + nested(CTA_TUPLE.PROTO, protocol)
 
 
 class Entries:
     """The entries of our namespace, as somebody else than `forget` makes and sees them."""
 
     def __init__(self) -> None:
-        self._netlink = NetlinkSocket(NETLINK_NETFILTER)
+        self._netlink = NetlinkSocket(NETLINK.NETFILTER)
 
     async def make(self, *flows: Flow) -> None:
         for flow in flows:
             await self._netlink.talk([flow.message()])
 
     async def senders(self) -> set[int]:
-        dump = message(0x101, NLM_F_REQUEST | NLM_F_DUMP, struct.pack("=BBH", 0, 0, 0))
+        dump = message(GET, NLM_F.REQUEST | NLM_F.DUMP, nfgenmsg(0))
         return {self._sender(frame) for frame in await self._netlink.talk([dump])}
 
     @staticmethod
     def _sender(frame: Frame) -> int:
-        protocol = attributes(attributes(attributes(frame.payload[4:])[1])[2])
-        return int.from_bytes(protocol.get(2) or protocol[4], "big")
+        entry = attributes(frame.payload[NFGENMSG.size :])
+        protocol = attributes(attributes(entry[CTA.TUPLE_ORIG])[CTA_TUPLE.PROTO])
+        return int.from_bytes(protocol.get(CTA_PROTO.SRC_PORT) or protocol[CTA_PROTO_ICMP_ID], "big")
 
     async def clear(self) -> None:
-        await self._netlink.talk([message(0x102, NLM_F_REQUEST | NLM_F_ACK, struct.pack("=BBH", 0, 0, 0))])
+        await self._netlink.talk([message(DELETE, NLM_F.REQUEST | NLM_F.ACK, nfgenmsg(0))])
 
     def close(self) -> None:
         self._netlink.close()

@@ -1,16 +1,25 @@
 """The table as the real kernel has it, beyond what `Kernel` tells: rules and sets, in terms that can be compared."""
 
-import struct
 from collections.abc import Iterator
 
 from kpf.model.rules import Rules
-from kpf.netlink.attributes import attribute, attributes, message
-from kpf.netlink.socket import NETLINK_NETFILTER, NLM_F_DUMP, NLM_F_REQUEST, Frame, NetlinkSocket
-from kpf.nft import contents, encode, forwards, schema
+from kpf.netlink.attributes import attributes, items, message, string, text_of
+from kpf.netlink.nfnetlink import nfgenmsg, type_of
+from kpf.netlink.socket import Frame, NetlinkSocket
+from kpf.nft import contents, forwards, schema
+from kpf.uapi.netfilter import NFPROTO
+from kpf.uapi.netlink import NETLINK, NLM_F
+from kpf.uapi.nf_expressions import NFTA_LOOKUP
+from kpf.uapi.nf_tables import (
+    NFTA_EXPR,
+    NFTA_RULE,
+    NFTA_SET_ELEM,
+    NFTA_SET_ELEM_LIST,
+    NFTA_TABLE,
+)
+from kpf.uapi.nfnetlink import NFGENMSG, NFNL_SUBSYS
 
-GET_RULES = 10 << 8 | 7
-# NFTA_RULE_CHAIN, _EXPRESSIONS; NFTA_EXPR_NAME, _DATA; NFTA_LOOKUP_SET; NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_DATA
-_CHAIN, _EXPRESSIONS, _NAME, _DATA, _LOOKUP_SET, _ELEMENTS, _VALUE = 2, 4, 1, 2, 1, 3, 2
+GET_RULES = type_of(NFNL_SUBSYS.NFTABLES, 7)  # NFT_MSG_GETRULE
 
 Expression = tuple[str, tuple[tuple[int, bytes], ...]]
 Rule = tuple[Expression, ...]
@@ -33,54 +42,43 @@ async def read_table() -> tuple[dict[str, list[Rule]], set[str], int]:
     Whose turn it is depends on the history; so does the order of the rules that look for a pin, and that of the values
     of a map which is part of a rule.
     """
-    netlink = NetlinkSocket(NETLINK_NETFILTER)
+    netlink = NetlinkSocket(NETLINK.NETFILTER)
     try:
         found = await _dump(netlink, GET_RULES)
-        sets = await contents.read_names(netlink, contents.GET_SETS, contents.SET_NAME)
+        sets = await contents.read_names(netlink, contents.SETS)
         maps: dict[str, bytes] = {}
         for name in sets:
             if name.startswith("__"):
-                frames = await _dump(netlink, contents.GET_ELEMENTS, attribute(2, name.encode() + b"\0"))
+                frames = await _dump(netlink, contents.GET_ELEMENTS, string(NFTA_SET_ELEM_LIST.SET, name))
                 values = [value for frame in frames for value in _values(frame)]
                 maps[name] = b"".join(sorted(values))
     finally:
         netlink.close()
     rules: dict[str, list[Rule]] = {}
     for frame in found:
-        told = attributes(frame.payload[4:])
-        rules.setdefault(_text(told[_CHAIN]), []).append(tuple(_expressions(told[_EXPRESSIONS], maps)))
+        told = attributes(frame.payload[NFGENMSG.size :])
+        expressions = tuple(_expressions(told[NFTA_RULE.EXPRESSIONS], maps))
+        rules.setdefault(text_of(told[NFTA_RULE.CHAIN]), []).append(expressions)
     return {chain: sorted(these) for chain, these in rules.items()}, {*sets} - maps.keys(), len(maps)
 
 
 async def _dump(netlink: NetlinkSocket, kind: int, more: bytes = b"") -> list[Frame]:
-    named = struct.pack("=BBH", encode.INET, 0, 0) + attribute(1, schema.TABLE.encode() + b"\0")
-    return await netlink.talk([message(kind, NLM_F_REQUEST | NLM_F_DUMP, named + more)])
+    named = nfgenmsg(NFPROTO.INET) + string(NFTA_TABLE.NAME, schema.TABLE)
+    return await netlink.talk([message(kind, NLM_F.REQUEST | NLM_F.DUMP, named + more)])
 
 
 def _values(frame: Frame) -> Iterator[bytes]:
-    for element in _list(attributes(frame.payload[4:])[_ELEMENTS]):
-        yield bytes(element[_VALUE])
-
-
-def _list(data: memoryview) -> Iterator[dict[int, memoryview]]:
-    at = 0
-    while at + 4 <= len(data):
-        (length,) = struct.unpack_from("=H", data, at)
-        yield attributes(data[at + 4 : at + length])
-        at += length + 3 & ~3
+    for element in items(attributes(frame.payload[NFGENMSG.size :])[NFTA_SET_ELEM_LIST.ELEMENTS]):
+        yield bytes(attributes(element)[NFTA_SET_ELEM.DATA])
 
 
 def _expressions(data: memoryview, maps: dict[str, bytes]) -> Iterator[Expression]:
-    for told in _list(data):
-        fields = {kind: bytes(value) for kind, value in attributes(told[_DATA]).items()}
-        if _text(told[_NAME]) == "lookup" and (values := maps.get(fields[_LOOKUP_SET].rstrip(b"\0").decode())):
+    for told in map(attributes, items(data)):
+        name, fields = text_of(told[NFTA_EXPR.NAME]), attributes(told[NFTA_EXPR.DATA])
+        if name == "lookup" and (values := maps.get(text_of(fields[NFTA_LOOKUP.SET]))):
             # the kernel numbers these maps
-            fields[_LOOKUP_SET] = values
-        yield _text(told[_NAME]), tuple(sorted(fields.items()))
-
-
-def _text(data: memoryview) -> str:
-    return bytes(data).rstrip(b"\0").decode()
+            fields[NFTA_LOOKUP.SET] = memoryview(values)
+        yield name, tuple(sorted((kind, bytes(value)) for kind, value in fields.items()))
 
 
 def maps_of(rules: Rules) -> int:

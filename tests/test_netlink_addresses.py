@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import struct
 from collections.abc import Callable
 from contextlib import closing
 from ipaddress import ip_address
@@ -13,18 +12,17 @@ from kpf.lab.hosts import Host
 from kpf.model.names import Family, IPAddress
 from kpf.netlink.addresses import (
     GROUPS,
-    LOCAL,
-    NEW_ADDRESS,
     AddressWatch,
     LocalAddress,
     NodeAddresses,
     primary_address,
 )
 from kpf.netlink.attributes import attribute, message
-from kpf.netlink.socket import NETLINK_ROUTE, NLM_F_REQUEST, NetlinkSocket
+from kpf.netlink.socket import NetlinkSocket
+from kpf.uapi.internal import LOOPBACK_IFINDEX
+from kpf.uapi.netlink import NETLINK, NLM_F
+from kpf.uapi.rtnetlink import IFA, IFADDRMSG, RT_SCOPE, RTM
 from tests.stage import own_namespace
-
-NLM_F_CREATE = 0x400
 
 LO = LocalAddress(1, ip_address("127.0.0.1"), is_global=False)
 OLD = LocalAddress(2, ip_address("192.168.1.9"), passing=True)
@@ -116,14 +114,15 @@ def test_lost_notifications_are_told() -> None:
     async def scene() -> None:
         with (
             own_namespace(),
-            closing(NetlinkSocket(NETLINK_ROUTE, groups=GROUPS, buffer_bytes=4096)) as watching,
-            socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as changing,
+            closing(NetlinkSocket(NETLINK.ROUTE, groups=GROUPS, buffer_bytes=4096)) as watching,
+            socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK.ROUTE) as changing,
         ):
             watching.watch(lost.append)
             # while the loop does nothing
             for last in range(1, 200):
-                body = struct.pack("=BBBBI", 2, 32, 0, 254, 1) + attribute(LOCAL, bytes([127, 1, 0, last]))
-                changing.send(message(NEW_ADDRESS, NLM_F_REQUEST | NLM_F_CREATE, body))
+                header = IFADDRMSG.pack(socket.AF_INET, 32, 0, RT_SCOPE.HOST, LOOPBACK_IFINDEX)
+                body = header + attribute(IFA.LOCAL, bytes([127, 1, 0, last]))
+                changing.send(message(RTM.NEWADDR, NLM_F.REQUEST | NLM_F.CREATE, body))
             await asyncio.sleep(0.01)
 
     asyncio.run(scene())

@@ -14,8 +14,10 @@ import pytest
 from kpf.lab.hosts import Host
 from kpf.model.names import Family, Protocol
 from kpf.netlink import conntrack
+from kpf.netlink.attributes import nested
 from kpf.netlink.conntrack import Entry, Stale, forget, is_stale
 from kpf.netlink.socket import Frame, NetlinkSocket, RefusedError
+from kpf.uapi.nfnetlink_conntrack import CTA
 from tests.conntrack_table import NODE, Entries, Flow, host_outside
 from tests.values import TCP, UDP
 from tests.values import at as parse
@@ -99,12 +101,15 @@ Scene = Callable[[Callable[[Entries], Coroutine[Any, Any, None]]], None]
 OLD_KERNEL = 99  # an attribute that no kernel knows: it is passed over, as the filter is before 5.8
 
 
-@pytest.mark.parametrize("filter_attribute", [conntrack.FILTER, OLD_KERNEL], ids=["kernel filters", "kernel does not"])
+@pytest.mark.parametrize("filter_attribute", [CTA.FILTER, OLD_KERNEL], ids=["kernel filters", "kernel does not"])
 @pytest.mark.parametrize("net", ["10.{}.0.{}", "[fd00:{}::{}]"], ids=["IPv4", "IPv6"])
 def test_only_stale_entries_go(
     entries: Scene, monkeypatch: pytest.MonkeyPatch, net: str, filter_attribute: int
 ) -> None:
-    monkeypatch.setattr(conntrack, "FILTER", filter_attribute)
+    def filtered(kind: int, *parts: bytes) -> bytes:
+        return nested(filter_attribute if kind == CTA.FILTER else kind, *parts)
+
+    monkeypatch.setattr(conntrack, "nested", filtered)
     portal, other = net.format(96, 1), net.format(96, 2)
     gone, staying = net.format(2, 1) + ":5353", net.format(2, 2) + ":5353"
     here, family = NODE[":" in portal], Family(parse(gone).address.version)

@@ -11,8 +11,9 @@ from pyroute2 import IPRoute
 from kpf.lab.hosts import Host, set_sysctl
 from kpf.model.names import Family, IPAddress
 from kpf.netlink.addresses import AddressWatch, LocalAddress, NodeAddresses
-from kpf.netlink.own import DEFAULT, LO, MARK, choose, own_addresses, put, take_away, without_own
+from kpf.netlink.own import DEFAULT, MARK, choose, own_addresses, put, take_away, without_own
 from kpf.netlink.socket import RefusedError
+from kpf.uapi.internal import LOOPBACK_IFINDEX as LO
 
 FOUR, SIX = (DEFAULT[family] for family in Family)
 

@@ -14,28 +14,26 @@ from typing import Any
 import pytest
 
 from kpf.model.rules import Portal, Rules, Verdict
-from kpf.netlink.addresses import ADDRESS, GET_ADDRESS, LOCAL, NEW_ADDRESS
-from kpf.netlink.attributes import attribute, attributes, message
+from kpf.netlink.attributes import attribute, attributes, message, string
+from kpf.netlink.nfnetlink import nfgenmsg
 from kpf.netlink.socket import (
     MAX_DUMPS,
-    NETLINK_NETFILTER,
-    NETLINK_ROUTE,
-    NLM_F_ACK,
-    NLM_F_DUMP,
-    NLM_F_REQUEST,
     DumpInterruptedError,
     NetlinkSocket,
     RefusedError,
 )
-from kpf.nft import contents, encode, schema
+from kpf.nft import contents, schema
 from kpf.nft.kernel import Kernel, TransactionFailedError
+from kpf.uapi.internal import LOOPBACK_IFINDEX
+from kpf.uapi.netfilter import NFPROTO
+from kpf.uapi.netlink import NETLINK, NLM_F
+from kpf.uapi.nf_tables import NFTA_SET_ELEM_LIST
+from kpf.uapi.rtnetlink import IFA, IFADDRMSG, RT_SCOPE, RTM
 from tests.stage import own_namespace
 from tests.test_nft_contract import FULL
 from tests.values import TCP
 
-NLM_F_CREATE = 0x400
-IPV4, LO = 2, 1
-ADDRESSES = message(GET_ADDRESS, NLM_F_REQUEST | NLM_F_DUMP, bytes([IPV4, 0, 0, 0, 0, 0, 0, 0]))
+ADDRESSES = message(RTM.GETADDR, NLM_F.REQUEST | NLM_F.DUMP, IFADDRMSG.pack(socket.AF_INET, 0, 0, 0, 0))
 # so many are told in more datagrams than the kernel makes ready
 MANY = 2000
 FIRST = IPv4Address("127.1.0.0")
@@ -51,14 +49,15 @@ def namespace() -> Iterator[None]:
 
 def new_addresses(numbers: range, flags: int = 0) -> list[bytes]:
     packed = [(FIRST + number).packed for number in numbers]
-    bodies = [struct.pack("=BBBBI", IPV4, 32, 0, 254, LO) + attribute(LOCAL, one) for one in packed]
-    made = [message(NEW_ADDRESS, NLM_F_REQUEST | NLM_F_CREATE | flags, body) for body in bodies[:-1]]
-    return [*made, message(NEW_ADDRESS, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_ACK, bodies[-1])]
+    header = IFADDRMSG.pack(socket.AF_INET, 32, 0, RT_SCOPE.HOST, LOOPBACK_IFINDEX)
+    bodies = [header + attribute(IFA.LOCAL, one) for one in packed]
+    made = [message(RTM.NEWADDR, NLM_F.REQUEST | NLM_F.CREATE | flags, body) for body in bodies[:-1]]
+    return [*made, message(RTM.NEWADDR, NLM_F.REQUEST | NLM_F.CREATE | NLM_F.ACK, bodies[-1])]
 
 
 async def addresses(netlink: NetlinkSocket) -> set[IPv4Address]:
     found = await netlink.talk([ADDRESSES])
-    told = [IPv4Address(bytes(attributes(frame.payload[8:])[ADDRESS])) for frame in found]
+    told = [IPv4Address(bytes(attributes(frame.payload[IFADDRMSG.size :])[IFA.ADDRESS])) for frame in found]
     assert len(told) == len(set(told))
     return {one for one in told if one >= FIRST}
 
@@ -83,7 +82,7 @@ def test_an_interrupted_dump_is_done_again() -> None:
     more = [new_addresses(range(MANY + number, MANY + number + 1)) for number in range(2)]
 
     async def scene() -> set[IPv4Address]:
-        with closing(NetlinkSocket(NETLINK_ROUTE)) as asking, closing(NetlinkSocket(NETLINK_ROUTE)) as changing:
+        with closing(NetlinkSocket(NETLINK.ROUTE)) as asking, closing(NetlinkSocket(NETLINK.ROUTE)) as changing:
             await changing.talk(new_addresses(range(MANY)))
 
             async def change(conversation: int) -> None:
@@ -101,7 +100,7 @@ def test_a_dump_that_is_interrupted_again_and_again_is_an_error() -> None:
 
     async def scene() -> None:
         nonlocal asked
-        with closing(NetlinkSocket(NETLINK_ROUTE)) as asking, closing(NetlinkSocket(NETLINK_ROUTE)) as changing:
+        with closing(NetlinkSocket(NETLINK.ROUTE)) as asking, closing(NetlinkSocket(NETLINK.ROUTE)) as changing:
             await changing.talk(new_addresses(range(MANY)))
 
             async def change(conversation: int) -> None:
@@ -124,12 +123,12 @@ def test_a_dump_that_fails_midway_is_an_error() -> None:
     """The kernel says so in NLMSG_DONE: here, that what it was about to go on with is no more."""
     rules = Rules(portals={Portal(IPv4Address(0x0A600000 + n), TCP, 80): Verdict.DROP for n in range(3 * MANY)})
     (one,) = (one.name for one in schema.sets() if one.name == "verdict-ip4")
-    names = attribute(1, schema.TABLE.encode() + b"\0") + attribute(2, one.encode() + b"\0")
-    body = struct.pack("=BBH", encode.INET, 0, 0) + names
-    elements = message(contents.GET_ELEMENTS, NLM_F_REQUEST | NLM_F_DUMP, body)
+    names = string(NFTA_SET_ELEM_LIST.TABLE, schema.TABLE) + string(NFTA_SET_ELEM_LIST.SET, one)
+    body = nfgenmsg(NFPROTO.INET) + names
+    elements = message(contents.GET_ELEMENTS, NLM_F.REQUEST | NLM_F.DUMP, body)
 
     async def scene() -> None:
-        with closing(Kernel()) as writer, closing(NetlinkSocket(NETLINK_NETFILTER)) as asking:
+        with closing(Kernel()) as writer, closing(NetlinkSocket(NETLINK.NETFILTER)) as asking:
             await writer.replace(rules)
             after_each_first_datagram(asking, lambda _: writer.delete())
             with pytest.raises(RefusedError) as failure:
@@ -141,7 +140,7 @@ def test_a_dump_that_fails_midway_is_an_error() -> None:
 
 def test_numbers_begin_anew_after_32_bits() -> None:
     async def scene() -> None:
-        with closing(NetlinkSocket(NETLINK_ROUTE)) as netlink, closing(Kernel()) as writer:
+        with closing(NetlinkSocket(NETLINK.ROUTE)) as netlink, closing(Kernel()) as writer:
             netlink._sequence = LAST_NUMBER - 1
             for _ in range(4):
                 assert await addresses(netlink) == set()
@@ -182,7 +181,7 @@ class Slow:
 
 def test_a_kernel_that_is_busy_holds_up_nobody_else_and_what_is_given_up_ends_first() -> None:
     async def scene() -> None:
-        with closing(NetlinkSocket(NETLINK_ROUTE)) as netlink:
+        with closing(NetlinkSocket(NETLINK.ROUTE)) as netlink:
             await netlink.talk(new_addresses(range(3)))
             netlink._socket = slow = Slow(netlink._socket)  # type: ignore[assignment]
             # small as it is, it is not sent from the loop
@@ -207,7 +206,7 @@ def test_the_end_does_not_wait_for_the_kernel() -> None:
     """What is sent or closed when the loop ends is left to the kernel; nobody is told of it."""
 
     async def scene() -> Slow:
-        netlink = NetlinkSocket(NETLINK_ROUTE)
+        netlink = NetlinkSocket(NETLINK.ROUTE)
         netlink._socket = slow = Slow(netlink._socket)  # type: ignore[assignment]
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(netlink.talk([ADDRESSES]), 0.01)

@@ -21,12 +21,16 @@ from kpf.model.names import (
 )
 from kpf.model.rules import Action, Direct, Forward, Masquerade, NodePort, OwnPods, Portal, Rules, Verdict
 from kpf.netlink.attributes import attributes
+from kpf.netlink.nfnetlink import type_of
 from kpf.netlink.socket import frames
-from kpf.nft import batch, encode, schema, statements
+from kpf.nft import batch, schema, statements
 from kpf.nft.elements import all_elements
 from kpf.nft.kernel import Kernel, TransactionFailedError
+from kpf.nft.objects import Chain
 from kpf.nft.schema import name_of
 from kpf.nft.statements import Statement
+from kpf.uapi.nf_tables import NFT_MSG, NFTA_SET
+from kpf.uapi.nfnetlink import NFNL_SUBSYS
 from tests.kernel_table import chains_of, maps_of, read_table, sets_of
 from tests.nft_fake import FakeKernel
 from tests.values import TCP, UDP, at
@@ -75,8 +79,7 @@ FULL = Rules(
 )
 
 
-NEW_SET = encode.SUBSYSTEM << 8 | encode.NEW_SET
-SET_NAME, SET_ID = 2, 10
+NEW_SET = type_of(NFNL_SUBSYS.NFTABLES, NFT_MSG.NEWSET)
 INTERVALS = {name_of(kind, family) for kind in ("node-port-networks", "service-cidrs") for family in Family}
 
 
@@ -207,7 +210,7 @@ def test_a_rule_that_refers_to_what_is_not_there_is_refused(
 
     async def scene(writer: Writer) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(schema, "chains", lambda rules: (*chains(rules), schema.Chain("stray", ((rule,),))))
+            patch.setattr(schema, "chains", lambda rules: (*chains(rules), Chain("stray", ((rule,),))))
             with pytest.raises(TransactionFailedError):
                 await writer.replace(FULL)
         await writer.replace(FULL)
@@ -241,7 +244,7 @@ def test_a_set_that_is_part_of_a_rule_has_an_identifier_of_its_own() -> None:
     """Linux before 6.12 finds the first set of the transaction that has it (nft_set_lookup_byid)."""
     for messages in (batch.whole_table(FULL), batch.difference(Rules(), FULL)):
         sets = [attributes(frame.payload[4:]) for one in messages for frame in frames(one) if frame.kind == NEW_SET]
-        identifiers = [(bytes(one[SET_NAME]).startswith(b"__"), bytes(one[SET_ID])) for one in sets]
+        identifiers = [(bytes(one[NFTA_SET.NAME]).startswith(b"__"), bytes(one[NFTA_SET.ID])) for one in sets]
         anonymous = [identifier for is_anonymous, identifier in identifiers if is_anonymous]
         assert len(anonymous) == maps_of(FULL)
         assert all([one for _, one in identifiers].count(identifier) == 1 for identifier in anonymous)

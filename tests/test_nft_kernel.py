@@ -10,9 +10,11 @@ import pytest
 from kpf.commands import cleanup
 from kpf.lab.tables import list_tables
 from kpf.model.rules import Portal, Rules, Verdict
-from kpf.netlink.socket import NLM_F_ACK, Frame, NetlinkSocket, frames
-from kpf.nft import encode, kernel, schema
+from kpf.netlink.socket import Frame, NetlinkSocket, frames
+from kpf.nft import kernel, schema
 from kpf.nft.kernel import Kernel, TransactionFailedError
+from kpf.uapi.netlink import NLM_F
+from kpf.uapi.nfnetlink import NFNL_MSG_BATCH
 from tests.test_nft_contract import FULL, expected, seen
 from tests.values import TCP
 
@@ -36,9 +38,9 @@ def test_only_the_last_message_before_the_end_is_acknowledged(monkeypatch: pytes
 
     monkeypatch.setattr(NetlinkSocket, "talk", listen)
     asyncio.run(scene())
-    ends = [number for number, frame in enumerate(sent) if frame.kind == encode.BATCH_END]
+    ends = [number for number, frame in enumerate(sent) if frame.kind == NFNL_MSG_BATCH.END]
     assert len(ends) == 4
-    assert [number for number, frame in enumerate(sent) if frame.flags & NLM_F_ACK] == [end - 1 for end in ends]
+    assert [number for number, frame in enumerate(sent) if frame.flags & NLM_F.ACK] == [end - 1 for end in ends]
 
 
 def test_a_transaction_that_is_too_big_to_send_says_so_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,14 @@ import pytest
 from kpf.lab.tables import delete_table
 from kpf.model.rules import Rules
 from kpf.nft import encode, schema
+from kpf.nft.datatypes import TYPE_PORT
 from kpf.nft.kernel import Kernel
-from kpf.nft.schema import TYPE_PORT, Hook, Set
+from kpf.nft.objects import Hook, Set
+from kpf.uapi.netfilter import NF_INET, NFPROTO
 from tests.test_nft_contract import FULL, expected, seen
 
 # a stranger's chain at the place of the guard, and a set of ours with another key
-STRANGER = encode.new_chain("stranger", Hook("filter", "input", 1, 7))
+STRANGER = encode.new_chain("stranger", Hook("filter", "input", NF_INET.LOCAL_IN, 7))
 OTHER_SHAPE = encode.new_set(Set("cluster-ips-ip4", (TYPE_PORT,)), 1)
 
 
@@ -20,7 +22,7 @@ def handle_and_chains() -> tuple[int, set[str]]:
     """The table's handle, which a new table of the same name has anew, and the names of its chains."""
     from pyroute2.nftables.main import NFTables
 
-    with NFTables(nfgen_family=encode.INET) as nft:
+    with NFTables(nfgen_family=NFPROTO.INET) as nft:
         (table,) = [one for one in nft.get_tables() if one.get_attr("NFTA_TABLE_NAME") == schema.TABLE]
         chains = {one.get_attr("NFTA_CHAIN_NAME") for one in nft.get_chains()}
         return int(table.get_attr("NFTA_TABLE_HANDLE")), chains

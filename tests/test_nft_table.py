@@ -12,13 +12,17 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from kpf.model.rules import Portal, Rules, Verdict
-from kpf.netlink.socket import NETLINK_NETFILTER, RECEIVE_BYTES, SO_SNDBUFFORCE, acknowledgement, frames
+from kpf.netlink.attributes import string
+from kpf.netlink.socket import RECEIVE_BYTES, acknowledgement, frames
 from kpf.nft import batch, encode
 from kpf.nft import monitor as monitor_module
-from kpf.nft.expressions import text
 from kpf.nft.kernel import BUFFER_BYTES, Kernel
 from kpf.nft.monitor import Monitor
 from kpf.nft.text import render
+from kpf.uapi.netlink import NETLINK
+from kpf.uapi.nf_tables import NFTA_TABLE
+from kpf.uapi.nfnetlink import NFNL_MSG_BATCH
+from kpf.uapi.sockets import SO
 from tests.test_nft_contract import FULL
 from tests.values import TCP
 
@@ -125,14 +129,14 @@ def commit_at_once(*messages: bytes) -> None:
     """Somebody else's transaction, while the loop does nothing."""
     *others, last = messages
     stream = [
-        encode.boundary(encode.BATCH_BEGIN),
+        encode.boundary(NFNL_MSG_BATCH.BEGIN),
         *others,
         encode.acknowledged(last),
-        encode.boundary(encode.BATCH_END),
+        encode.boundary(NFNL_MSG_BATCH.END),
     ]
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as other:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK.NETFILTER) as other:
         other.settimeout(10.0)
-        other.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, BUFFER_BYTES)
+        other.setsockopt(socket.SOL_SOCKET, SO.SNDBUFFORCE, BUFFER_BYTES)
         other.send(b"".join(stream))
         assert acknowledgement(next(frames(other.recv(RECEIVE_BYTES)))).errno == 0
 
@@ -160,7 +164,7 @@ def test_what_is_lost_may_have_been_a_touch(monkeypatch: pytest.MonkeyPatch) -> 
     """What is left is about another table: only the loss itself tells."""
     monkeypatch.setattr(monitor_module, "BUFFER_BYTES", 1 << 14)
     with monkeypatch.context() as patch:
-        patch.setattr(encode, "_TABLE", text(1, "other"))
+        patch.setattr(encode, "_TABLE", string(NFTA_TABLE.NAME, "other"))
         flood = [encode.new_table(), *(encode.new_chain(f"chain-{number}") for number in range(1000))]
         end = encode.no_table()
 

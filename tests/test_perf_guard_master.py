@@ -33,9 +33,8 @@ from kpf.model.rules import Forward, Rules
 from kpf.model.service import Service, ServicePort
 from kpf.model.snapshot import Snapshot
 from kpf.net.messages import Configure
-from kpf.netlink import addresses, conntrack
+from kpf.netlink import conntrack
 from kpf.netlink.socket import frames
-from kpf.nft import encode
 from kpf.nft.batch import difference
 from kpf.nft.kernel import Kernel
 from kpf.plan.allocation import ProxyPorts, allocate
@@ -45,6 +44,9 @@ from kpf.plan.planner import Planner
 from kpf.plan.transition import FlowsKept, Forget, InForce, Step, UpdateFrontends, WriteRules, transition
 from kpf.shm.directory import Directory
 from kpf.shm.region import Region
+from kpf.uapi.nf_tables import NFT_MSG
+from kpf.uapi.nfnetlink import NFNL_MSG_BATCH, NFNL_SUBSYS
+from kpf.uapi.rtnetlink import RTM
 from tests import budget
 from tests.stage import own_namespace
 from tests.values import TCP, UDP, endpoints, service, snapshot
@@ -106,21 +108,20 @@ OF_ALL = {
 }
 # fmt: on
 
-# include/uapi/linux/netfilter/nf_tables.h
-NFTABLES = 10 << 8
+NFTABLES = NFNL_SUBSYS.NFTABLES << 8
 KINDS = {
-    encode.BATCH_BEGIN: "transaction begins",
-    encode.BATCH_END: "transaction ends",
-    NFTABLES | 0: "new table",
-    NFTABLES | 3: "new chain",
-    NFTABLES | 5: "delete chain",
-    NFTABLES | 6: "new rule",
-    NFTABLES | 8: "delete rules",
-    NFTABLES | 9: "new set",
-    NFTABLES | 12: "new elements",
-    NFTABLES | 14: "delete elements",
+    int(NFNL_MSG_BATCH.BEGIN): "transaction begins",
+    int(NFNL_MSG_BATCH.END): "transaction ends",
+    NFTABLES | NFT_MSG.NEWTABLE: "new table",
+    NFTABLES | NFT_MSG.NEWCHAIN: "new chain",
+    NFTABLES | NFT_MSG.DELCHAIN: "delete chain",
+    NFTABLES | NFT_MSG.NEWRULE: "new rule",
+    NFTABLES | NFT_MSG.DELRULE: "delete rules",
+    NFTABLES | NFT_MSG.NEWSET: "new set",
+    NFTABLES | NFT_MSG.NEWSETELEM: "new elements",
+    NFTABLES | NFT_MSG.DELSETELEM: "delete elements",
     conntrack.GET: "conntrack dumps",
-    addresses.GET_ADDRESS: "address dumps",
+    int(RTM.GETADDR): "address dumps",
 }
 FACTS = NodeFacts(
     name="node-1",

@@ -5,15 +5,14 @@ import threading
 import time
 from dataclasses import dataclass
 
-from kpf.netlink.attributes import attributes
-from kpf.netlink.socket import NETLINK_NETFILTER, Frame, NetlinkSocket, frames
+from kpf.netlink.attributes import attributes, text_of
+from kpf.netlink.socket import Frame, NetlinkSocket, frames
 from kpf.nft import schema
 from kpf.nft.contents import element_keys
 from kpf.nft.kernel import BUFFER_BYTES
-from kpf.nft.monitor import NFNLGRP_NFTABLES, SUBSYSTEM
-
-NEW_ELEMENT, DELETED_ELEMENT, NEW_GENERATION = 12, 14, 15
-_NFGENMSG_SIZE = 4
+from kpf.uapi.netlink import NETLINK
+from kpf.uapi.nf_tables import NFT_MSG, NFTA_SET_ELEM_LIST
+from kpf.uapi.nfnetlink import NFGENMSG, NFNL_SUBSYS, NFNLGRP
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class TableChanges:
 
     async def _listen(self) -> None:
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
-        netlink = NetlinkSocket(NETLINK_NETFILTER, groups=(NFNLGRP_NFTABLES,), buffer_bytes=BUFFER_BYTES)
+        netlink = NetlinkSocket(NETLINK.NETFILTER, groups=(NFNLGRP.NFTABLES,), buffer_bytes=BUFFER_BYTES)
         netlink.watch(self._take)
         self._ready.set()
         await self._over.wait()
@@ -68,15 +67,15 @@ class TableChanges:
             return
         now_s = time.monotonic()
         for frame in frames(data):
-            if frame.kind >> 8 == SUBSYSTEM:
+            if frame.kind >> 8 == NFNL_SUBSYS.NFTABLES:
                 self._note(frame, now_s)
 
     def _note(self, frame: Frame, now_s: float) -> None:
         kind = frame.kind & 0xFF
-        if kind == NEW_GENERATION:
+        if kind == NFT_MSG.NEWGEN:
             self.commits_s.append(now_s)
-        elif kind in (NEW_ELEMENT, DELETED_ELEMENT):
-            told = attributes(frame.payload[_NFGENMSG_SIZE:])
-            if bytes(told[1]) == schema.TABLE.encode() + b"\0":
-                name = bytes(told[2]).rstrip(b"\0").decode()
-                self.changes += [Change(now_s, kind == NEW_ELEMENT, name, key) for key in element_keys(told)]
+        elif kind in (NFT_MSG.NEWSETELEM, NFT_MSG.DELSETELEM):
+            told = attributes(frame.payload[NFGENMSG.size :])
+            if text_of(told[NFTA_SET_ELEM_LIST.TABLE]) == schema.TABLE:
+                name, is_new = text_of(told[NFTA_SET_ELEM_LIST.SET]), kind == NFT_MSG.NEWSETELEM
+                self.changes += [Change(now_s, is_new, name, key) for key in element_keys(told)]

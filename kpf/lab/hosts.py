@@ -12,8 +12,7 @@ from pyroute2 import IPRoute
 
 from kpf.lab import namespace
 from kpf.lab.machine import Machine
-
-IFA_F_NODAD = 2
+from kpf.uapi.rtnetlink import IFA_F
 
 
 class Host(Machine):
@@ -114,7 +113,7 @@ def add_addresses(ip: IPRoute, name: str, addresses: Iterable[str]) -> None:
     for address in addresses:
         interface = ip_interface(address)
         # an IPv6 address is unusable for the second that duplicate detection takes
-        flags = IFA_F_NODAD if interface.version == 6 else 0
+        flags = IFA_F.NODAD if interface.version == 6 else 0
         ip.addr("add", index=index, address=str(interface.ip), prefixlen=interface.network.prefixlen, flags=flags)
 
 

@@ -7,8 +7,9 @@ import socket
 
 from pyroute2 import DiagSocket
 
-# include/net/tcp_states.h
-TCPF_LISTEN = 1 << 10
+from kpf.uapi.internal import TCP
+
+TCPF_LISTEN = 1 << TCP.LISTEN
 
 
 def queues() -> list[int]:

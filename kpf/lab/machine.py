@@ -18,12 +18,11 @@ from typing import IO, Any, Generic, ParamSpec, Self, TypeVar
 
 from kpf.lab import namespace
 from kpf.lab.interrupts import INTERRUPTS
+from kpf.uapi.process import PR
 
 P = ParamSpec("P")
 T = TypeVar("T")
 S = TypeVar("S")
-
-PR_SET_PDEATHSIG = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -120,7 +119,7 @@ class Machine:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
 
         def become() -> None:
-            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            _libc.prctl(PR.SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() != parent:
                 os._exit(1)
             if self._namespace is not None:

@@ -12,11 +12,8 @@ import socket
 import struct
 from collections.abc import Iterator
 
-CLONE_NEWUSER = 0x10000000
-CLONE_NEWNET = 0x40000000
-SIOCGIFFLAGS = 0x8913
-SIOCSIFFLAGS = 0x8914
-IFF_UP = 1
+from kpf.uapi.process import CAP, CLONE
+from kpf.uapi.sockets import IFF, SIOCGIFFLAGS, SIOCSIFFLAGS
 
 # os.unshare and os.setns are new in Python 3.12
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -36,22 +33,21 @@ def _set_link_up(name: str) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         request = struct.pack("16sh22x", name.encode(), 0)
         (flags,) = struct.unpack_from("h", fcntl.ioctl(control, SIOCGIFFLAGS, request), 16)
-        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh22x", name.encode(), flags | IFF_UP))
+        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh22x", name.encode(), flags | IFF.UP))
 
 
 def may_administer_network() -> bool:
     """True if the process may make a network namespace without a user namespace (root with CAP_SYS_ADMIN)."""
     with open("/proc/self/status", encoding="ascii") as status:
         capabilities = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff"))
-    cap_net_admin, cap_sys_admin = 12, 21
-    return bool(capabilities >> cap_net_admin & 1 and capabilities >> cap_sys_admin & 1)
+    return all(capabilities >> capability & 1 for capability in (CAP.NET_ADMIN, CAP.SYS_ADMIN))
 
 
 def enter() -> None:
     """Move into a fresh network namespace whose only link is `lo`, which is up. Raises `NamespaceRefusedError`."""
     try:
         if may_administer_network():
-            _unshare(CLONE_NEWNET)
+            _unshare(CLONE.NEWNET)
         else:
             enter_user_namespace()
         _set_link_up("lo")
@@ -67,7 +63,7 @@ def enter_user_namespace() -> None:
     Raises `NamespaceRefusedError`.
     """
     uid, gid = os.getuid(), os.getgid()
-    _unshare(CLONE_NEWUSER | CLONE_NEWNET)
+    _unshare(CLONE.NEWUSER | CLONE.NEWNET)
     # a gid may be mapped without privilege only after setgroups is given up: user_namespaces(7)
     for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
         with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
@@ -81,7 +77,7 @@ def create() -> int:
     """
     home = _open_own()
     try:
-        _unshare(CLONE_NEWNET)
+        _unshare(CLONE.NEWNET)
         try:
             _set_link_up("lo")
             return _open_own()
@@ -110,7 +106,7 @@ def inside(descriptor: int) -> Iterator[None]:
 
 def setns(descriptor: int) -> None:
     """Move the calling thread into a network namespace. Raises `NamespaceRefusedError`."""
-    if _libc.setns(descriptor, CLONE_NEWNET) != 0:
+    if _libc.setns(descriptor, CLONE.NEWNET) != 0:
         code = ctypes.get_errno()
         raise NamespaceRefusedError(code, f"setns: {os.strerror(code)}")
 

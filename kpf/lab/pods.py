@@ -14,12 +14,11 @@ from pyroute2.netlink.exceptions import NetlinkError
 from kpf.lab import namespace
 from kpf.lab.hosts import add_addresses, set_sysctl, set_up, skip_duplicate_detection
 from kpf.lab.machine import Machine
+from kpf.uapi.rtnetlink import NUD
 
 # Calico's: the same for all its links
 ROUTED_MAC = "ee:ee:ee:ee:ee:ee"
 ROUTED_GATEWAYS = ("169.254.1.1", "fe80::ecee:eeff:feee:eeee")
-# include/net/neighbour.h
-NUD_PERMANENT = 0x80
 
 
 class Pod(Machine):
@@ -63,7 +62,7 @@ class RoutedPod(Pod):
             (index,) = ip.link_lookup(ifname="eth0")
             ip.route("add", dst=f"{ROUTED_GATEWAYS[0]}/32", oif=index, scope="link")
             for gateway, everything in zip(ROUTED_GATEWAYS, ("0.0.0.0/0", "::/0"), strict=True):
-                ip.neigh("replace", dst=gateway, lladdr=ROUTED_MAC, ifindex=index, state=NUD_PERMANENT)
+                ip.neigh("replace", dst=gateway, lladdr=ROUTED_MAC, ifindex=index, state=NUD.PERMANENT)
                 ip.route("add", dst=everything, gateway=gateway, oif=index)
 
 

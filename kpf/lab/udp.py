@@ -5,12 +5,9 @@ import socket
 import struct
 
 from kpf.lab.crowd import Address
+from kpf.uapi.sockets import SK_MEMINFO, SO
 
-# include/uapi/asm-generic/socket.h
-SO_RCVBUFFORCE = 33
-SO_MEMINFO = 55
-# include/uapi/linux/sock_diag.h: SK_MEMINFO_DROPS is the last of nine
-_MEMORY = struct.Struct("9I")
+_MEMORY = struct.Struct(f"={SK_MEMINFO.VARS}I")
 ROOM_BYTES = 4 << 20
 
 
@@ -31,10 +28,10 @@ def make_room(sock: socket.socket) -> None:
     """Receive buffers for thousands of datagrams, or as much as the machine allows."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM_BYTES)
     with contextlib.suppress(PermissionError):
-        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, ROOM_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, SO.RCVBUFFORCE, ROOM_BYTES)
 
 
 def dropped(sock: socket.socket) -> int:
     """How many datagrams the socket has lost since its buffer was full."""
-    *_, drops = _MEMORY.unpack(sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, _MEMORY.size))
-    return int(drops)
+    memory = _MEMORY.unpack(sock.getsockopt(socket.SOL_SOCKET, SO.MEMINFO, _MEMORY.size))
+    return int(memory[SK_MEMINFO.DROPS])

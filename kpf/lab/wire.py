@@ -19,10 +19,9 @@ from pyroute2 import IPRoute
 from kpf.lab import namespace
 from kpf.lab.hosts import add_addresses, set_up
 from kpf.lab.machine import Machine
+from kpf.uapi.internal import SOL
+from kpf.uapi.sockets import ETH_P, PACKET
 
-ETH_P_ALL = 3
-# linux/if_packet.h
-SOL_PACKET, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING = 263, 15, 23
 FRAME_LIMIT = 1 << 17
 
 
@@ -103,7 +102,7 @@ class DistantHost(Machine):
 def _tap(name: str) -> socket.socket:
     """All frames that come out of this device, with what the kernel says of their checksums and sizes."""
     tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    tap.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-    tap.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-    tap.bind((name, ETH_P_ALL))
+    tap.setsockopt(SOL.PACKET, PACKET.VNET_HDR, 1)
+    tap.setsockopt(SOL.PACKET, PACKET.IGNORE_OUTGOING, 1)
+    tap.bind((name, ETH_P.ALL))
     return tap

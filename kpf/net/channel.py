@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import orjson
 
 from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, NoRoom, Ready, Reset
+from kpf.uapi.internal import SCM_MAX_FD
 
-# SCM_MAX_FD of the kernel (include/net/scm.h)
-MAX_DESCRIPTORS = 253
-# well below the default send buffer of 208 KiB; a frontend takes 6 bytes at most, so 8,192 of them do fit
+MAX_DESCRIPTORS = SCM_MAX_FD
+# well below the default send buffer of 208 KiB; a frontend takes 6 bytes at most
 MAX_FRAME = 1 << 16
 
 _TYPES = {kind.__name__: kind for kind in (Configure, Listen, Close, Reset, Drain, Ready, Done, NoRoom)}

@@ -5,15 +5,15 @@ over by daemons and by orphaned workers alike.
 """
 
 import socket
-import struct
 from typing import NamedTuple
+
+from kpf.uapi.sockets import UCRED
 
 NAMES = ("\0kpf", *(f"\0kpf-{number}" for number in range(1, 8)))
 
 ROOT = 0
 # whoever has no id in this user namespace: user_namespaces(7)
 OVERFLOW_ID = 65534
-_UCRED = struct.Struct("@3i")
 
 
 class Peer(NamedTuple):
@@ -29,5 +29,5 @@ class Peer(NamedTuple):
 
 def peer_of(sock: socket.socket) -> Peer:
     """Of a connected Unix socket, by SO_PEERCRED: unix(7)."""
-    pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    pid, uid, _ = UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
     return Peer(pid, uid)

@@ -1,17 +1,17 @@
 """Makes listening sockets, asks for free ports, and steers new connections within a SO_REUSEPORT group."""
 
-import ctypes
 import errno
 import socket
-import struct
 from collections.abc import Sequence
 
-# include/uapi/asm-generic/socket.h
-SO_ATTACH_REUSEPORT_CBPF = 51
-SO_DETACH_REUSEPORT_BPF = 68
+from kpf.net import bpf
+from kpf.uapi.bpf import SKF_AD
+from kpf.uapi.sockets import IPV6, SO
 
-# IP_TRANSPARENT and IPV6_TRANSPARENT of include/uapi/linux/in.h, in6.h
-_TRANSPARENT = {socket.AF_INET: (socket.IPPROTO_IP, 19), socket.AF_INET6: (socket.IPPROTO_IPV6, 75)}
+_TRANSPARENT = {
+    socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TRANSPARENT),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, IPV6.TRANSPARENT),
+}
 
 KEEPALIVE_IDLE_S = 60
 KEEPALIVE_INTERVAL_S = 15
@@ -80,34 +80,21 @@ def steer(member: socket.socket, healthy: Sequence[int]) -> None:
 
     `healthy`: their indexes in the order in which the group began to listen; at least one. Replaces what was attached.
     """
-    program = _program(healthy)
-    buffer = ctypes.create_string_buffer(program, len(program))
-    # struct sock_fprog: the number of instructions, and where they are
-    fprog = struct.pack("@HP", len(program) // _INSTRUCTION.size, ctypes.addressof(buffer))
-    member.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, fprog)
+    # the packet's own hash may be 0 for all, as on lo
+    program = [bpf.ld(SKF_AD.OFF + SKF_AD.RANDOM & 0xFFFFFFFF), bpf.mod(len(healthy))]
+    for number, index in enumerate(healthy[:-1]):
+        program += [bpf.jeq(number, jf=1), bpf.ret(index)]
+    program.append(bpf.ret(healthy[-1]))
+    bpf.attach(member, SO.ATTACH_REUSEPORT_CBPF, program)
 
 
 def stop_steering(member: socket.socket) -> None:
     """The kernel's own hash spreads new connections over all sockets of the group."""
     try:
-        member.setsockopt(socket.SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0)
+        member.setsockopt(socket.SOL_SOCKET, SO.DETACH_REUSEPORT_BPF, 0)
     except OSError as error:
         if error.errno not in _NOT_ATTACHED:
             raise
-
-
-# struct sock_filter and the opcodes used (include/uapi/linux/filter.h, bpf_common.h)
-_INSTRUCTION = struct.Struct("@HBBI")
-_LOAD, _MODULO, _JUMP_EQUAL, _RETURN = 0x20, 0x94, 0x15, 0x06
-_RANDOM = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM; the packet's own hash may be 0 for all, as on lo
-
-
-def _program(healthy: Sequence[int]) -> bytes:
-    code = [(_LOAD, 0, 0, _RANDOM), (_MODULO, 0, 0, len(healthy))]
-    for number, index in enumerate(healthy[:-1]):
-        code += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, index)]
-    code.append((_RETURN, 0, 0, healthy[-1]))
-    return b"".join(_INSTRUCTION.pack(*instruction) for instruction in code)
 
 
 def _family(address: str) -> socket.AddressFamily:

@@ -10,16 +10,13 @@ from ipaddress import ip_address
 
 from kpf.model.names import Family, IPAddress
 from kpf.netlink.attributes import attributes, message
-from kpf.netlink.socket import NETLINK_ROUTE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkSocket
+from kpf.netlink.socket import NetlinkSocket
+from kpf.uapi.netlink import NETLINK, NLM_F
+from kpf.uapi.rtnetlink import IFA, IFA_F, IFADDRMSG, RT_SCOPE, RTM, RTNLGRP
 
-# include/uapi/linux/rtnetlink.h, if_addr.h
-GET_ADDRESS, NEW_ADDRESS = 22, 20
-ADDRESS, LOCAL, FLAGS, PROTO = 1, 2, 8, 11
-TEMPORARY, DEPRECATED, TENTATIVE, FAILED = 0x01, 0x20, 0x40, 0x08
-SCOPE_GLOBAL = 0
-GROUPS = (5, 7, 9, 11)  # IPv4 addresses and routes, IPv6 addresses and routes
+GROUPS = (RTNLGRP.IPV4_IFADDR, RTNLGRP.IPV4_ROUTE, RTNLGRP.IPV6_IFADDR, RTNLGRP.IPV6_ROUTE)
 SETTLE_S = 0.05
-IFADDRMSG = struct.Struct("=BBBBI")
+_PASSING = IFA_F.TEMPORARY | IFA_F.DEPRECATED | IFA_F.TENTATIVE | IFA_F.DADFAILED
 
 # Documentation addresses (RFC 5737, RFC 3849): they have no route but the default one. A UDP connect sends nothing.
 _FAR_AWAY = {Family.IPV4: (socket.AF_INET, "192.0.2.1"), Family.IPV6: (socket.AF_INET6, "2001:db8::1")}
@@ -80,15 +77,15 @@ class AddressWatch:
     """Reads the addresses, and tells when they or the routes have changed. Used inside the event loop."""
 
     async def read(self) -> NodeAddresses:
-        """All links' addresses and the default routes, as they are at some moment. Raises OSError."""
-        netlink = NetlinkSocket(NETLINK_ROUTE)
+        """Raises OSError."""
+        netlink = NetlinkSocket(NETLINK.ROUTE)
         try:
             found = await netlink.talk(
-                [message(GET_ADDRESS, NLM_F_REQUEST | NLM_F_DUMP, IFADDRMSG.pack(0, 0, 0, 0, 0))]
+                [message(RTM.GETADDR, NLM_F.REQUEST | NLM_F.DUMP, IFADDRMSG.pack(0, 0, 0, 0, 0))]
             )
         finally:
             netlink.close()
-        addresses = [_local(frame.payload) for frame in found if frame.kind == NEW_ADDRESS]
+        addresses = [_local(frame.payload) for frame in found if frame.kind == RTM.NEWADDR]
         sources = {family: source for family in Family if (source := _default_source(family)) is not None}
         return NodeAddresses(tuple(one for one in addresses if one is not None), sources)
 
@@ -99,7 +96,7 @@ class AddressWatch:
         """
         changed = asyncio.Event()
         changed.set()
-        netlink = NetlinkSocket(NETLINK_ROUTE, groups=GROUPS)
+        netlink = NetlinkSocket(NETLINK.ROUTE, groups=GROUPS)
         netlink.watch(lambda _: changed.set())
         try:
             while True:
@@ -113,14 +110,14 @@ class AddressWatch:
 
 def _local(payload: memoryview) -> LocalAddress | None:
     _, bits, short_flags, scope, interface = IFADDRMSG.unpack_from(payload)
-    found = attributes(payload[8:])
-    packed = found.get(LOCAL) or found.get(ADDRESS)
+    found = attributes(payload[IFADDRMSG.size :])
+    packed = found.get(IFA.LOCAL) or found.get(IFA.ADDRESS)
     if packed is None:
         return None
-    flags = struct.unpack_from("=I", found[FLAGS])[0] if FLAGS in found else short_flags
-    passing = bool(flags & (TEMPORARY | DEPRECATED | TENTATIVE | FAILED)) and len(packed) == 16
-    mark = found[PROTO][0] if PROTO in found else 0
-    return LocalAddress(interface, ip_address(bytes(packed)), scope == SCOPE_GLOBAL, passing, bits, mark)
+    flags = struct.unpack_from("=I", found[IFA.FLAGS])[0] if IFA.FLAGS in found else short_flags
+    passing = bool(flags & _PASSING) and len(packed) == 16
+    mark = found[IFA.PROTO][0] if IFA.PROTO in found else 0
+    return LocalAddress(interface, ip_address(bytes(packed)), scope == RT_SCOPE.UNIVERSE, passing, bits, mark)
 
 
 def _default_source(family: Family) -> IPAddress | None:

@@ -6,34 +6,33 @@ any other address comes first (RFC 6724, rule 3).
 """
 
 import errno
-import struct
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from itertools import chain, islice
 
 from kpf.model.names import Family, IPAddress, IPNetwork, family_of
-from kpf.netlink.addresses import ADDRESS, FLAGS, IFADDRMSG, LOCAL, PROTO, LocalAddress, NodeAddresses
-from kpf.netlink.attributes import attribute, message
-from kpf.netlink.socket import NETLINK_ROUTE, NLM_F_ACK, NLM_F_REQUEST, NetlinkSocket
+from kpf.netlink.addresses import LocalAddress, NodeAddresses
+from kpf.netlink.attributes import attribute, message, u8, u32
+from kpf.netlink.socket import NetlinkSocket
+from kpf.uapi.internal import LOOPBACK_IFINDEX
+from kpf.uapi.netlink import NETLINK, NLM_F
+from kpf.uapi.rtnetlink import IFA, IFA_CACHEINFO, IFA_F, IFADDRMSG, RT_SCOPE, RTM
 
 DEFAULT: dict[Family, IPAddress] = {
     Family.IPV4: IPv4Address("169.254.77.1"),
     Family.IPV6: IPv6Address("fd77:6b70:66::1"),
 }
-# IFA_PROTO: ours, of which nobody else knows; the kernel's own are 1 to 3 (include/uapi/linux/if_addr.h)
+# IFA_PROTO: ours, of which nobody else knows; the kernel's own are 1 to 3 (IFAPROT_* of linux/if_addr.h)
 MARK = ord("k")
-LO = 1  # LOOPBACK_IFINDEX, in every namespace
 # the range of an address: from where others are taken if somebody has it
 RANGE_BITS = {Family.IPV4: 24, Family.IPV6: 64}
 TRIES = 250
 
-NEW_ADDRESS, DELETE_ADDRESS = 20, 21
-NLM_F_EXCL, NLM_F_CREATE = 0x200, 0x400
-CACHE_INFO, NO_DUPLICATE_DETECTION, SCOPE_HOST = 6, 0x02, 254
-_AF = {Family.IPV4: 2, Family.IPV6: 10}
-# struct ifa_cacheinfo: preferred for 0 s, valid for ever
-_DEPRECATED = struct.pack("=IIII", 0, 0xFFFFFFFF, 0, 0)
+_AF = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
+# preferred for 0 s, valid for ever
+_DEPRECATED = IFA_CACHEINFO.pack(0, 0xFFFFFFFF, 0, 0)
 
 THERE, GONE = {errno.EEXIST}, {errno.EADDRNOTAVAIL}
 
@@ -53,7 +52,7 @@ def without_own(known: NodeAddresses, asked: Iterable[IPAddress] = ()) -> NodeAd
 
 
 def _own(known: NodeAddresses, asked: Iterable[IPAddress]) -> Iterator[LocalAddress]:
-    on_lo = [one for one in known.addresses if one.interface == LO]
+    on_lo = [one for one in known.addresses if one.interface == LOOPBACK_IFINDEX]
     # the kernel itself marks ::1
     if any(one.mark for one in on_lo):
         return (one for one in on_lo if one.mark == MARK)
@@ -101,24 +100,26 @@ def _upwards(asked: IPAddress, network: IPNetwork) -> Iterator[IPAddress]:
 
 async def put(address: IPAddress) -> None:
     """On `lo`; if it is there, it stays. Raises OSError (EPERM, EACCES where the family is disabled, ...)."""
-    await _talk(message(NEW_ADDRESS, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, _body(address)), THERE)
+    flags = NLM_F.REQUEST | NLM_F.ACK | NLM_F.CREATE | NLM_F.EXCL
+    await _talk(message(RTM.NEWADDR, flags, _body(address)), THERE)
 
 
 async def take_away(address: IPAddress) -> None:
     """From `lo`, if it is there. Raises OSError."""
-    await _talk(message(DELETE_ADDRESS, NLM_F_REQUEST | NLM_F_ACK, _body(address)), GONE)
+    await _talk(message(RTM.DELADDR, NLM_F.REQUEST | NLM_F.ACK, _body(address)), GONE)
 
 
 def _body(address: IPAddress) -> bytes:
     family = family_of(address)
-    parts = [attribute(LOCAL, address.packed), attribute(ADDRESS, address.packed), attribute(PROTO, bytes([MARK]))]
+    parts = [attribute(IFA.LOCAL, address.packed), attribute(IFA.ADDRESS, address.packed), u8(IFA.PROTO, MARK)]
     if family is Family.IPV6:
-        parts += [attribute(FLAGS, struct.pack("=I", NO_DUPLICATE_DETECTION)), attribute(CACHE_INFO, _DEPRECATED)]
-    return IFADDRMSG.pack(_AF[family], address.max_prefixlen, 0, SCOPE_HOST, LO) + b"".join(parts)
+        parts += [u32(IFA.FLAGS, IFA_F.NODAD), attribute(IFA.CACHEINFO, _DEPRECATED)]
+    header = IFADDRMSG.pack(_AF[family], address.max_prefixlen, 0, RT_SCOPE.HOST, LOOPBACK_IFINDEX)
+    return header + b"".join(parts)
 
 
 async def _talk(request: bytes, expected: set[int]) -> None:
-    netlink = NetlinkSocket(NETLINK_ROUTE)
+    netlink = NetlinkSocket(NETLINK.ROUTE)
     try:
         await netlink.talk([request], expected=expected)
     finally:

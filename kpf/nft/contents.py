@@ -3,17 +3,43 @@
 import errno
 import struct
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from kpf.model.rules import Verdict
-from kpf.netlink.attributes import attribute, attributes, message
-from kpf.netlink.socket import NLM_F_DUMP, NLM_F_REQUEST, NetlinkSocket, RefusedError
-from kpf.nft import encode, schema
-from kpf.nft.expressions import NF_ACCEPT, NF_DROP, NFT_JUMP
+from kpf.netlink.attributes import attributes, items, message, string, text_of
+from kpf.netlink.nfnetlink import nfgenmsg, type_of
+from kpf.netlink.socket import NetlinkSocket, RefusedError
+from kpf.nft import schema
 from kpf.nft.values import Goto, Jump, Pass, Value
+from kpf.uapi.netfilter import NF, NFPROTO
+from kpf.uapi.netlink import NLM_F
+from kpf.uapi.nf_tables import (
+    NFT,
+    NFT_MSG,
+    NFTA_CHAIN,
+    NFTA_DATA,
+    NFTA_SET,
+    NFTA_SET_ELEM,
+    NFTA_SET_ELEM_LIST,
+    NFTA_TABLE,
+    NFTA_VERDICT,
+)
+from kpf.uapi.nfnetlink import NFGENMSG, NFNL_SUBSYS
 
-GET_CHAINS, GET_SETS, GET_ELEMENTS = 10 << 8 | 4, 10 << 8 | 10, 10 << 8 | 13
-CHAIN_NAME, SET_NAME = 3, 2
-_NFGENMSG = struct.pack("=BBH", encode.INET, 0, 0)
+
+class Kind(NamedTuple):
+    """Objects that have names: how to ask for them, and which attribute has the name."""
+
+    get: int
+    name: NFTA_CHAIN | NFTA_SET
+
+
+CHAINS = Kind(type_of(NFNL_SUBSYS.NFTABLES, NFT_MSG.GETCHAIN), NFTA_CHAIN.NAME)
+SETS = Kind(type_of(NFNL_SUBSYS.NFTABLES, NFT_MSG.GETSET), NFTA_SET.NAME)
+GET_ELEMENTS = type_of(NFNL_SUBSYS.NFTABLES, NFT_MSG.GETSETELEM)
+_DUMP = NLM_F.REQUEST | NLM_F.DUMP
+_OURS = nfgenmsg(NFPROTO.INET) + string(NFTA_TABLE.NAME, schema.TABLE)
+_NOTHING = memoryview(b"")
 
 
 async def read_elements(netlink: NetlinkSocket) -> dict[str, dict[bytes, Value]]:
@@ -23,65 +49,56 @@ async def read_elements(netlink: NetlinkSocket) -> dict[str, dict[bytes, Value]]
     """
     found: dict[str, dict[bytes, Value]] = {}
     for one in schema.sets():
-        names = attribute(1, schema.TABLE.encode() + b"\0") + attribute(2, one.name.encode() + b"\0")
-        request = message(GET_ELEMENTS, NLM_F_REQUEST | NLM_F_DUMP, _NFGENMSG + names)
+        request = message(GET_ELEMENTS, _DUMP, _OURS + string(NFTA_SET_ELEM_LIST.SET, one.name))
         elements: dict[bytes, Value] = {}
         for frame in await netlink.talk([request]):
-            for element in _list(attributes(frame.payload[4:]).get(3, memoryview(b""))):
-                if encode.ELEMENT_FLAGS not in element:
-                    elements[bytes(attributes(element[1])[1])] = _value(element.get(2))
+            for element in _elements(attributes(frame.payload[NFGENMSG.size :])):
+                if NFTA_SET_ELEM.FLAGS not in element:
+                    elements[_key(element)] = _value(element.get(NFTA_SET_ELEM.DATA))
         found[one.name] = elements
     return found
 
 
 def element_keys(told: Mapping[int, memoryview]) -> list[bytes]:
     """The keys in a message about elements, given its attributes."""
-    return [bytes(attributes(element[1])[1]) for element in _list(told.get(3, memoryview(b""))) if 1 in element]
+    return [_key(element) for element in _elements(told) if NFTA_SET_ELEM.KEY in element]
 
 
-def _list(data: memoryview) -> list[dict[int, memoryview]]:
-    """The elements of a list, which all have the same attribute type."""
-    items, at = [], 0
-    while at + 4 <= len(data):
-        (length,) = struct.unpack_from("=H", data, at)
-        items.append(attributes(data[at + 4 : at + length]))
-        at += max(length, 4) + 3 & ~3
-    return items
+def _key(element: Mapping[int, memoryview]) -> bytes:
+    return bytes(attributes(element[NFTA_SET_ELEM.KEY])[NFTA_DATA.VALUE])
+
+
+def _elements(told: Mapping[int, memoryview]) -> list[dict[int, memoryview]]:
+    """The list of elements in a message, each of which is an NFTA_LIST_ELEM."""
+    return [attributes(one) for one in items(told.get(NFTA_SET_ELEM_LIST.ELEMENTS, _NOTHING))]
 
 
 def _value(data: memoryview | None) -> Value:
     if data is None:
         return None
     parts = attributes(data)
-    if 2 not in parts:
-        return bytes(parts[1])
-    verdict = attributes(parts[2])
-    code, chain = struct.unpack(">i", verdict[1])[0], _text(verdict.get(2, memoryview(b"")))
-    if code == NF_DROP:
+    if NFTA_DATA.VERDICT not in parts:
+        return bytes(parts[NFTA_DATA.VALUE])
+    verdict = attributes(parts[NFTA_DATA.VERDICT])
+    code = struct.unpack(">i", verdict[NFTA_VERDICT.CODE])[0]
+    chain = text_of(verdict.get(NFTA_VERDICT.CHAIN, _NOTHING))
+    if code == NF.DROP:
         return Verdict.DROP
-    if code == NF_ACCEPT:
+    if code == NF.ACCEPT:
         return Pass.PASS
     if chain == schema.REFUSE:
         return Verdict.REFUSE
-    return Jump(chain) if code == NFT_JUMP else Goto(chain)
+    return Jump(chain) if code == NFT.JUMP else Goto(chain)
 
 
-async def read_names(netlink: NetlinkSocket, kind: int, attribute_of_name: int) -> frozenset[str]:
-    """The names of our table's chains (GET_CHAINS, CHAIN_NAME) or sets (GET_SETS, SET_NAME); none without a table.
-
-    Raises OSError.
-    """
-    table = attribute(1, schema.TABLE.encode() + b"\0")
+async def read_names(netlink: NetlinkSocket, kind: Kind) -> frozenset[str]:
+    """The names of our table's CHAINS or SETS; none without a table. Raises OSError."""
     try:
-        found = await netlink.talk([message(kind, NLM_F_REQUEST | NLM_F_DUMP, _NFGENMSG + table)])
+        found = await netlink.talk([message(kind.get, _DUMP, _OURS)])
     except RefusedError as error:
         if error.errno != errno.ENOENT:
             raise
         return frozenset()
     # old kernels ignore the table that is asked for
-    told = [attributes(frame.payload[4:]) for frame in found]
-    return frozenset(_text(one[attribute_of_name]) for one in told if _text(one[1]) == schema.TABLE)
-
-
-def _text(data: memoryview) -> str:
-    return bytes(data).rstrip(b"\0").decode()
+    told = [attributes(frame.payload[NFGENMSG.size :]) for frame in found]
+    return frozenset(text_of(one[kind.name]) for one in told if text_of(one[NFTA_TABLE.NAME]) == schema.TABLE)

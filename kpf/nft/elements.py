@@ -7,11 +7,11 @@ from itertools import chain
 
 from kpf.model.names import Family, IPAddress, IPNetwork, Protocol, SocketAddress, family_of
 from kpf.model.rules import Action, Direct, Masquerade, NodePort, Portal, Rules, Verdict
+from kpf.netlink.nfnetlink import IPPROTO_OF
 from kpf.nft.forwards import chain_of, guard_of
 from kpf.nft.schema import MASQUERADE_ALWAYS, MASQUERADE_FOREIGN, name_of
 from kpf.nft.values import Goto, Jump, Pass, Value
 
-PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
 _PORT = struct.Struct(">H")
 _MASQUERADES = {Masquerade.ALWAYS: Jump(MASQUERADE_ALWAYS), Masquerade.FOREIGN: Jump(MASQUERADE_FOREIGN)}
 
@@ -34,7 +34,7 @@ def address_key(address: IPAddress, port: int) -> bytes:
 
 
 def _protocol_key(protocol: Protocol, port: int) -> bytes:
-    return bytes((PROTOCOLS[protocol], 0, 0, 0)) + _PORT.pack(port) + b"\0\0"
+    return bytes((IPPROTO_OF[protocol], 0, 0, 0)) + _PORT.pack(port) + b"\0\0"
 
 
 def portal_elements(portal: Portal | NodePort, action: Action) -> list[Element]:

@@ -12,9 +12,9 @@ from typing import ClassVar
 
 from kpf.model.names import FrontendKey, IPNetwork, SocketAddress
 from kpf.model.rules import Forward, Portal
-from kpf.nft import schema
 from kpf.nft import statements as st
-from kpf.nft.schema import ADDRESS_TYPE, TYPE_PORT, Chain, Set
+from kpf.nft.datatypes import ADDRESS_TYPE, SIZES, TYPE_PORT, TYPE_VERDICT, VERDICT_SIZE, concatenated
+from kpf.nft.objects import Chain, Set
 from kpf.nft.statements import Statement
 from kpf.nft.values import Goto, Value
 
@@ -74,7 +74,7 @@ def _balanced(key: FrontendKey, endpoints: tuple[SocketAddress, ...], identifier
         return Parts((), (Chain(chain_of(key), ((_protocol(key), st.forward_to(endpoints[0])),)),), None)
     values = tuple(one.address.packed + one.port.to_bytes(2, "big") + b"\0\0" for one in endpoints)
     types = (ADDRESS_TYPE[key.family], TYPE_PORT)
-    turn = AnonymousMap(identifier, values, schema.concatenated(types), sum(schema.SIZES[one] for one in types))
+    turn = AnonymousMap(identifier, values, concatenated(types), sum(SIZES[one] for one in types))
     shown = ", ".join(f"{index} : {one.address} . {one.port}" for index, one in enumerate(endpoints))
     forwarded = st.forward_in_turn(key.family, len(endpoints), turn.NAME, identifier, shown)
     return Parts((), (Chain(chain_of(key), ((_protocol(key), forwarded),)),), turn)
@@ -82,7 +82,7 @@ def _balanced(key: FrontendKey, endpoints: tuple[SocketAddress, ...], identifier
 
 def _pinned(key: FrontendKey, endpoints: tuple[SocketAddress, ...], timeout_s: int, identifier: int) -> Parts:
     names = {endpoint: pinned_to(key, endpoint) for endpoint in endpoints}
-    turn = AnonymousMap(identifier, tuple(map(Goto, names.values())), schema.TYPE_VERDICT, 16)
+    turn = AnonymousMap(identifier, tuple(map(Goto, names.values())), TYPE_VERDICT, VERDICT_SIZE)
     shown = ", ".join(f"{index} : goto {name}" for index, name in enumerate(names.values()))
     known = [(st.source_in(key.family, name), st.goto(name)) for name in names.values()]
     balanced = (st.go_in_turn(len(endpoints), turn.NAME, identifier, shown),)
@@ -104,7 +104,7 @@ def _endpoint_chain(key: FrontendKey, endpoint: SocketAddress, timeout_s: int) -
 
 
 def _protocol(key: FrontendKey) -> Statement:
-    return st.protocol(key.port.protocol.lower())
+    return st.protocol(key.port.protocol)
 
 
 def guard_chain(portal: Portal, sources: tuple[IPNetwork, ...]) -> Chain:

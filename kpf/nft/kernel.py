@@ -8,10 +8,12 @@ given up, refusals first (nfnetlink_rcv_batch); before Linux 6.10 it never ackno
 import errno
 
 from kpf.model.rules import Rules
-from kpf.netlink.socket import NETLINK_NETFILTER, NetlinkSocket, RefusedError
+from kpf.netlink.socket import NetlinkSocket, RefusedError
 from kpf.nft import batch, contents, encode, forwards, schema
 from kpf.nft.table import Table, Unknown
 from kpf.nft.values import Value
+from kpf.uapi.netlink import NETLINK
+from kpf.uapi.nfnetlink import NFNL_MSG_BATCH
 from kpf.waiting import waiting_for
 
 BUFFER_BYTES = 64 << 20
@@ -32,7 +34,7 @@ class Kernel:
     """
 
     def __init__(self) -> None:
-        self._socket = NetlinkSocket(NETLINK_NETFILTER, buffer_bytes=BUFFER_BYTES)
+        self._socket = NetlinkSocket(NETLINK.NETFILTER, buffer_bytes=BUFFER_BYTES)
         self.table = Table()
 
     @property
@@ -64,7 +66,7 @@ class Kernel:
             return batch.Present(names, sets, written.forwards)
         static = {*(one.name for one in schema.sets()), *(one.name for one in schema.chains(Rules()))}
         chains = await self.chains()
-        sets = await contents.read_names(self._socket, contents.GET_SETS, contents.SET_NAME)
+        sets = await contents.read_names(self._socket, contents.SETS)
         # a map of a rule goes with it
         named = (one for one in sets if not one.startswith("__"))
         return batch.Present(chains - static, frozenset(named) - static)
@@ -84,10 +86,10 @@ class Kernel:
     async def _commit(self, messages: list[bytes]) -> None:
         *others, last = messages
         stream = [
-            encode.boundary(encode.BATCH_BEGIN),
+            encode.boundary(NFNL_MSG_BATCH.BEGIN),
             *others,
             encode.acknowledged(last),
-            encode.boundary(encode.BATCH_END),
+            encode.boundary(NFNL_MSG_BATCH.END),
         ]
         size, limit = sum(map(len, stream)), self._socket.send_limit_bytes
         if size > limit:
@@ -108,7 +110,7 @@ class Kernel:
 
     async def chains(self) -> frozenset[str]:
         """The names of the chains that the kernel has. Raises OSError."""
-        return await contents.read_names(self._socket, contents.GET_CHAINS, contents.CHAIN_NAME)
+        return await contents.read_names(self._socket, contents.CHAINS)
 
     async def contents(self) -> dict[str, dict[bytes, Value]]:
         """The elements that the kernel has, by set. Raises OSError, FileNotFoundError if there is no such table."""

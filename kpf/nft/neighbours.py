@@ -13,10 +13,14 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from kpf.netlink.attributes import attributes, message
-from kpf.netlink.socket import NETLINK_NETFILTER, NLM_F_ACK, NLM_F_REQUEST, NetlinkSocket, RefusedError
-from kpf.nft.contents import CHAIN_NAME, GET_CHAINS
-from kpf.nft.expressions import text
+from kpf.netlink.attributes import attributes, message, string
+from kpf.netlink.nfnetlink import nfgenmsg
+from kpf.netlink.socket import NetlinkSocket, RefusedError
+from kpf.nft.contents import CHAINS
+from kpf.uapi.netfilter import NF_IP_PRI, NFPROTO
+from kpf.uapi.netlink import NETLINK, NLM_F
+from kpf.uapi.nf_tables import NFTA_CHAIN, NFTA_HOOK
+from kpf.uapi.nfnetlink import NFGENMSG
 
 log = logging.getLogger("kpf")
 
@@ -45,10 +49,7 @@ _NFTABLES_MODE = tuple(ChainName(family, "kube-proxy", "filter-output") for fami
 _IPTABLES_MODES = tuple(
     ChainName(family, table, "KUBE-SERVICES") for family in ("ip", "ip6") for table in ("nat", "filter")
 )
-_FAMILIES = {"ip": 2, "ip6": 10}  # NFPROTO_IPV4, NFPROTO_IPV6
-_HOOK, _HOOK_PRIORITY = 4, 2  # NFTA_CHAIN_HOOK, NFTA_HOOK_PRIORITY
-_NFGENMSG = struct.Struct("=BBH")
-_REWRITTEN_AT = -100  # NF_IP_PRI_NAT_DST
+_FAMILIES = {"ip": NFPROTO.IPV4, "ip6": NFPROTO.IPV6}
 ABSENT = {errno.ENOENT}
 
 
@@ -65,7 +66,7 @@ async def tell() -> None:
 
 async def find() -> list[Found]:
     """kube-proxy's chains in this network namespace, of each mode and family. Raises OSError."""
-    netlink = NetlinkSocket(NETLINK_NETFILTER)
+    netlink = NetlinkSocket(NETLINK.NETFILTER)
     try:
         asked = [await _ask(netlink, name) for name in (*_NFTABLES_MODE, *_IPTABLES_MODES)]
     finally:
@@ -74,15 +75,16 @@ async def find() -> list[Found]:
 
 
 async def _ask(netlink: NetlinkSocket, name: ChainName) -> Found | None:
-    body = _NFGENMSG.pack(_FAMILIES[name.family], 0, 0) + text(1, name.table) + text(CHAIN_NAME, name.chain)
+    names = string(NFTA_CHAIN.TABLE, name.table) + string(NFTA_CHAIN.NAME, name.chain)
+    body = nfgenmsg(_FAMILIES[name.family]) + names
     try:
-        (frame,) = await netlink.talk([message(GET_CHAINS, NLM_F_REQUEST | NLM_F_ACK, body)])
+        (frame,) = await netlink.talk([message(CHAINS.get, NLM_F.REQUEST | NLM_F.ACK, body)])
     except RefusedError as error:
         if error.errno not in ABSENT:
             raise
         return None
-    hook = attributes(frame.payload[_NFGENMSG.size :]).get(_HOOK)
-    return Found(name, None if hook is None else struct.unpack(">i", attributes(hook)[_HOOK_PRIORITY])[0])
+    hook = attributes(frame.payload[NFGENMSG.size :]).get(NFTA_CHAIN.HOOK)
+    return Found(name, None if hook is None else struct.unpack(">i", attributes(hook)[NFTA_HOOK.PRIORITY])[0])
 
 
 def words(found: Sequence[Found]) -> str:
@@ -96,6 +98,6 @@ def _sentences(found: Sequence[Found]) -> Iterator[str]:
     nftables = [one for one in found if one.name in _NFTABLES_MODE]
     if nftables:
         yield "What their load-balancer source ranges drop never reaches kpf"
-    if any(one.priority is not None and one.priority < _REWRITTEN_AT for one in nftables):
+    if any(one.priority is not None and one.priority < NF_IP_PRI.NAT_DST for one in nftables):
         yield "Nor does what this node's own processes send to a Service without endpoints, as kube-proxy knows it"
     yield "If kube-proxy does not run here any more, nobody keeps them right: remove them with `kube-proxy --cleanup`"

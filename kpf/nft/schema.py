@@ -24,14 +24,14 @@ policy Local, others than these get other endpoints. For them nothing else is as
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import ip_network
-from typing import NamedTuple
 
 from kpf.model.names import Family
 from kpf.model.rules import Rules
 from kpf.nft import statements as st
-from kpf.nft.statements import Statement
+from kpf.nft.datatypes import ADDRESS_TYPE, TYPE_PORT, TYPE_PROTOCOL, TYPE_VERDICT
+from kpf.nft.objects import Chain, Hook, Rule, Set
+from kpf.uapi.netfilter import NF_INET
 
 TABLE = "kpf"
 REFUSE, GUARDS = "refuse", "guards"
@@ -39,77 +39,10 @@ REDIRECTS, FAR_REDIRECTS, FAR_VERDICTS = "redirects", "far-redirects", "far-verd
 VERDICTS_OUTPUT, REDIRECTS_OUTPUT = "verdicts-output", "redirects-output"
 MASQUERADE_ALWAYS, MASQUERADE_FOREIGN, MASQUERADES = "masquerade-always", "masquerade-foreign", "masquerades"
 
-# Data types as nft numbers them (include/datatype.h of nftables 1.0); a concatenation shifts them by 6 bits.
-TYPE_INTEGER, TYPE_IP4, TYPE_IP6, TYPE_PROTOCOL, TYPE_PORT, TYPE_VERDICT = 4, 7, 8, 12, 13, 0xFFFFFF00
-_NAMES = {TYPE_IP4: "ipv4_addr", TYPE_IP6: "ipv6_addr", TYPE_PROTOCOL: "inet_proto", TYPE_PORT: "inet_service"}
-SIZES = {TYPE_IP4: 4, TYPE_IP6: 16, TYPE_PROTOCOL: 4, TYPE_PORT: 4}
-ADDRESS_TYPE = {Family.IPV4: TYPE_IP4, Family.IPV6: TYPE_IP6}
 LOOPBACK = {Family.IPV4: ip_network("127.0.0.0/8"), Family.IPV6: ip_network("::1/128")}
 
-
-class Hook(NamedTuple):
-    """A base chain's place. `number` is NF_INET_*'s (include/uapi/linux/netfilter.h)."""
-
-    kind: str
-    name: str
-    number: int
-    priority: int
-
-
-PREROUTING, INPUT, OUTPUT, POSTROUTING = ("prerouting", 0), ("input", 1), ("output", 3), ("postrouting", 4)
-
-Rule = tuple[Statement, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """`hook`: None for a chain that others jump to. A base chain's policy is to accept."""
-
-    name: str
-    rules: tuple[Rule, ...]
-    hook: Hook | None = None
-
-
-def concatenated(types: tuple[int, ...]) -> int:
-    """The type of a key of several parts: 6 bits each, the last part lowest."""
-    number = 0
-    for one in types:
-        number = number << 6 | one
-    return number
-
-
-@dataclass(frozen=True, slots=True)
-class Set:
-    """A set, or a map where `data` is a type. Keys are `key` types, each padded to 4 bytes.
-
-    `dynamic`: packets add elements, which time out. The kernel takes 65,535 of them if it is not told how many; if it
-    is told, it makes room for all of them at once (2 MiB).
-    """
-
-    name: str
-    key: tuple[int, ...]
-    data: int | None = None
-    interval: bool = False
-    dynamic: bool = False
-
-    @property
-    def key_type(self) -> int:
-        """As nft shows it; the kernel only keeps it."""
-        return concatenated(self.key)
-
-    @property
-    def key_length(self) -> int:
-        """In bytes: so many has each key of `elements`."""
-        # a lone port is 2 bytes, in a concatenation each part fills whole registers
-        return 2 if self.key == (TYPE_PORT,) else sum(SIZES[one] for one in self.key)
-
-    @property
-    def type_text(self) -> str:
-        """As nft writes it: "ipv4_addr . inet_service : verdict"."""
-        keys = " . ".join(_NAMES[one] for one in self.key)
-        if self.data is None:
-            return keys
-        return f"{keys} : {'verdict' if self.data == TYPE_VERDICT else _NAMES[self.data]}"
+PREROUTING, INPUT = ("prerouting", NF_INET.PRE_ROUTING), ("input", NF_INET.LOCAL_IN)
+OUTPUT, POSTROUTING = ("output", NF_INET.LOCAL_OUT), ("postrouting", NF_INET.POST_ROUTING)
 
 
 @functools.cache
@@ -179,7 +112,7 @@ def _base_chains(rules: Rules) -> Iterator[Chain]:
     yield _base("guard", "filter", (*INPUT, -110), *_guard())
 
 
-def _base(name: str, kind: str, place: tuple[str, int, int], *rules: Rule) -> Chain:
+def _base(name: str, kind: str, place: tuple[str, NF_INET, int], *rules: Rule) -> Chain:
     return Chain(name, rules, Hook(kind, *place))
 
 

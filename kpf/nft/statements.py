@@ -7,8 +7,14 @@ import functools
 from ipaddress import IPv4Address, ip_network
 from typing import NamedTuple
 
-from kpf.model.names import Family, IPAddress, IPNetwork, SocketAddress, family_of
+from kpf.model.names import Family, IPAddress, IPNetwork, Protocol, SocketAddress, family_of
+from kpf.netlink.nfnetlink import IPPROTO_OF
 from kpf.nft import expressions as ex
+from kpf.uapi.netfilter import IP_CT, IPS, NF, NF_NAT_RANGE, nf_ct_state_bit
+from kpf.uapi.nf_expressions import NFT_CMP, NFT_CT, NFT_META, NFT_REJECT, NFT_REJECT_ICMPX, NFTA_FIB_F
+from kpf.uapi.nf_tables import NFT
+from kpf.uapi.rtnetlink import RTN
+from kpf.uapi.sockets import IFNAMSIZ
 
 
 class Statement(NamedTuple):
@@ -23,7 +29,6 @@ MASQUERADE_MARK = 1 << 14
 # of TCP's header: FIN, SYN, RST and ACK together
 SYN, ANY_FLAG = 0x02, 0x17
 
-PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 _PREFIX = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 
 
@@ -34,71 +39,72 @@ def family(one: Family) -> Statement:
 
 
 @functools.cache
-def protocol(name: str) -> Statement:
+def protocol(one: Protocol) -> Statement:
     """One of "tcp", "udp" and "sctp". Raises KeyError for others."""
-    return Statement(f"meta l4proto {name}", ex.meta(ex.META_L4PROTO) + ex.compare(bytes([PROTOCOLS[name]])))
+    compared = ex.compare(bytes([IPPROTO_OF[one]]))
+    return Statement(f"meta l4proto {one.lower()}", ex.meta(NFT_META.L4PROTO) + compared)
 
 
 def tcp() -> Statement:
     """To be said before ports or flags of it are looked at."""
-    return protocol("tcp")
+    return protocol(Protocol.TCP)
 
 
 def new_connection() -> Statement:
     """Conntrack has seen no reply: a SYN that is sent again is new, too."""
-    state = ex.ct(ex.CT_STATE) + ex.masked(ex.STATE_NEW)
-    return Statement("ct state new", state + ex.compare(ex.ZERO, operator=ex.CMP_NEQ))
+    state = ex.ct(NFT_CT.STATE) + ex.masked(nf_ct_state_bit(IP_CT.NEW))
+    return Statement("ct state new", state + ex.compare(ex.ZERO, operator=NFT_CMP.NEQ))
 
 
 def not_new() -> Statement:
     """Established, related, or nothing that conntrack makes sense of."""
-    state = ex.ct(ex.CT_STATE) + ex.masked(ex.STATE_NEW)
+    state = ex.ct(NFT_CT.STATE) + ex.masked(nf_ct_state_bit(IP_CT.NEW))
     return Statement("ct state ! new", state + ex.compare(ex.ZERO))
 
 
 def under_way() -> Statement:
     """A TCP segment that does not ask for a connection, so that it must belong to one."""
-    kind = ex.tcp_flags() + ex.bitwise(bytes([ANY_FLAG]), b"\0") + ex.compare(bytes([SYN]), operator=ex.CMP_NEQ)
-    return Statement("tcp flags & (fin | syn | rst | ack) != syn", protocol("tcp").expressions + kind)
+    kind = ex.tcp_flags() + ex.bitwise(bytes([ANY_FLAG]), b"\0") + ex.compare(bytes([SYN]), operator=NFT_CMP.NEQ)
+    return Statement("tcp flags & (fin | syn | rst | ack) != syn", protocol(Protocol.TCP).expressions + kind)
 
 
 def sent_by(uid: int) -> Statement:
     """By a socket of this user's. Of what comes from elsewhere, or over lo, there is no socket to ask."""
-    return Statement(f"meta skuid {uid}", ex.meta(ex.META_SKUID) + ex.compare(ex.word(uid)))
+    return Statement(f"meta skuid {uid}", ex.meta(NFT_META.SKUID) + ex.compare(ex.word(uid)))
 
 
 def not_redirected() -> Statement:
     """The connection's destination has not been rewritten."""
-    status = ex.ct(ex.CT_STATUS) + ex.masked(ex.STATUS_DST_NAT)
+    status = ex.ct(NFT_CT.STATUS) + ex.masked(IPS.DST_NAT)
     return Statement("ct status ! dnat", status + ex.compare(ex.ZERO))
 
 
 def redirected() -> Statement:
     """The connection's destination has been rewritten, by us or by others."""
-    status = ex.ct(ex.CT_STATUS) + ex.masked(ex.STATUS_DST_NAT)
-    return Statement("ct status dnat", status + ex.compare(ex.ZERO, operator=ex.CMP_NEQ))
+    status = ex.ct(NFT_CT.STATUS) + ex.masked(IPS.DST_NAT)
+    return Statement("ct status dnat", status + ex.compare(ex.ZERO, operator=NFT_CMP.NEQ))
 
 
 def sent_before() -> Statement:
     """The connection's first packet has left this node already: its entry is confirmed."""
-    status = ex.ct(ex.CT_STATUS) + ex.masked(ex.STATUS_CONFIRMED)
-    return Statement("ct status confirmed", status + ex.compare(ex.ZERO, operator=ex.CMP_NEQ))
+    status = ex.ct(NFT_CT.STATUS) + ex.masked(IPS.CONFIRMED)
+    return Statement("ct status confirmed", status + ex.compare(ex.ZERO, operator=NFT_CMP.NEQ))
 
 
 def local_destination() -> Statement:
     """An address of this node, loopback included (RTN_LOCAL)."""
-    return Statement("fib daddr type local", ex.fib_type(ex.FIB_DADDR) + ex.compare(ex.word(ex.RTN_LOCAL)))
+    return Statement("fib daddr type local", ex.fib_type(NFTA_FIB_F.DADDR) + ex.compare(ex.word(RTN.LOCAL)))
 
 
 def foreign_destination() -> Statement:
     """No address of this node: somebody else's, broadcast or multicast."""
-    found = ex.fib_type(ex.FIB_DADDR) + ex.compare(ex.word(ex.RTN_LOCAL), operator=ex.CMP_NEQ)
+    found = ex.fib_type(NFTA_FIB_F.DADDR) + ex.compare(ex.word(RTN.LOCAL), operator=NFT_CMP.NEQ)
     return Statement("fib daddr type != local", found)
 
 
 def local_source() -> Statement:
     """An address of this node, whoever has sent it."""
-    return Statement("fib saddr type local", ex.fib_type(ex.FIB_SADDR) + ex.compare(ex.word(ex.RTN_LOCAL)))
+    return Statement("fib saddr type local", ex.fib_type(NFTA_FIB_F.SADDR) + ex.compare(ex.word(RTN.LOCAL)))
 
 
 def _inside(one: Family, what: str, address: bytes, network: IPNetwork) -> Statement:
@@ -122,7 +128,7 @@ def not_to(network: IPNetwork) -> Statement:
     """The destination is outside, and of the network's family."""
     one, mask = family_of(network), network.netmask.packed
     shown = network.network_address if network.prefixlen == network.max_prefixlen else network
-    compared = ex.compare(network.network_address.packed, operator=ex.CMP_NEQ)
+    compared = ex.compare(network.network_address.packed, operator=NFT_CMP.NEQ)
     return Statement(
         f"{_PREFIX[one]} daddr != {shown}",
         ex.family(one) + ex.destination(one) + ex.bitwise(mask, bytes(len(mask))) + compared,
@@ -132,24 +138,24 @@ def not_to(network: IPNetwork) -> Statement:
 def _interface(word: str, key: int, name: str, *, is_prefix: bool) -> Statement:
     shown = f"{name}*" if is_prefix else name
     # a name is compared with the zeros behind it, the beginning of one without
-    value = name.encode() if is_prefix else name.encode().ljust(ex.INTERFACE_NAME_SIZE, b"\0")
+    value = name.encode() if is_prefix else name.encode().ljust(IFNAMSIZ, b"\0")
     return Statement(f'{word} "{shown}"', ex.meta(key) + ex.compare(value))
 
 
 def comes_from_interface(name: str, *, is_prefix: bool) -> Statement:
     """`name`: whole, or what names begin with where `is_prefix`. Nothing comes from one in output."""
-    return _interface("iifname", ex.META_IIFNAME, name, is_prefix=is_prefix)
+    return _interface("iifname", NFT_META.IIFNAME, name, is_prefix=is_prefix)
 
 
 def leaves_by_interface(name: str) -> Statement:
     """By its whole name; known once the packet is routed, so not in prerouting and input."""
-    return _interface("oifname", ex.META_OIFNAME, name, is_prefix=False)
+    return _interface("oifname", NFT_META.OIFNAME, name, is_prefix=False)
 
 
 def between_bridges() -> Statement:
     """It comes in by a bridge and goes out by a bridge, as it does from port to port of one."""
-    bridge = ex.compare(b"bridge".ljust(ex.INTERFACE_NAME_SIZE, b"\0"))
-    kinds = ex.meta(ex.META_IIFKIND) + bridge + ex.meta(ex.META_OIFKIND) + bridge
+    bridge = ex.compare(b"bridge".ljust(IFNAMSIZ, b"\0"))
+    kinds = ex.meta(NFT_META.IIFKIND) + bridge + ex.meta(NFT_META.OIFKIND) + bridge
     return Statement('meta iifkind "bridge" meta oifkind "bridge"', kinds)
 
 
@@ -180,13 +186,13 @@ def address_verdict(one: Family, name: str) -> Statement:
     """The verdict for destination address, protocol and port, if the map has one."""
     after = ex.after(one)
     text = f"{_PREFIX[one]} daddr . meta l4proto . th dport vmap @{name}"
-    key = ex.destination(one) + ex.meta(ex.META_L4PROTO, after) + ex.destination_port(after + 1)
+    key = ex.destination(one) + ex.meta(NFT_META.L4PROTO, after) + ex.destination_port(after + 1)
     return Statement(text, key + ex.lookup(name, into=ex.VERDICT_REGISTER))
 
 
 def port_verdict(name: str) -> Statement:
     """The verdict for protocol and destination port, whatever the address, if the map has one."""
-    key = ex.meta(ex.META_L4PROTO) + ex.destination_port(ex.REGISTER + 1)
+    key = ex.meta(NFT_META.L4PROTO) + ex.destination_port(ex.REGISTER + 1)
     return Statement(f"meta l4proto . th dport vmap @{name}", key + ex.lookup(name, into=ex.VERDICT_REGISTER))
 
 
@@ -220,7 +226,7 @@ def forward_to(endpoint: SocketAddress) -> Statement:
     one = family_of(endpoint.address)
     address, port = ex.REGISTER, ex.after(one)
     load = ex.immediate(endpoint.address.packed, address) + ex.immediate(endpoint.port.to_bytes(2, "big"), port)
-    nat = ex.dnat(one, address, port, flags=ex.NAT_RANGE_PROTO_SPECIFIED)
+    nat = ex.dnat(one, address, port, flags=NF_NAT_RANGE.PROTO_SPECIFIED)
     return Statement(f"dnat {_PREFIX[one]} to {endpoint}", load + nat)
 
 
@@ -247,19 +253,19 @@ def mark_for_masquerade() -> Statement:
     """Set our bit of the packet's mark, and leave the others."""
     bits = ex.bitwise(ex.word(~MASQUERADE_MARK & 0xFFFFFFFF), ex.word(MASQUERADE_MARK))
     text = f"meta mark set meta mark | 0x{MASQUERADE_MARK:08x}"
-    return Statement(text, ex.meta(ex.META_MARK) + bits + ex.set_meta(ex.META_MARK))
+    return Statement(text, ex.meta(NFT_META.MARK) + bits + ex.set_meta(NFT_META.MARK))
 
 
 def take_mark_away() -> Statement:
     """Clear our bit, and leave the others: what a tunnel wraps the packet into has its mark, and is not masqueraded."""
     left = ~MASQUERADE_MARK & 0xFFFFFFFF
     text = f"meta mark set meta mark & 0x{left:08x}"
-    return Statement(text, ex.meta(ex.META_MARK) + ex.masked(left) + ex.set_meta(ex.META_MARK))
+    return Statement(text, ex.meta(NFT_META.MARK) + ex.masked(left) + ex.set_meta(NFT_META.MARK))
 
 
 def marked_for_masquerade() -> Statement:
     """Our bit of the mark is set. It is kube-proxy's, too, so it may be by that."""
-    marked = ex.meta(ex.META_MARK) + ex.masked(MASQUERADE_MARK) + ex.compare(ex.word(MASQUERADE_MARK))
+    marked = ex.meta(NFT_META.MARK) + ex.masked(MASQUERADE_MARK) + ex.compare(ex.word(MASQUERADE_MARK))
     return Statement(f"meta mark & 0x{MASQUERADE_MARK:08x} == 0x{MASQUERADE_MARK:08x}", marked)
 
 
@@ -270,29 +276,31 @@ def masquerade() -> Statement:
 
 def jump(chain: str) -> Statement:
     """And come back, if that chain has no verdict."""
-    return Statement(f"jump {chain}", ex.immediate_verdict(ex.NFT_JUMP, chain))
+    return Statement(f"jump {chain}", ex.immediate_verdict(NFT.JUMP, chain))
 
 
 def goto(chain: str) -> Statement:
     """And never come back: behind that chain's end is whoever has jumped here, or the policy."""
-    return Statement(f"goto {chain}", ex.immediate_verdict(ex.NFT_GOTO, chain))
+    return Statement(f"goto {chain}", ex.immediate_verdict(NFT.GOTO, chain))
 
 
 def leave() -> Statement:
     """Back to whoever has jumped here; in a base chain: its policy."""
-    return Statement("return", ex.immediate_verdict(ex.NFT_RETURN))
+    return Statement("return", ex.immediate_verdict(NFT.RETURN))
 
 
 def drop() -> Statement:
     """Without a word, and whatever chains come after this."""
-    return Statement("drop", ex.immediate_verdict(ex.NF_DROP))
+    return Statement("drop", ex.immediate_verdict(NF.DROP))
 
 
 def reject_reset() -> Statement:
     """Of TCP, which must have been said; in both families, for connect() heeds ICMPv6 only after a second SYN."""
-    return Statement("reject with tcp reset", ex.reject(ex.REJECT_TCP_RST))
+    return Statement("reject with tcp reset", ex.reject(NFT_REJECT.TCP_RST))
 
 
 def reject_port_unreachable() -> Statement:
     """By ICMP or ICMPv6: for what is not TCP."""
-    return Statement("reject with icmpx port-unreachable", ex.reject(ex.REJECT_ICMPX, ex.ICMPX_PORT_UNREACHABLE))
+    return Statement(
+        "reject with icmpx port-unreachable", ex.reject(NFT_REJECT.ICMPX_UNREACH, NFT_REJECT_ICMPX.PORT_UNREACH)
+    )

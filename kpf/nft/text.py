@@ -4,13 +4,15 @@ from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 
 from kpf.model.rules import Rules, Verdict
+from kpf.netlink.nfnetlink import IPPROTO_OF
 from kpf.nft import forwards, schema
-from kpf.nft.elements import PROTOCOLS, all_elements, networks
-from kpf.nft.schema import Chain, Set
+from kpf.nft.datatypes import SIZES, TYPE_PORT, TYPE_PROTOCOL
+from kpf.nft.elements import all_elements, networks
+from kpf.nft.objects import Chain, Set
 from kpf.nft.values import Goto, Jump, Pass, Value
 
 _MARKS = schema.MASQUERADE_ALWAYS, schema.MASQUERADE_FOREIGN
-_PROTOCOL_NAMES = {number: protocol.lower() for protocol, number in PROTOCOLS.items()}
+_PROTOCOL_NAMES = {number: protocol.lower() for protocol, number in IPPROTO_OF.items()}
 
 
 def render(rules: Rules, comments: Iterable[str] = ()) -> str:
@@ -54,13 +56,13 @@ def _elements(one: Set, rules: Rules, elements: list[tuple[bytes, Value]]) -> It
 def _key(one: Set, key: bytes) -> str:
     parts, at = [], 0
     for kind in one.key:
-        if kind == schema.TYPE_PORT:
+        if kind == TYPE_PORT:
             parts.append(str(int.from_bytes(key[at : at + 2], "big")))
-        elif kind == schema.TYPE_PROTOCOL:
+        elif kind == TYPE_PROTOCOL:
             parts.append(_PROTOCOL_NAMES[key[at]])
         else:
-            parts.append(str(ip_address(key[at : at + schema.SIZES[kind]])))
-        at += schema.SIZES[kind]
+            parts.append(str(ip_address(key[at : at + SIZES[kind]])))
+        at += SIZES[kind]
     return " . ".join(parts)
 
 

@@ -5,14 +5,15 @@ from enum import Enum
 from typing import ClassVar
 
 from kpf.model.rules import Verdict
-from kpf.nft.expressions import NF_ACCEPT, NFT_GOTO, NFT_JUMP
+from kpf.uapi.netfilter import NF
+from kpf.uapi.nf_tables import NFT
 
 
 @dataclass(frozen=True, slots=True)
 class Goto:
     """To the chain of a forward; it does not come back."""
 
-    code: ClassVar[int] = NFT_GOTO
+    code: ClassVar[int] = NFT.GOTO
     chain: str
 
 
@@ -20,14 +21,14 @@ class Goto:
 class Jump:
     """To a guard's chain, or one that marks; it comes back if that has no verdict."""
 
-    code: ClassVar[int] = NFT_JUMP
+    code: ClassVar[int] = NFT.JUMP
     chain: str
 
 
 class Pass(Enum):
     """No other rule of this place is asked."""
 
-    PASS = NF_ACCEPT
+    PASS = NF.ACCEPT
 
 
 Value = bytes | Verdict | Goto | Jump | Pass | None

@@ -6,10 +6,9 @@ A process holds one lock at a time and does nothing that could block while it do
 """
 
 import fcntl
-import struct
+import os
 
-# struct flock on 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid
-_FLOCK = struct.Struct("@hhqqi4x")
+from kpf.uapi.process import FLOCK
 
 
 class LockBusyError(Exception):
@@ -43,8 +42,8 @@ def holders(descriptor: int, *, slots: int) -> frozenset[int]:
         start, end = ranges.pop()
         if start >= end:
             continue
-        query = _FLOCK.pack(fcntl.F_WRLCK, 0, start, end - start, 0)
-        kind, _, at, length, pid = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, query))
+        query = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, end - start, 0)
+        kind, _, at, length, pid = FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, query))
         if kind == fcntl.F_UNLCK:
             continue
         found.add(pid)

@@ -3,12 +3,12 @@
 import contextlib
 import errno
 import socket
-import struct
 from typing import NamedTuple
 
 from kpf.shm.balancer import Choice
 from kpf.shm.health import PATIENCE_MS
 from kpf.shm.layout import Reason
+from kpf.uapi.sockets import TCPI_RTT
 from kpf.worker.half import Half
 from kpf.worker.relay import RESET
 from kpf.worker.sessions import Sessions
@@ -20,8 +20,6 @@ TIMEOUTS = {errno.ETIMEDOUT}
 NO_PORTS = {errno.EADDRNOTAVAIL}
 SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 # all others are UNREACHABLE: EHOSTUNREACH, ENETUNREACH, EPERM (a local packet filter), ...
-
-_RTT = struct.Struct("@68xI")  # struct tcp_info, in us
 
 
 class Attempt(NamedTuple):
@@ -45,7 +43,7 @@ class Attempt(NamedTuple):
         took_ms = now_ms - self.began_ms
         if took_ms <= max(usual_ms, PATIENCE_MS):
             return took_ms
-        (rtt_us,) = _RTT.unpack(self.backend.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RTT.size))
+        (rtt_us,) = TCPI_RTT.unpack(self.backend.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCPI_RTT.size))
         return min(took_ms, -(-int(rtt_us) // 1000))
 
 

@@ -4,14 +4,10 @@ import contextlib
 import ctypes
 import errno
 import os
-import struct
 
-# include/uapi/linux/prctl.h, capability.h
-PR_CAPBSET_DROP = 24
-PR_SET_NO_NEW_PRIVS = 38
-PR_CAP_AMBIENT = 47
-PR_CAP_AMBIENT_CLEAR_ALL = 4
-CAPABILITY_VERSION_3 = 0x20080522
+from kpf.uapi.process import CAP_USER_HEADER, LINUX_CAPABILITY_VERSION_3, PR
+
+# all that any kernel can have: capabilities are bits of 64
 CAP_LAST = 63
 
 # a user namespace without a mapping for the id, or with setgroups denied: user_namespaces(7)
@@ -36,9 +32,9 @@ def drop(uid: int, gid: int) -> str:
             if error.errno not in UNMAPPED:
                 raise
             kept = f"uid {os.getuid()}: this user namespace has no other ({error.strerror})"
-    _prctl(PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
-    header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
+    _prctl(PR.SET_NO_NEW_PRIVS, 1)
+    _prctl(PR.CAP_AMBIENT, PR.CAP_AMBIENT_CLEAR_ALL)
+    header = CAP_USER_HEADER.pack(LINUX_CAPABILITY_VERSION_3, 0)
     if _libc.capset(header, bytes(24)) != 0:
         raise OSError(ctypes.get_errno(), "capset")
     return kept
@@ -48,7 +44,7 @@ def _empty_bounding_set() -> None:
     for capability in range(CAP_LAST + 1):
         # EINVAL: this kernel knows fewer; EPERM: who may not change it gains nothing by it under no_new_privs
         with contextlib.suppress(OSError):
-            _prctl(PR_CAPBSET_DROP, capability)
+            _prctl(PR.CAPBSET_DROP, capability)
 
 
 def _prctl(option: int, argument: int) -> None:

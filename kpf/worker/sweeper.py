@@ -7,9 +7,9 @@ round are closed, those that others need are taken from who does not read.
 
 import contextlib
 import socket
-import struct
 
 from kpf.net.sockets import keep_alive
+from kpf.uapi.sockets import TCPI_LAST_DATA_RECV
 from kpf.worker.clock import Clock
 from kpf.worker.half import Half
 from kpf.worker.lender import Lender
@@ -21,7 +21,6 @@ from kpf.worker.states import DEAD, DIALLING, PASSED
 ROUND_MS = 15_000
 STEPS = 30
 HALF_CLOSED_LIMIT_MS = 3_600_000
-_LAST_DATA_RECV = struct.Struct("@52xI")  # struct tcp_info, in ms
 
 
 class Sweeper:
@@ -65,6 +64,6 @@ class Sweeper:
         silent_ms: list[int] = []
         for one in (half, half.peer):
             with contextlib.suppress(OSError):
-                info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECV.size)
-                silent_ms += _LAST_DATA_RECV.unpack(info)
+                info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCPI_LAST_DATA_RECV.size)
+                silent_ms += TCPI_LAST_DATA_RECV.unpack(info)
         return min(silent_ms, default=0)

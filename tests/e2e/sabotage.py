@@ -16,8 +16,8 @@ from kpf.demo.scene import MEMBERS, POD_PORT, PODS, SPARE, Scene
 from kpf.demo.stage import Stage
 from kpf.lab.clients import Address
 from kpf.lab.manifests import endpoint_slice
-from kpf.lab.tables import NFPROTO_INET
 from kpf.lab.topology import NODE_ADDRESSES
+from kpf.uapi.netfilter import NFPROTO
 from tests.e2e.world import eventually
 
 
@@ -124,7 +124,7 @@ def _leave_something(scene: SabotagedScene) -> None:
     """A connection is cut, the next client is answered, and a table and the listening socket are left."""
     _restart(MEMBERS[2])(scene)
     vars(ending)["SHOP"] = _impostor(scene)
-    with NFTables(nfgen_family=NFPROTO_INET) as nft:
+    with NFTables(nfgen_family=NFPROTO.INET) as nft:
         nft.table("add", name="left")
 
 

@@ -13,9 +13,9 @@ from kpf.lab.clients import Address, hold, names
 from kpf.lab.daemon import Daemon
 from kpf.lab.datagrams import Dial, dial
 from kpf.lab.flows import Flows, UnderFlows
-from kpf.lab.hosts import IFA_F_NODAD
 from kpf.lab.manifests import endpoint_slice, service
 from kpf.lab.topology import NODE_ADDRESSES, NODE_POD_LINK_ADDRESSES, OUTSIDE_ADDRESSES, pod_address
+from kpf.uapi.rtnetlink import IFA_F
 from tests.e2e.kube_proxy import (
     ServicePort,
     early_kube_proxy,
@@ -230,7 +230,7 @@ def test_cluster_ips_may_be_addresses_of_this_node(world: World) -> None:
     with IPRoute() as ip:
         (lo,) = ip.link_lookup(ifname="lo")
         for address, bits in addresses:
-            ip.addr("add", index=lo, address=address, prefixlen=bits, flags=IFA_F_NODAD if bits == 128 else 0)
+            ip.addr("add", index=lo, address=address, prefixlen=bits, flags=IFA_F.NODAD if bits == 128 else 0)
         try:
             with serving(world):
                 assert elsewhere(world) == set()

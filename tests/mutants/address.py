@@ -95,15 +95,15 @@ MUTANTS = (
     Mutant(
         "kpf's own IPv6 address is a source",
         "kpf/netlink/own.py",
-        "attribute(CACHE_INFO, _DEPRECATED)]",
+        "attribute(IFA.CACHEINFO, _DEPRECATED)]",
         "]",
         ("tests/test_netlink_own.py::test_they_are_nobodys_source",),
     ),
     Mutant(
         "kpf's own IPv4 address is a source",
         "kpf/netlink/own.py",
-        "NO_DUPLICATE_DETECTION, SCOPE_HOST = 6, 0x02, 254",
-        "NO_DUPLICATE_DETECTION, SCOPE_HOST = 6, 0x02, 0",
+        "IFADDRMSG.pack(_AF[family], address.max_prefixlen, 0, RT_SCOPE.HOST, LOOPBACK_IFINDEX)",
+        "IFADDRMSG.pack(_AF[family], address.max_prefixlen, 0, RT_SCOPE.UNIVERSE, LOOPBACK_IFINDEX)",
         ("tests/test_netlink_own.py::test_they_are_nobodys_source",),
     ),
     Mutant(

@@ -108,10 +108,17 @@ MUTANTS = (
         (f"{NETLINK}::test_an_interrupted_dump_is_done_again",),
     ),
     Mutant(
+        "a number of the kernel's is another",
+        "kpf/uapi/nf_tables.py",
+        "USERDATA = 13",
+        "USERDATA = 14",
+        ("tests/test_uapi.py", "tests/test_nft_table.py::test_text_and_netlink_make_the_same_table"),
+    ),
+    Mutant(
         "the errno at a dump's end is ignored",
         "kpf/netlink/socket.py",
-        "answer = acknowledgement(frame) if frame.kind == NLMSG_ERROR else dump_end(frame)",
-        'answer = acknowledgement(frame) if frame.kind == NLMSG_ERROR else Refusal(frame.sequence, 0, "")',
+        "answer = acknowledgement(frame) if frame.kind == _ERROR else dump_end(frame)",
+        'answer = acknowledgement(frame) if frame.kind == _ERROR else Refusal(frame.sequence, 0, "")',
         (f"{NETLINK}::test_a_dump_that_fails_midway_is_an_error",),
     ),
     Mutant(

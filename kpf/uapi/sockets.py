@@ -1,0 +1,64 @@
+"""Options of sockets and links that Python's `socket` does not name, and what they tell.
+
+asm-generic/socket.h (x86's and ARM's), linux/in6.h, linux/tcp.h, linux/sock_diag.h, linux/sockios.h, linux/if.h,
+linux/if_ether.h, linux/if_packet.h of Linux 6.1.
+"""
+
+import struct
+from enum import IntEnum
+
+IFNAMSIZ = 16
+SIOCGIFFLAGS = 0x8913
+SIOCSIFFLAGS = 0x8914
+
+UCRED = struct.Struct("@3i")
+"""Process, user, group."""
+
+TCPI_LAST_DATA_RECV = struct.Struct("@52xI")
+"""Of struct tcp_info up to there, in ms."""
+
+TCPI_RTT = struct.Struct("@68xI")
+"""Of struct tcp_info up to there, in us."""
+
+
+class SO(IntEnum):
+    """Options of SOL_SOCKET."""
+
+    ATTACH_FILTER = 26
+    SNDBUFFORCE = 32
+    RCVBUFFORCE = 33
+    ATTACH_REUSEPORT_CBPF = 51
+    MEMINFO = 55
+    DETACH_REUSEPORT_BPF = 68
+
+
+class IPV6(IntEnum):
+    """Options of IPPROTO_IPV6."""
+
+    TRANSPARENT = 75
+
+
+class SK_MEMINFO(IntEnum):
+    """What SO_MEMINFO tells, four bytes each."""
+
+    DROPS = 8
+    VARS = 9
+
+
+class IFF(IntEnum):
+    """enum net_device_flags."""
+
+    UP = 1 << 0
+
+
+class ETH_P(IntEnum):
+    """Protocols of frames."""
+
+    ALL = 0x0003
+
+
+class PACKET(IntEnum):
+    """Options of SOL_PACKET."""
+
+    VNET_HDR = 15
+    IGNORE_OUTGOING = 23
