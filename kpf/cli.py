@@ -75,35 +75,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         return demo(arguments[1:])
     parser = _parser()
     try:
-        complete, mistakes = _complete(arguments)
+        complete, usage_errors = _complete(arguments)
         given, rest = parser.parse_known_args(complete)
     except _UsageError as error:
         return refuse([str(error), "see kpf --help"])
-    mistakes += [f"{one}: unknown flag" if one.startswith("-") else f"{one}: not expected here" for one in rest]
+    usage_errors += [f"{one}: unknown flag" if one.startswith("-") else f"{one}: not expected here" for one in rest]
     if given.command is None:
         parser.print_help(sys.stderr)
-        return refuse(mistakes)
+        return refuse(usage_errors)
     flags = {flag: value for flag, value in vars(given).items() if flag in _RUN_FLAGS and value is not None}
-    return _do(given, flags, mistakes)
+    return _do(given, flags, usage_errors)
 
 
-def _do(given: argparse.Namespace, flags: Mapping[str, str], mistakes: Sequence[str]) -> int:
-    """The three that read a configuration say its mistakes together with those of the command line."""
+def _do(given: argparse.Namespace, flags: Mapping[str, str], usage_errors: Sequence[str]) -> int:
+    """The three that read a configuration say its usage_errors together with those of the command line."""
     match given.command:
         case "run":
             from kpf.commands.run import main as run
 
-            return run(flags, mistakes)
+            return run(flags, usage_errors)
         case "check":
             from kpf.commands.check import main as check
 
-            return check(flags, mistakes)
+            return check(flags, usage_errors)
         case "render":
             from kpf.commands.render import main as render
 
-            return render(flags, mistakes)
-    if mistakes:
-        return refuse(mistakes)
+            return render(flags, usage_errors)
+    if usage_errors:
+        return refuse(usage_errors)
     if given.command == "cleanup":
         from kpf.commands.cleanup import main as cleanup
 
@@ -116,11 +116,11 @@ def _do(given: argparse.Namespace, flags: Mapping[str, str], mistakes: Sequence[
 
 
 def _complete(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What argparse can read, and complaints about flags without a value: it would give up at the first of them."""
-    kept, mistakes = [], []
+    """What argparse can read, and what is wrong with flags without a value: it would give up at the first of them."""
+    kept, usage_errors = [], []
     for one, following in zip_longest(arguments, arguments[1:], fillvalue="--"):
         if one.startswith("--") and one[2:] in _RUN_FLAGS and following.startswith("--"):
-            mistakes.append(f"{one}: needs a value")
+            usage_errors.append(f"{one}: needs a value")
         else:
             kept.append(one)
-    return kept, mistakes
+    return kept, usage_errors

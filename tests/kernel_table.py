@@ -27,7 +27,7 @@ Rule = tuple[Expression, ...]
 
 def chains_of(rules: Rules) -> set[str]:
     """The names of all chains that the table must have."""
-    return {*(chain.name for chain in schema.chains(rules)), *forwards.names(rules.forwards, rules.guards)}
+    return {*(chain.name for chain in schema.chains(rules)), *forwards.names(rules.forwards, rules.source_ranges)}
 
 
 def sets_of(rules: Rules) -> set[str]:
@@ -39,8 +39,8 @@ def sets_of(rules: Rules) -> set[str]:
 async def read_table() -> tuple[dict[str, list[Rule]], set[str], int]:
     """The rules of each chain that has any, sorted; the names of sets; and how many more are part of a rule.
 
-    Whose turn it is depends on the history; so does the order of the rules that look for a pin, and that of the values
-    of a map which is part of a rule.
+    Whose turn it is depends on the history; so does the order of the rules that look for an affinity entry, and that of
+    the values of a map which is part of a rule.
     """
     netlink = NetlinkSocket(NETLINK.NETFILTER)
     try:
@@ -82,5 +82,5 @@ def _expressions(data: memoryview, maps: dict[str, bytes]) -> Iterator[Expressio
 
 
 def maps_of(rules: Rules) -> int:
-    """How many maps are part of a rule: a single endpoint without pins needs none."""
+    """How many maps are part of a rule: a single endpoint without affinity needs none."""
     return sum(len(one.endpoints) > 1 or one.affinity_timeout_s is not None for one in rules.forwards.values())

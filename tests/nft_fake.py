@@ -77,7 +77,7 @@ class FakeKernel:
     def _commit(self, elements: Elements, rules: Rules) -> None:
         parts = [forwards.parts(key, one, identifier=0, start=0) for key, one in rules.forwards.items()]
         chains = [*schema.chains(rules), *(one for part in parts for one in part.chains)]
-        chains += [forwards.guard_chain(*guarded) for guarded in rules.guards.items()]
+        chains += [forwards.sources_chain(*guarded) for guarded in rules.source_ranges.items()]
         names = frozenset(chain.name for chain in chains)
         sets = {one.name for one in (*schema.sets(), *(one for part in parts for one in part.sets))}
         rule_texts = [statement.text for chain in chains for rule in chain.rules for statement in rule]

@@ -19,7 +19,7 @@ from kpf.worker import connector, dialer, relay, transfer
 from kpf.worker.clock import Clock
 from kpf.worker.dialer import Dialer
 from kpf.worker.half import Half
-from kpf.worker.listener import Listener
+from kpf.worker.listening import ListeningSocket
 from kpf.worker.pipes import PipePool
 from kpf.worker.relay import Relay
 from kpf.worker.sessions import Sessions
@@ -84,7 +84,7 @@ class World:
         for module in (connector, dialer):
             self._patch.setattr(module, "Half", DrivenHalf)
         self._patch.setattr(DrivenHalf, "world", self, raising=False)
-        self._patch.setattr(dialer, "EARLY_SIZE", 8 * ROOM)
+        self._patch.setattr(dialer, "EARLY_DATA_BYTES", 8 * ROOM)
         self._patch.setattr(relay, "ROUNDS", rounds)
         for name, size in SMALL_SIZES.items() if has_small_sizes else ():
             self._patch.setattr(transfer, name, size)
@@ -114,7 +114,7 @@ class World:
         self._relay = Relay(self._sessions, words, pool)
         self._dialer = Dialer(self._sessions, self._relay, Balancer(region, 0), words, self._clock)
         self._sweeper = Sweeper(self._sessions, self._relay, self._clock, pool)
-        self._listener = Listener(os.dup(self._portal.fileno()), self._slot, layout=layout, worker=0)
+        self._listener = ListeningSocket(os.dup(self._portal.fileno()), self._slot, layout=layout, worker=0)
 
     def accept(self, size: int = 0, *, shuts: bool = False) -> None:
         """A client comes, and has sent so much by the time."""

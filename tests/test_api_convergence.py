@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from kpf.model.names import ObjectName
 from kpf.sources.api import reflector as machine
-from kpf.sources.api.deltas import Replaced, known
+from kpf.sources.api.deltas import Replaced, api_object
 from kpf.sources.api.reflector import Reflector
 from kpf.sources.api.resources import Request, resources
 from kpf.sources.api.store import Store
@@ -69,7 +69,7 @@ class Server:
     def state(self) -> State:
         store = Store("")
         raws = [record.value for record in self.store.sorted_objects(SERVICES)]
-        store.apply(Kind.SERVICE, Replaced(tuple(known(Kind.SERVICE, raw) for raw in raws)))
+        store.apply(Kind.SERVICE, Replaced(tuple(api_object(Kind.SERVICE, raw) for raw in raws)))
         return state_of(store)
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from kpf.model.names import ObjectName
 from kpf.model.snapshot import Problem
-from kpf.sources.api import notices
-from kpf.sources.api.notices import BURST, Notice, Notices, event, notice_of
+from kpf.sources.api import correlator
+from kpf.sources.api.correlator import BURST, EventCorrelator, PendingEvent, event, pending_event_of
 from kpf.sources.decode import Kind
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
@@ -27,15 +27,15 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def said(clock: Clock) -> Notices:
-    return Notices(clock)
+def said(clock: Clock) -> EventCorrelator:
+    return EventCorrelator(clock)
 
 
 def problem(text: str = "is odd", *, of: str = "Service default/web") -> Problem:
     return Problem("", of, "spec.type", text)
 
 
-def taken(notices: Notices) -> list[str]:
+def taken(notices: EventCorrelator) -> list[str]:
     """What is to be said: all that waits."""
     return [one.note for one in iter(notices.take, None)]
 
@@ -54,11 +54,11 @@ def taken(notices: Notices) -> list[str]:
     ],
 )
 def test_only_services_and_nodes_get_events(of: str, kind: Kind | None, name: ObjectName | None) -> None:
-    notice = notice_of(problem(of=of))
-    assert notice == (Notice(kind, name, "spec.type: is odd") if kind and name else None)
+    notice = pending_event_of(problem(of=of))
+    assert notice == (PendingEvent(kind, name, "spec.type: is odd") if kind and name else None)
 
 
-def test_each_problem_once_an_hour(said: Notices, clock: Clock) -> None:
+def test_each_problem_once_an_hour(said: EventCorrelator, clock: Clock) -> None:
     for _ in range(3):
         said.add((problem("one"), problem("two")))
         clock.now_s += 1000.0
@@ -68,7 +68,7 @@ def test_each_problem_once_an_hour(said: Notices, clock: Clock) -> None:
     assert taken(said) == ["spec.type: one"]
 
 
-def test_an_object_has_a_burst_and_then_one_in_five_minutes(said: Notices, clock: Clock) -> None:
+def test_an_object_has_a_burst_and_then_one_in_five_minutes(said: EventCorrelator, clock: Clock) -> None:
     def tell(number: int) -> int:
         clock.now_s += 0.001
         said.add((problem(f"problem {clock.now_s}"),) * number)
@@ -86,26 +86,26 @@ def test_an_object_has_a_burst_and_then_one_in_five_minutes(said: Notices, clock
     assert sum(tell(1) for _ in range(BURST + 10)) == BURST
 
 
-def test_what_is_too_much_at_once_is_forgotten(said: Notices) -> None:
+def test_what_is_too_much_at_once_is_forgotten(said: EventCorrelator) -> None:
     said.add(tuple(problem(of=f"Service default/s{number}") for number in range(1000)))
-    assert len(taken(said)) == notices.MAX_WAITING
+    assert len(taken(said)) == correlator.MAX_WAITING
     said.add(tuple(problem(of=f"Service default/s{number}") for number in range(1000)))
-    assert len(taken(said)) == notices.MAX_WAITING
+    assert len(taken(said)) == correlator.MAX_WAITING
 
 
-def test_what_was_said_is_remembered_within_bounds(said: Notices, clock: Clock) -> None:
-    for number in range(notices.MAX_KNOWN + 10):
+def test_what_was_said_is_remembered_within_bounds(said: EventCorrelator, clock: Clock) -> None:
+    for number in range(correlator.MAX_KNOWN + 10):
         said.add((problem(of=f"Service default/s{number}"),))
         assert said.take() is not None
         clock.now_s += 1.0
-    assert len(said._said_s) <= notices.MAX_KNOWN
+    assert len(said._said_s) <= correlator.MAX_KNOWN
     said.add((problem(of=f"Service default/s{number}"),))
     assert said.take() is None
 
 
 @pytest.mark.parametrize("text", ["x" * 5000, "\u20ac" * 2000, "\U0001f600" * 500])
 def test_a_note_is_bounded_in_bytes(text: str) -> None:
-    notice = notice_of(problem(text))
+    notice = pending_event_of(problem(text))
     assert notice is not None
     assert 1000 < len(notice.note.encode()) <= 1024
     assert notice.note.endswith("...")
@@ -113,7 +113,7 @@ def test_a_note_is_bounded_in_bytes(text: str) -> None:
 
 
 def made(of: str, **options: Any) -> dict[str, Any]:
-    notice = notice_of(problem(of=of))
+    notice = pending_event_of(problem(of=of))
     assert notice is not None
     return dict(event(notice, ("uid-7", "42"), node_name="node-1", now=NOW, **options))
 
@@ -150,6 +150,6 @@ def test_the_event_of_a_node_is_where_kubectl_looks_for_it() -> None:
 def test_names_within_the_api_s_bounds() -> None:
     long = made(f"Service shop/{'x' * 253}")
     assert len(long["metadata"]["generateName"]) <= 248
-    notice = notice_of(problem())
+    notice = pending_event_of(problem())
     assert notice is not None
     assert len(event(notice, ("", ""), node_name="n" * 253, now=NOW)["reportingInstance"]) <= 128

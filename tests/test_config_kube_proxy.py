@@ -75,7 +75,7 @@ def mistakes(flags: dict[str, str]) -> list[str]:
 def test_what_kubeadm_writes_needs_no_word(name: str) -> None:
     config = load({"config": str(SAMPLES / name)})
     assert config == load({"kubeconfig": "/var/lib/kube-proxy/kubeconfig.conf", "cluster-cidr": "10.244.0.0/16"})
-    assert config.remarks == ()
+    assert config.file_warnings == ()
 
 
 def test_what_kube_proxy_writes_of_its_defaults_needs_no_word() -> None:
@@ -91,8 +91,8 @@ def test_an_empty_file_says_nothing(file: File) -> None:
 def test_what_kpf_has_no_use_for_is_named_in_one_warning() -> None:
     path = SAMPLES / "unused.yaml"
     config = load({"config": str(path)})
-    assert config.remarks == (f"{path}: kpf has no use for these settings of kube-proxy: {', '.join(UNUSED)}",)
-    assert config.with_remarks(()) == Config()
+    assert config.file_warnings == (f"{path}: kpf has no use for these settings of kube-proxy: {', '.join(UNUSED)}",)
+    assert config.with_file_warnings(()) == Config()
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_what_kpf_has_no_use_for_is_named_in_one_warning() -> None:
     ],
 )
 def test_a_default_in_any_writing_needs_no_word(file: File, name: str, value: Any) -> None:
-    assert load(file.holds({name: value})).remarks == ()
+    assert load(file.holds({name: value})).file_warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_default_in_any_writing_needs_no_word(file: File, name: str, value: An
     [("iptables.syncPeriod", "-30s"), ("iptables.syncPeriod", "soon"), ("mode", ["ipvs"]), ("oomScoreAdj", "high")],
 )
 def test_what_an_unused_field_says_is_not_judged(file: File, name: str, value: Any) -> None:
-    (remark,) = load(file.holds({name: value})).remarks
+    (remark,) = load(file.holds({name: value})).file_warnings
     assert remark.endswith(f": {name}")
 
 

@@ -14,7 +14,7 @@ from kubernetes import client
 from kpf import __version__
 from kpf.config import FLAGS, Config, load
 from kpf.model.names import ObjectName
-from kpf.sources.api.notices import Notice, event
+from kpf.sources.api.correlator import PendingEvent, event
 from kpf.sources.api.resources import resources
 from kpf.sources.decode import Kind
 
@@ -88,7 +88,7 @@ def place(path: str) -> tuple[str, str]:
 def asked() -> set[tuple[str, str, str]]:
     """Group, plural and verb of everything that kpf asks of the API server."""
     watched = [place(one.path) for one in resources("node-7")]
-    notice = Notice(Kind.SERVICE, ObjectName("shop", "web"), "is not served")
+    notice = PendingEvent(Kind.SERVICE, ObjectName("shop", "web"), "is not served")
     made = event(notice, ("", ""), node_name="node-7", now=datetime.now(UTC))
     group = made["apiVersion"].partition("/")[0]
     return {(*one, verb) for one in watched for verb in ("list", "watch")} | {(group, "events", "create")}

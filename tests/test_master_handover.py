@@ -1,4 +1,4 @@
-"""Listeners in the hands of real workers: who is told of which, and when they are closed."""
+"""ListeningSockets in the hands of real workers: who is told of which, and when they are closed."""
 
 import asyncio
 import itertools
@@ -14,7 +14,7 @@ import pytest
 
 from kpf.master import effects, process, workers
 from kpf.master.effects import Effects
-from kpf.master.listeners import Listeners
+from kpf.master.listening import ListeningSockets
 from kpf.master.supervisor import State
 from kpf.master.workers import Workers
 from kpf.model.names import EndpointSet, Family, FrontendKey, ServicePortName
@@ -41,7 +41,7 @@ class Shop:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.is_late, self._ports = False, itertools.count(23200)
-        self.directory, self.listeners = Directory(Region.create(1)), Listeners(1)
+        self.directory, self.listeners = Directory(Region.create(1)), ListeningSockets(1)
         self.workers = Workers(self.directory, self.listeners, newborn=configure, count=1)
         self.effects = Effects(self.directory, self.listeners, self.workers, cast(Kernel, FakeKernel()))
         self._closed_at_the_end = ExitStack()

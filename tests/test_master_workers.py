@@ -16,7 +16,7 @@ import pytest
 
 from kpf.master import process, supervisor, workers
 from kpf.master.identity import worker_user
-from kpf.master.listeners import Listeners
+from kpf.master.listening import ListeningSockets
 from kpf.master.process import WorkerGoneError, WorkerProcess
 from kpf.master.supervisor import State
 from kpf.master.workers import Workers
@@ -35,7 +35,7 @@ def scene(play: Callable[[Workers], Coroutine[Any, Any, None]]) -> None:
     """One slot, and nobody left at the end."""
 
     async def run() -> None:
-        made = Workers(Directory(Region.create(1)), Listeners(1), newborn=configure, count=1)
+        made = Workers(Directory(Region.create(1)), ListeningSockets(1), newborn=configure, count=1)
         try:
             await asyncio.wait_for(play(made), 20.0)
         finally:
@@ -79,7 +79,7 @@ def test_whose_the_dials_of_all_workers_are(others: bool) -> None:
             user = os.getuid() + slot * others
             return replace(configure(slot), workers=2, uid=user, gid=user)
 
-        made = Workers(Directory(Region.create(2)), Listeners(2), newborn=newborn, count=2)
+        made = Workers(Directory(Region.create(2)), ListeningSockets(2), newborn=newborn, count=2)
         try:
             await made.start()
             assert made.uid() == (None if others else os.getuid())

@@ -65,9 +65,11 @@ FULL = Rules(
     cluster_ips=frozenset(map(ip_address, ("10.96.0.1", "10.96.0.2", "fd00:96::1"))),
     service_cidrs=tuple(map(ip_network, ("10.96.0.0/12", "fd00:96::/108"))),
     own_pods=OwnPods((ip_network("10.244.1.0/24"), ip_network("fd00:10:244:1::/64")), "cali", is_prefix=True),
-    far={Portal(ip_address("10.96.0.3"), TCP, 80): Direct(LOCAL, Masquerade.NEVER), NODE_PORT: Verdict.DROP},
+    off_node={Portal(ip_address("10.96.0.3"), TCP, 80): Direct(LOCAL, Masquerade.NEVER), NODE_PORT: Verdict.DROP},
     loopback={NodePort(Family.IPV4, TCP, 30083): 20003},
-    guards={Portal(ip_address("203.0.113.1"), TCP, 80): tuple(map(ip_network, ("10.0.0.0/8", "192.168.1.0/25")))},
+    source_ranges={
+        Portal(ip_address("203.0.113.1"), TCP, 80): tuple(map(ip_network, ("10.0.0.0/8", "192.168.1.0/25")))
+    },
     forwards={
         DNS: Forward((at("10.244.1.1:53"), at("10.244.2.1:53"))),
         DNS6: Forward((at("[fd00::1]:53"), at("[fd00::2]:53"), at("[fd00::3]:53")), 10800),
@@ -291,7 +293,7 @@ def some_rules(draw: st.DrawFn) -> Rules:
     portals = {one: draw(actions(one)) for one in draw(st.frozensets(st.sampled_from(PORTALS)))}
     node_ports = {one: draw(actions(one)) for one in draw(st.frozensets(st.sampled_from(NODE_PORTS)))}
     everything: list[Portal | NodePort] = [*portals, *node_ports]
-    far = draw(st.frozensets(st.sampled_from(everything))) if everything else frozenset()
+    off_node = draw(st.frozensets(st.sampled_from(everything))) if everything else frozenset()
     alone = [one for one, action in node_ports.items() if one.protocol is TCP and not isinstance(action, int)]
     guarded = draw(st.frozensets(st.sampled_from([*portals]))) if portals else frozenset()
     return Rules(
@@ -299,9 +301,9 @@ def some_rules(draw: st.DrawFn) -> Rules:
         node_port_networks=draw(networks),
         portals=portals,
         node_ports=node_ports,
-        far={one: draw(actions(one)) for one in far},
+        off_node={one: draw(actions(one)) for one in off_node},
         loopback={one: draw(st.sampled_from([20001, 20003])) for one in alone if draw(st.booleans())},
-        guards={one: draw(networks) for one in guarded},
+        source_ranges={one: draw(networks) for one in guarded},
         forwards=forwards,
         hairpins=draw(st.dictionaries(st.sampled_from([ip_address("10.0.0.5"), ip_address("fd00::5")]), st.just(1))),
         cluster_ips=draw(st.frozensets(st.sampled_from([ip_address("10.0.0.1"), ip_address("fd00::1")]))),

@@ -9,8 +9,8 @@ import pytest
 from pyroute2.nftables.main import NFTables
 
 from kpf.netlink.socket import NetlinkSocket, Refusal, RefusedError
-from kpf.nft import neighbours
-from kpf.nft.neighbours import ChainName, Found, words
+from kpf.nft import other_proxies
+from kpf.nft.other_proxies import ChainName, Found, words
 
 NFPROTO = {"ip": 2, "ip6": 10}
 NFTABLES = Found(ChainName("ip", "kube-proxy", "filter-output"), 0)
@@ -70,13 +70,13 @@ def of_kube_proxy() -> Iterator[None]:
 
 
 def test_what_is_in_the_kernel_is_found(of_kube_proxy: None) -> None:  # noqa: ARG001 (it makes the chains)
-    found = asyncio.run(neighbours.find())
+    found = asyncio.run(other_proxies.find())
     assert [one.name for one in found] == EVERYTHING
     assert [one.priority for one in found] == [-110, 0, None, None, None, None]
 
 
 def test_of_nothing_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    asyncio.run(neighbours.tell())
+    asyncio.run(other_proxies.tell())
     assert caplog.records == []
 
 
@@ -85,13 +85,13 @@ def test_kubelets_own_chains_are_none_of_kube_proxys(caplog: pytest.LogCaptureFi
         nft.table("add", name="filter")
         nft.chain("add", table="filter", name="KUBE-FIREWALL")
         nft.chain("add", table="filter", name="KUBE-KUBELET-CANARY")
-        asyncio.run(neighbours.tell())
+        asyncio.run(other_proxies.tell())
         nft.table("del", name="filter")
     assert caplog.records == []
 
 
 def test_it_is_one_warning(of_kube_proxy: None, caplog: pytest.LogCaptureFixture) -> None:  # noqa: ARG001
-    asyncio.run(neighbours.tell())
+    asyncio.run(other_proxies.tell())
     assert [one.levelno for one in caplog.records] == [logging.WARNING]
 
 
@@ -102,6 +102,6 @@ def test_a_kernel_that_does_not_tell_is_another_warning_and_no_failure(
         raise RefusedError(Refusal(1, errno.EPERM, ""), index=0)
 
     monkeypatch.setattr(NetlinkSocket, "talk", refuse)
-    asyncio.run(neighbours.tell())
+    asyncio.run(other_proxies.tell())
     (record,) = caplog.records
     assert (record.levelno, "cannot see" in record.getMessage()) == (logging.WARNING, True)

@@ -279,8 +279,8 @@ def test_replacing_the_table_under_load_loses_no_connection(outside: Host) -> No
 @pytest.mark.usefixtures("backends")
 def test_who_comes_from_elsewhere_is_not_asked_for_the_verdict_of_others(outside: Host, node: Machine) -> None:
     near = rules(Verdict.REFUSE)
-    far: dict[Portal | NodePort, Action] = dict.fromkeys((*near.portals, *near.node_ports), PROXY_PORT)
-    write(replace(near, far=far))
+    off_node: dict[Portal | NodePort, Action] = dict.fromkeys((*near.portals, *near.node_ports), PROXY_PORT)
+    write(replace(near, off_node=off_node))
     assert outcomes(outside, PORTALS) == {target: NODE[":" in target[0]] for target in PORTALS}
     assert outcomes(node, PORTALS) == all_of(PORTALS, "ECONNREFUSED")
 
@@ -345,7 +345,7 @@ def test_what_workers_dial_is_not_judged_by_its_guard() -> None:
     if worker_user(WORKER) != WORKER:
         pytest.skip("nobody else exists in this user namespace")
     guards = {portal: (ip_network("10.0.0.0/8"),) for portal in rules().portals if portal.family is Family.IPV4}
-    write(replace(rules(Verdict.REFUSE), guards=guards, worker_uid=WORKER))
+    write(replace(rules(Verdict.REFUSE), source_ranges=guards, worker_uid=WORKER))
     target = (EXTERNAL_IPS[0], 80)
     assert (who_answers(target, WORKER), who_answers(target, WORKER + 1)) == (SERVERS[target], SILENCE)
 

@@ -24,7 +24,7 @@ import pytest
 
 from kpf.master import effects, schedule, workers
 from kpf.master.effects import Effects
-from kpf.master.listeners import Listeners
+from kpf.master.listening import ListeningSockets
 from kpf.master.reconcile import Reconciler
 from kpf.master.workers import Workers
 from kpf.model.endpoint import EndpointPort, EndpointSlice
@@ -189,7 +189,7 @@ class Node:
         directory = Directory(region, clock=lambda: 0)
         for _ in range(SLOTS_IN_USE):
             directory.claim()
-        self.listeners = Listeners(WORKERS)
+        self.listeners = ListeningSockets(WORKERS)
         self.workers = Workers(directory, self.listeners, newborn=newborn, count=WORKERS)
         self.kernel = Kernel()
         self.effects = Effects(directory, self.listeners, self.workers, self.kernel)
@@ -391,7 +391,7 @@ def test_a_change_of_endpoints_is_planned_without_a_look_at_other_services(chang
     assert few == many > 0
 
 
-# 20 frontends of 10 endpoints: sets of pins that say how large they may become would take 400 MiB
+# 20 frontends of 10 endpoints: sets of affinity entries that say how large they may become would take 400 MiB
 PINNED, SLAB_LIMIT_KB = 20, 100 << 10
 
 

@@ -159,7 +159,7 @@ def test_an_endpoint_that_is_a_portal_is_dialled_where_the_workers_dials_are_kno
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "may_return"),
+    ("endpoint", "may_loop"),
     [
         ("10.0.0.1:8080", False),
         ("192.0.2.9:80", True),
@@ -171,24 +171,24 @@ def test_an_endpoint_that_is_a_portal_is_dialled_where_the_workers_dials_are_kno
     ],
     ids=["pod", "portal", "its other port", "node port", "UDP's", "node port here", "portal here"],
 )
-def test_what_may_be_a_portal_of_another_node_may_return(endpoint: str, may_return: bool) -> None:
+def test_what_may_be_a_portal_of_another_node_may_return(endpoint: str, may_loop: bool) -> None:
     """For as long as it is one of this node, too: portals are the same everywhere."""
     planner, state, facts = Planner(), DesiredState(), replace(FACTS, worker_uid=WORKERS)
     address, port = at(endpoint)
     web = (service(), endpoints(str(address), port=port))
     ports = (ServicePort("a", TCP, 80, 30080), ServicePort("b", Protocol.UDP, 80, 30081))
     other = service("other", cluster_ips=("10.96.0.2",), external_ips=("192.0.2.9", "192.168.1.10"), ports=ports)
-    for others, expected in (((), False), ((other,), may_return), ((), False)):
+    for others, expected in (((), False), ((other,), may_loop), ((), False)):
         plans, ownership = planner.plan(snapshot(*web, *others), facts)
         state = desired_state(plans, allocate(ownership, facts, PORTS, before=state.allocation), state)
         (frontend,) = (one for one in state.frontends.values() if one.endpoints)
-        assert frontend.may_return is expected
+        assert frontend.may_loop is expected
     # and where the address is this node's own, nothing returns
     plans, ownership = planner.plan(snapshot(*web, other), facts)
     state = desired_state(plans, allocate(ownership, facts, PORTS, before=state.allocation), state)
     here = replace(facts, local_addresses=facts.local_addresses | {address})
     state = desired_state(plans, allocate(ownership, here, PORTS, before=state.allocation), state)
-    assert not any(one.may_return for one in state.frontends.values())
+    assert not any(one.may_loop for one in state.frontends.values())
 
 
 @pytest.mark.parametrize("worker_uid", [None, WORKERS])

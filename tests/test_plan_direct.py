@@ -1,4 +1,4 @@
-"""What the kernel does by itself: forwards and their hairpins, other ways for those far away, guards, loopback."""
+"""What the kernel does by itself: forwards and their hairpins, what is off-node, source ranges, loopback."""
 
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -71,22 +71,25 @@ def test_a_forward_may_have_portals_for_its_endpoints() -> None:
 def far(*pods: Endpoint, **fields: object) -> tuple[set[Action], set[Action]]:
     """What becomes of connections to all external portals: from this node and its pods, and from elsewhere."""
     rules = plan(service(**{**LOCAL, **fields}), endpoints(*pods)).rules
-    assert rules.far.keys() == set(EXTERNAL)
+    assert rules.off_node.keys() == set(EXTERNAL)
     near = [*rules.portals.items(), *rules.node_ports.items()]
-    return {action for one, action in near if one in EXTERNAL}, set(rules.far.values())
+    return {action for one, action in near if one in EXTERNAL}, set(rules.off_node.values())
 
 
 def test_from_far_away_only_endpoints_of_this_node_are_reached() -> None:
-    (near,), (from_far,) = far(HERE, THERE)
+    (near,), (from_off_node,) = far(HERE, THERE)
     assert isinstance(near, int)
-    assert isinstance(from_far, Direct)
-    assert (from_far.frontend.endpoint_set, from_far.frontend.forwarding) == (EndpointSet.LOCAL, Forwarding.DIRECT)
+    assert isinstance(from_off_node, Direct)
+    assert (from_off_node.frontend.endpoint_set, from_off_node.frontend.forwarding) == (
+        EndpointSet.LOCAL,
+        Forwarding.DIRECT,
+    )
 
 
 def test_from_far_away_it_is_dropped_where_only_other_nodes_have_endpoints() -> None:
-    (near,), from_far = far(THERE)
+    (near,), from_off_node = far(THERE)
     assert isinstance(near, int)
-    assert from_far == {Verdict.DROP}
+    assert from_off_node == {Verdict.DROP}
 
 
 def test_from_anywhere_it_is_refused_where_nobody_has_endpoints() -> None:
@@ -94,10 +97,10 @@ def test_from_anywhere_it_is_refused_where_nobody_has_endpoints() -> None:
 
 
 def test_a_service_that_asks_for_it_is_proxied_from_far_away_too() -> None:
-    (near,), (from_far,) = far(HERE, THERE, annotations=((FORWARDING, "proxied"),))
+    (near,), (from_off_node,) = far(HERE, THERE, annotations=((FORWARDING, "proxied"),))
     assert isinstance(near, int)
-    assert isinstance(from_far, int)
-    assert near != from_far
+    assert isinstance(from_off_node, int)
+    assert near != from_off_node
 
 
 def test_the_masquerade_is_the_portals_own() -> None:
@@ -139,17 +142,17 @@ BOTH = {"cluster_ips": ("10.96.0.1", "fd00:96::1")}
 
 def test_guards_are_of_the_load_balancers_addresses_alone() -> None:
     rules = plan(service(**{**GUARDED, **BOTH}), endpoints(HERE)).rules
-    assert rules.guards == {portal("192.0.2.2:80"): RANGES[:1], portal("[2001:db8::2]:80"): RANGES[1:]}
+    assert rules.source_ranges == {portal("192.0.2.2:80"): RANGES[:1], portal("[2001:db8::2]:80"): RANGES[1:]}
 
 
 def test_a_node_that_may_come_may_come_from_the_portals_own_address() -> None:
     planned, web = Planned(), service(**{**GUARDED, **BOTH})
-    assert planned(web, endpoints(HERE)).rules.guards[portal("192.0.2.2:80")] == RANGES[:1]
+    assert planned(web, endpoints(HERE)).rules.source_ranges[portal("192.0.2.2:80")] == RANGES[:1]
     for address, own in (("203.0.113.9", ["192.0.2.2/32"]), ("198.51.100.1", [])):
         facts = replace(FACTS, local_addresses=FACTS.local_addresses | {ip_address(address)})
-        guards = planned(web, endpoints(HERE), facts=facts).rules.guards
-        assert guards[portal("192.0.2.2:80")] == (*RANGES[:1], *map(ip_network, own))
-        assert guards[portal("[2001:db8::2]:80")] == RANGES[1:]
+        ranges = planned(web, endpoints(HERE), facts=facts).rules.source_ranges
+        assert ranges[portal("192.0.2.2:80")] == (*RANGES[:1], *map(ip_network, own))
+        assert ranges[portal("[2001:db8::2]:80")] == RANGES[1:]
 
 
 def test_hairpins_count_the_forwards_that_have_an_endpoint_of_this_node() -> None:

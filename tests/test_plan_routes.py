@@ -126,7 +126,7 @@ def test_where_a_portal_leads(case: tuple[str, str, str, str], family: Family) -
     plans = planned(made, way)
     assert len(plans) == 4
     plan = plans[place(kind, protocol, family)]
-    assert [lead(plan.frontend), lead(plan.far), lead(plan.loopback), plan.masquerade] == CASES[case]
+    assert [lead(plan.frontend), lead(plan.off_node), lead(plan.loopback), plan.masquerade] == CASES[case]
     assert (plan.field, plan.sources) == (FIELDS[kind], ())
     assert all((key.port, key.family) == (way.name, family) for key in plan.frontends)
 

@@ -153,7 +153,7 @@ def steps(planned: Planned, **wanted: Wanted) -> list[str]:
     for step in transition(planned.world.now, planned.world.table.rules, desire(wanted, planned)):
         planned.world.perform(step)
         # or nothing but a note of what is
-        if not isinstance(step, Forget) or step.early or step.flows:
+        if not isinstance(step, Forget) or step.unreplied or step.flows:
             done.append(type(step).__name__)
     return done
 
@@ -189,7 +189,7 @@ def test_only_portals_that_are_new_have_early_connections_to_forget() -> None:
     planned = Planned()
     steps(planned, a=Wanted(node_port=30000))
     steps(planned, a=Wanted(node_port=30000), b=Wanted(node_port=30001))
-    assert [{str(one) for one in forgotten.early} for forgotten in planned.world.forgotten] == [
+    assert [{str(one) for one in forgotten.unreplied} for forgotten in planned.world.forgotten] == [
         {"10.96.0.97:80/TCP", "node port 30000/TCP (IPv4)"},
         {"10.96.0.98:80/TCP", "node port 30001/TCP (IPv4)"},
     ]
@@ -203,7 +203,7 @@ def test_what_was_not_forgotten_is_forgotten_next_time_if_it_is_still_there() ->
     assert not is_all_forgotten(planned.world.now, sync(planned, Sync(wanted, forgets=False)))
     assert is_all_forgotten(planned.world.now, sync(planned, Sync(wanted)))
     (forgotten,) = planned.world.forgotten
-    assert forgotten.early == {Portal(AT_A.address, TCP, 80)}
+    assert forgotten.unreplied == {Portal(AT_A.address, TCP, 80)}
     assert forgotten.flows == {Portal(ip_address(f"10.96.0.{ord('c')}"), UDP, 80): of("c", 1)}
     assert steps(planned, **wanted) == []
 

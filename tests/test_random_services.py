@@ -88,7 +88,7 @@ class Proxy:
         assert (await read_table())[1:] == (sets_of(rules), maps_of(rules))
 
     def check_promises(self) -> None:
-        """No dial comes back to kpf, and an address of a load balancer is guarded by its Service's ranges."""
+        """No dial comes back to kpf, and an address of a load balancer is kept to its Service's source ranges."""
         rules, services = self.state.rules, self.cache.snapshot().services
         dialled = [(listener.frontend, one.endpoints) for listener, one in self.state.frontends.items()]
         for key, endpoints in (*dialled, *((key, forward.endpoints) for key, forward in rules.forwards.items())):
@@ -101,7 +101,7 @@ class Proxy:
                 ranges = [one for one in own.load_balancer_source_ranges if one.version == portal.family]
                 is_balanced = portal.address in own.load_balancer_ips and portal.address not in own.cluster_ips
                 is_guarded = is_balanced and bool(ranges) and all(one.prefixlen for one in ranges)
-                assert (portal in rules.guards) == is_guarded
+                assert (portal in rules.source_ranges) == is_guarded
 
     async def check_replaced(self) -> None:
         """A full sync, in place or not, makes what the updates have made."""
@@ -138,11 +138,11 @@ def test_any_thousand_services_and_slices_become_what_they_must(seed: int) -> No
                 proxy.cache.drop(objects.pick(NAMES))
             if number % A_TRANSACTION == A_TRANSACTION - 1:
                 rules = await proxy.sync(replace(objects.pick(NODES), wildcard=wildcard))
-                for action in (*rules.portals.values(), *rules.node_ports.values(), *rules.far.values()):
+                for action in (*rules.portals.values(), *rules.node_ports.values(), *rules.off_node.values()):
                     met["proxied" if isinstance(action, int) else type(action).__name__] += 1
                 met["affinity"] += sum(one.affinity_timeout_s is not None for one in rules.forwards.values())
                 met["health"] += len(proxy.state.health_checks)
-                for kind in ("far", "loopback", "guards", "hairpins"):
+                for kind in ("off_node", "loopback", "source_ranges", "hairpins"):
                     met[kind] += len(getattr(rules, kind))
                 met["problems"] += len(proxy.state.problems)
         assert min(met.values()) > 5, met
@@ -157,7 +157,7 @@ def test_a_guard_whose_ranges_cannot_be_read_lets_nobody_in() -> None:
         for ranges in (["10.0.0.0/33"], ["nonsense", "10.0.0.0/8"]):
             proxy.take(wanted(loadBalancerSourceRanges=ranges, **balanced))
             rules = await proxy.sync()
-            let_in = {portal.family: sources for portal, sources in rules.guards.items()}
+            let_in = {portal.family: sources for portal, sources in rules.source_ranges.items()}
             assert let_in[Family.IPV6] == (ip_network("::/128"),), "no packet has this source"
             assert ip_network("0.0.0.0/32") in let_in[Family.IPV4]
             assert not any(ip_address("203.0.113.7") in one for one in let_in[Family.IPV4])

@@ -15,7 +15,7 @@ import pytest
 
 from kpf.master import effects, schedule
 from kpf.master.effects import Effects
-from kpf.master.listeners import Listeners, OpenListener
+from kpf.master.listening import ListeningGroup, ListeningSockets
 from kpf.master.reconcile import Reconciler
 from kpf.master.workers import Workers
 from kpf.model.endpoint import EndpointSlice
@@ -43,13 +43,13 @@ class NoWorkers:
     """Workers that answer at once, or when they are let: `pause` for what is announced, `answer` for what is closed."""
 
     def __init__(self) -> None:
-        self.announced: list[OpenListener] = []
+        self.announced: list[ListeningGroup] = []
         self.withdrawn: list[int] = []
         self.pause, self.answer = asyncio.Event(), asyncio.Event()
         self.pause.set()
         self.answer.set()
 
-    async def announce(self, groups: Sequence[OpenListener]) -> None:
+    async def announce(self, groups: Sequence[ListeningGroup]) -> None:
         self.announced += groups
         await self.pause.wait()
 
@@ -83,7 +83,7 @@ class Node:
         self.reads, self.knows_enough, self.readable = 0, True, True
         self.facts = FACTS
         self.kernel, self.workers = RefusingKernel(), NoWorkers()
-        self.directory, self.listeners = Directory(Region.create(1)), Listeners(1)
+        self.directory, self.listeners = Directory(Region.create(1)), ListeningSockets(1)
         self.effects = Effects(self.directory, self.listeners, cast(Workers, self.workers), cast(Kernel, self.kernel))
         self.reconciler = Reconciler(
             self.effects,
@@ -187,7 +187,7 @@ def test_one_frontend_that_cannot_be_opened_concerns_itself_alone(
 
 
 def test_a_full_table_of_pins_leaves_out_what_needs_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory, "PIN_TABLES", 1)
+    monkeypatch.setattr(directory, "AFFINITY_TABLES", 1)
 
     async def play(node: Node) -> None:
         node.serve("first", 1, affinity_timeout_s=10)
@@ -568,7 +568,7 @@ def test_what_could_not_be_forgotten_is_tried_again_and_said_once(
         node.serve("a", 1)
         await node.sync()
         await until(lambda: len(asked) == 3)
-        await until(lambda: not node.effects.now.early)
+        await until(lambda: not node.effects.now.unreplied)
         assert [stale.tcp for stale in asked] == [{at("10.96.0.1:80")}] * 3
         assert sum("may go on with what they had" in one.message for one in caplog.records) == 1
 

@@ -8,7 +8,7 @@ import pytest
 from kpf.lab.manifests import Object
 from kpf.model.names import ObjectName
 from kpf.sources.api import reflector as machine
-from kpf.sources.api.deltas import Deleted, Delta, Remark, Replaced, Updated
+from kpf.sources.api.deltas import Deleted, Delta, LogLine, Replaced, Updated
 from kpf.sources.api.reflector import Reflector
 from kpf.sources.api.resources import Ask, Request, Resource, resources
 from kpf.sources.decode import Kind
@@ -100,7 +100,7 @@ def brief(event: Delta) -> str:
             return f"-{name.name}"
         case Replaced(objects):
             return "=" + ",".join(sorted(one.name.name for one in objects if one.name))
-        case Remark(text):
+        case LogLine(text):
             return f"!{text}"
 
 
@@ -407,7 +407,7 @@ def test_one_malformed_object_concerns_that_object_alone(watching: Talk) -> None
 def test_what_has_no_name_is_passed_over(watching: Talk) -> None:
     watching.hears(line("ADDED", {"metadata": {"name": "Odd\u0000", "resourceVersion": "11"}, "spec": {}}))
     (remark,) = watching.told()
-    assert isinstance(remark, Remark)
+    assert isinstance(remark, LogLine)
     assert "'Odd\\x00'" in remark.text
     watching.ends(60.0)
     assert watching.asks(Ask.WATCH)["resourceVersion"] == "11"

@@ -1,4 +1,4 @@
-"""Turns, pins and health against a slow and obvious model of SEMANTICS sections 3 to 5."""
+"""Round robin, affinity and health against a slow and obvious model of SEMANTICS sections 3 to 5."""
 
 import itertools
 import os
@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kpf.shm import layout
+from kpf.shm.affinity import AffinityEntries, AffinityTable, client_of
 from kpf.shm.balancer import Balancer, Choice
 from kpf.shm.directory import Directory
-from kpf.shm.health import PROBE_MS, patience_ms
+from kpf.shm.health import PROBE_MS, attempt_delay_ms
 from kpf.shm.layout import Address
-from kpf.shm.pins import Pins, PinTable, client_of
 from kpf.shm.region import Region, Words, monotonic_ms
 
 CLIENTS = ("10.1.0.1", "10.1.0.2", "fd00::1", "fd00::2")
@@ -59,7 +59,7 @@ class Model:
         self.members, self.timeout = members, timeout
 
     def pick(self, client: str, tried: set[Address], now: int) -> tuple[Address | None, bool]:
-        """Who it is, and whether a pin led there."""
+        """Who it is, and whether affinity led there."""
         untried = [one for one in self.members if one not in tried]
         usable = [one for one in untried if self.health[one].until <= now] or untried
         if self.timeout and client in self.pins:
@@ -158,7 +158,7 @@ class Balancing(RuleBasedStateMachine):
 
     @rule(worker=st.integers(0, 1), client=st.sampled_from(CLIENTS), data=st.data())
     def connect_beside(self, worker: int, client: str, data: st.DataObject) -> None:
-        """A dial that is slow, and another one beside it: neither the turn nor a pin moves."""
+        """A dial that is slow, and another one beside it: neither the cursor nor an affinity entry moves."""
         first, by_pin = self.model.pick(client, set(), self.now)
         choice = self.workers[worker].pick(self.slot, client, (), self.now)
         assert (name_of(choice) if choice else None) == first
@@ -168,7 +168,7 @@ class Balancing(RuleBasedStateMachine):
         assert self.born.setdefault(choice.identity, first) == first
         self.dialled.append((choice, first, client))
         allowed = self.model.beside({first}, self.now)
-        other = self.workers[worker].pick_beside(self.slot, {choice.identity}, self.now)
+        other = self.workers[worker].pick_hedge(self.slot, {choice.identity}, self.now)
         if other is None:
             assert not allowed
             return
@@ -215,7 +215,7 @@ class Balancing(RuleBasedStateMachine):
     def agrees(self) -> None:
         views = self.directory.members(self.slot)
         assert [view.address for view in views] == self.model.members
-        assert [view.shut_out for view in views] == [
+        assert [view.ejected for view in views] == [
             self.model.health[member].until > self.now for member in self.model.members
         ]
         active = {view.identity: view.active for view in views}
@@ -279,15 +279,15 @@ def test_a_flood_of_clients_cannot_grow_the_table() -> None:
     for client in clients:
         balancer.pick(slot, client, (), next(now))
     view, room = directory.frontend(slot), layout.BUCKET_ENTRIES << layout.BUCKET_BITS
-    assert view.pins + view.pin_evictions == 40_000
-    assert view.pins <= room
-    assert view.pin_evictions > 7_000
+    assert view.affinity_entries + view.affinity_evictions == 40_000
+    assert view.affinity_entries <= room
+    assert view.affinity_evictions > 7_000
     # the latest are all there: only the oldest of a bucket is evicted
     for client in clients[-2000:]:
         balancer.pick(slot, client, (), next(now))
     assert directory.frontend(slot).affinity_hits == 2000
     # only a few of the first have lost their place: the hash spreads them
-    assert view.pins > room * 0.9
+    assert view.affinity_entries > room * 0.9
 
 
 def test_several_picks_at_once_are_as_many_one_by_one() -> None:
@@ -322,7 +322,7 @@ def test_no_pins_from_before_affinity_was_switched_on() -> None:
     first = balancer.pick(slot, "10.9.9.9", (), monotonic_ms())
     for timeout_ms in (0, 60_000):
         directory.set_members(slot, addresses, affinity_timeout_ms=timeout_ms)
-    assert directory.frontend(slot).pins == 0
+    assert directory.frontend(slot).affinity_entries == 0
     assert balancer.pick(slot, "10.9.9.9", (), monotonic_ms()) != first
 
 
@@ -351,11 +351,11 @@ def test_who_is_dialled_beside_moves_neither_turn_nor_pin() -> None:
     region, directory, slot, addresses = frontend_with(4, timeout_ms=60_000)
     balancer = Balancer(region, 0)
     first = chosen(balancer.pick(slot, "10.9.9.1", (), 1))
-    besides = [chosen(balancer.pick_beside(slot, {first.identity}, 1)) for _ in range(30)]
+    besides = [chosen(balancer.pick_hedge(slot, {first.identity}, 1)) for _ in range(30)]
     assert {name_of(one) for one in besides} == set(addresses[1:])
     assert chosen(balancer.pick(slot, "10.9.9.1", (), 2)) == first
     assert name_of(chosen(balancer.pick(slot, "10.9.9.2", (), 2))) == addresses[1]
-    assert balancer.pick_beside(slot, {view.identity for view in directory.members(slot)}, 1) is None
+    assert balancer.pick_hedge(slot, {view.identity for view in directory.members(slot)}, 1) is None
 
 
 def test_turns_pass_over_a_suspected_member_and_its_clients_do_not() -> None:
@@ -387,11 +387,11 @@ def test_a_slow_answer_teaches_all_workers_what_is_normal() -> None:
     taught = []
     for took_ms in (250, 300, 290, 260, 3001, 2000, 100, 1600, 100, 100, 100, 100):
         Balancer(region, 0).answered(slot, identity, took_ms)
-        taught.append(word_of(region, identity, layout.USUAL))
+        taught.append(word_of(region, identity, layout.CONNECT_TIME))
     # as slow as it was, three seconds at most; halved for each answer that took less than half
     assert taught == [0, 300, 300, 300, 3000, 3000, 1500, 1600, 800, 400, 0, 0]
-    assert patience_ms(0) == 250
-    assert patience_ms(300) == 550
+    assert attempt_delay_ms(0) == 250
+    assert attempt_delay_ms(300) == 550
 
 
 def test_an_endpoint_that_comes_again_is_not_taken_for_the_slow_one_before() -> None:
@@ -404,12 +404,12 @@ def test_an_endpoint_that_comes_again_is_not_taken_for_the_slow_one_before() -> 
     directory.set_members(slot, addresses, affinity_timeout_ms=0)
     again = directory.members(slot)[0].identity
     assert again & layout.SLOT_MASK == slow & layout.SLOT_MASK
-    assert word_of(region, again, layout.USUAL) == 0
+    assert word_of(region, again, layout.CONNECT_TIME) == 0
     # what is still to be told of the one before does not concern it
     balancer.answered(slot, slow, 900)
     balancer.suspect(slot, slow, 9000)
-    assert word_of(region, again, layout.USUAL) == word_of(region, again, layout.HEALTH) == 0
-    assert word_of(region, other, layout.USUAL) == 0
+    assert word_of(region, again, layout.CONNECT_TIME) == word_of(region, again, layout.HEALTH) == 0
+    assert word_of(region, other, layout.CONNECT_TIME) == 0
 
 
 # a thousand members
@@ -424,7 +424,7 @@ def test_notes_of_a_long_list_change_no_pick(number: int) -> None:
     for _ in range(250):
         balancer = luck.choice(balancers)
         tried: set[int] = set()
-        # seldom enough work that whole stretches are shut out
+        # seldom enough work that whole stretches are ejected
         while len(tried) < 20:
             untried = [one for one in (*identities[turn:], *identities[:turn]) if one not in tried]
             until_ms = {one: word_of(region, one, layout.HEALTH) >> layout.UNTIL_SHIFT for one in untried}
@@ -492,7 +492,7 @@ def test_a_pick_among_a_thousand_that_are_shut_out_reads_few_words(alive: int) -
     # whoever is the first looks at all of them
     balancer.pick(slot, "10.9.9.9", (), 1001)
     counting = Counting(region.words)
-    balancer._words = balancer._turns._words = counting  # type: ignore[assignment]
+    balancer._words = balancer._round_robin._words = counting  # type: ignore[assignment]
     for _ in range(100):
         assert balancer.pick(slot, "10.9.9.9", (), 1001)
     # of its own stretch of 64, up to three words each; of the others, one
@@ -544,25 +544,25 @@ def test_a_pin_that_was_half_stored_is_nobodys() -> None:
     def act(stores: int) -> bool:
         region, directory, slot, _ = frontend_with(2, timeout_ms=60_000)
         old, new = (view.identity for view in directory.members(slot))
-        pins = Pins(region)
-        table = PinTable(region.layout.pin_table(0), 60_000)
-        home = pins._bucket(table, client_of("10.0.0.1"))
+        entries = AffinityEntries(region)
+        table = AffinityTable(region.layout.affinity_table(0), 60_000)
+        home = entries._bucket(table, client_of("10.0.0.1"))
         clients = (f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}" for number in itertools.count(1))
-        neighbours = (client for client in clients if pins._bucket(table, client_of(client)) == home)
+        neighbours = (client for client in clients if entries._bucket(table, client_of(client)) == home)
         *present, newcomer = itertools.islice(neighbours, layout.BUCKET_ENTRIES + 1)
         for now_ms, client in enumerate(present, 1):
-            pins.store(table, client_of(client), old, now_ms=now_ms)
+            entries.store(table, client_of(client), old, now_ms=now_ms)
         lives = True
         try:
-            Pins(mortal(region, stores)).store(table, client_of(newcomer), new, now_ms=100)
+            AffinityEntries(mortal(region, stores)).store(table, client_of(newcomer), new, now_ms=100)
         except KilledError:
             lives = False
-        other = Pins(region)
+        other = AffinityEntries(region)
         for client in present:
             entry = other.find(table, client_of(client), now_ms=100)
-            assert not entry or region.words[entry + layout.PIN_IDENTITY] == old
+            assert not entry or region.words[entry + layout.ENTRY_IDENTITY] == old
         entry = other.find(table, client_of(newcomer), now_ms=100)
-        assert not entry or region.words[entry + layout.PIN_IDENTITY] == new
+        assert not entry or region.words[entry + layout.ENTRY_IDENTITY] == new
         os.close(region.descriptor)
         return lives
 
@@ -607,12 +607,12 @@ def members_of(network: int, number: int) -> list[Address]:
 def test_a_pin_that_was_not_counted_does_not_make_the_count_negative() -> None:
     """Killed between the two."""
     region, directory, slot, _ = frontend_with(2, timeout_ms=60_000)
-    at = region.layout.frontend(slot) + layout.PINS
+    at = region.layout.frontend(slot) + layout.AFFINITY_ENTRIES
     balancer = Balancer(region, 0)
     choice = chosen(balancer.pick(slot, "10.9.9.9", (), 1))
     region.words[at] = 0
     balancer.failed(slot, choice.identity, "10.9.9.9", 2)
-    assert directory.frontend(slot).pins == 0
+    assert directory.frontend(slot).affinity_entries == 0
 
 
 def test_a_pin_that_is_used_is_lengthened() -> None:

@@ -92,7 +92,7 @@ def test_members_that_stay_keep_identity_and_health(region: Region) -> None:
     directory.set_members(slot, addresses(2, 3, 4), affinity_timeout_ms=0)
     after = directory.members(slot)
     assert [view.identity for view in after[:2]] == [view.identity for view in before[1:]]
-    assert [view.shut_out for view in after] == [True, False, False]
+    assert [view.ejected for view in after] == [True, False, False]
     directory.set_members(slot, addresses(1, 2, 3, 4), affinity_timeout_ms=0)
     assert directory.members(slot)[0].identity not in {view.identity for view in before}
 
@@ -122,7 +122,7 @@ def test_a_place_is_used_again_only_when_nobody_is_there(region: Region) -> None
     again = directory.members(other)[1].identity
     assert again & layout.SLOT_MASK == choice.identity & layout.SLOT_MASK
     assert again != choice.identity
-    assert directory.frontend(other).pins == 0
+    assert directory.frontend(other).affinity_entries == 0
 
 
 def test_counts_are_sums_over_workers_and_start_at_nought(region: Region) -> None:
@@ -149,7 +149,7 @@ def test_counts_are_sums_over_workers_and_start_at_nought(region: Region) -> Non
 def test_full_means_an_error_and_nothing_changed(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kpf.shm.directory.MEMBER_CAPACITY", 4)
     monkeypatch.setattr("kpf.shm.directory.FRONTEND_CAPACITY", 2)
-    monkeypatch.setattr("kpf.shm.directory.PIN_TABLES", 1)
+    monkeypatch.setattr("kpf.shm.directory.AFFINITY_TABLES", 1)
     directory = Directory(region)
     first, second = directory.claim(), directory.claim()
     with pytest.raises(CapacityError):
@@ -172,7 +172,7 @@ def test_what_a_dead_session_pinned_is_void_for_the_next_frontend(region: Region
     directory.set_members(slot, addresses(1, 2), affinity_timeout_ms=60_000)
     hosts_picked(balancer, slot, 1)
     directory.retire(slot)
-    region.words[region.layout.frontend(slot) + layout.PINS] = 1
+    region.words[region.layout.frontend(slot) + layout.AFFINITY_ENTRIES] = 1
     for choice in balancer._choices.values():
         region.words[choice.active] = 0
     directory.collect()

@@ -72,7 +72,7 @@ def test_four_processes_pin_a_client_once(burst: int) -> None:
     run(region, slot, 1000, ["10.9.9.9"] * WORKERS, burst)
     assert sorted(view.total for view in directory.members(slot)) == [0, 0, 0, 0, 4000]
     view = directory.frontend(slot)
-    assert (view.pins, view.affinity_hits) == (1, 3999)
+    assert (view.affinity_entries, view.affinity_hits) == (1, 3999)
 
 
 def pick_until_killed(region: Region, worker: int, slot: int) -> None:
@@ -152,10 +152,10 @@ def check_whole(region: Region, directory: Directory, slot: int) -> None:
         health = words[region.layout.member(identity & layout.SLOT_MASK) + layout.HEALTH]
         assert health >> layout.UNTIL_SHIFT <= monotonic_ms() + 10_000
         assert health & layout.FOR_MASK in (0, 1000, 2000, 4000, 8000, 10_000)
-    table = words[record + layout.PIN_TABLE]
+    table = words[record + layout.AFFINITY_TABLE]
     if table:
-        at = region.layout.pin_table(table - 1)
-        entries = words[at : at + layout.PIN_TABLE_WORDS].tolist()
+        at = region.layout.affinity_table(table - 1)
+        entries = words[at : at + layout.AFFINITY_TABLE_WORDS].tolist()
         pins = [entries[index : index + 4] for index in range(0, len(entries), 4) if entries[index + 2] in listed]
         assert all(0 <= low - (0xFFFF0A000000) < 200 and high == 0 for high, low, _, _ in pins)
         assert all(0 < stamp <= monotonic_ms() for *_, stamp in pins)

@@ -53,7 +53,7 @@ def test_a_thousand_that_refuse_do_not_hold_up_a_worker(figure: Callable[[str], 
         assert try_once(at) is None
         watch = Watch(made)
         began_s = time.monotonic()
-        # the first of them meet members that nobody has met; all others, that all are shut out
+        # the first of them meet members that nobody has met; all others, that all are ejected
         answers = Counter(clients.map(lambda _: try_once(at), range(4 * CLIENTS)))
         took_s = time.monotonic() - began_s
         watch.stop()
@@ -75,7 +75,7 @@ def test_three_that_live_among_a_thousand_serve_everybody_in_turn(figure: Callab
         watch = Watch(made)
         answers = Counter(clients.map(lambda _: try_once(at), range(CLIENTS)))
         assert None not in answers
-        # all others are shut out by now, for a second
+        # all others are ejected by now, for a second
         servers.counts[:] = [0] * 3
         began_s = time.monotonic()
         answers = Counter(clients.map(lambda _: try_once(at), range(300)))

@@ -21,23 +21,23 @@ import pytest
 
 from kpf.shm.balancer import Balancer
 from kpf.shm.directory import Directory
-from kpf.shm.health import LESSON_MS
+from kpf.shm.health import LOSING_DIAL_MS
 from kpf.shm.layout import FOR_MASK, HEALTH, MEMBER_REASONS, SLOT_MASK, Layout, Reason
 from kpf.worker.acceptor import PAUSE_MS, Acceptor
 from kpf.worker.clock import Clock
-from kpf.worker.dialer import EARLY_SIZE, Dialer
-from kpf.worker.listener import Listener
+from kpf.worker.dialer import EARLY_DATA_BYTES, Dialer
+from kpf.worker.listening import ListeningSocket
 from kpf.worker.pipes import PipePool
-from kpf.worker.pursuit import DIALS_A_TURN
+from kpf.worker.racing import DIALS_AN_ITERATION
 from kpf.worker.relay import Relay
-from kpf.worker.session import (
+from kpf.worker.retry import (
     GIVE_UP_MS,
     LATER_LIMIT,
     PARALLEL,
     RETRIES,
-    RETRIES_SHUT_OUT,
+    RETRIES_EJECTED,
     Command,
-    Session,
+    RetryState,
     next_ms,
 )
 from kpf.worker.sessions import Sessions
@@ -80,7 +80,7 @@ def kept_in_the_kernel(at: Target) -> int:
 
 
 def test_every_member_that_refuses_is_dialled_once() -> None:
-    session = Session()
+    session = RetryState()
     assert [session.dial_failed(identity, Reason.REFUSED) for identity in (1, 2, 3)] == [Command.DIAL_NEXT] * 3
     assert session.tried == {1, 2, 3}
     assert session.reason is Reason.REFUSED
@@ -96,20 +96,20 @@ def test_the_next_is_dialled_beside_after_what_is_normal_for_the_first() -> None
 def test_as_many_as_may_be_dialled_at_once_wait_for_the_oldest() -> None:
     began_ms = [1000 + 250 * number for number in range(PARALLEL)]
     assert next_ms(began_ms[:-1], 250) == began_ms[-1]
-    assert next_ms(began_ms, 250) == 1000 + LESSON_MS
+    assert next_ms(began_ms, 250) == 1000 + LOSING_DIAL_MS
 
 
-@pytest.mark.parametrize(("is_shut_out", "bound"), [(False, RETRIES), (True, RETRIES_SHUT_OUT)])
-def test_retries_are_bounded(is_shut_out: bool, bound: int) -> None:
-    session, may = Session(), []
+@pytest.mark.parametrize(("is_ejected", "bound"), [(False, RETRIES), (True, RETRIES_EJECTED)])
+def test_retries_are_bounded(is_ejected: bool, bound: int) -> None:
+    session, may = RetryState(), []
     for _ in range(bound + 1):
         may.append(session.may_retry)
-        session.retried(is_shut_out=is_shut_out)
+        session.retried(is_ejected=is_ejected)
     assert may == [True] * bound + [False]
 
 
 def test_shortage_waits_and_blames_nobody() -> None:
-    session = Session()
+    session = RetryState()
     commands = [session.dial_failed(1, Reason.RESOURCES) for _ in range(LATER_LIMIT)]
     assert commands == [Command.DIAL_LATER] * (LATER_LIMIT - 1) + [Command.GIVE_UP]
     assert session.tried == set()
@@ -182,7 +182,7 @@ def test_who_refuses_is_hidden_and_shut_out() -> None:
         assert view.retries == 2
         failures = Counter(member.failures[Reason.REFUSED] for member in made.directory.members(slot))
         assert failures == {0: 2, 1: 2}
-        assert sum(member.shut_out for member in made.directory.members(slot)) == 2
+        assert sum(member.ejected for member in made.directory.members(slot)) == 2
 
 
 def test_a_member_that_is_back_is_probed_and_used_again() -> None:
@@ -205,7 +205,7 @@ def test_a_member_that_is_back_is_probed_and_used_again() -> None:
             serving.start()
             assert Counter(greeting(at) for _ in range(4)) == {0: 2, 1: 2}
             serving.join()
-        assert not any(member.shut_out for member in made.directory.members(slot))
+        assert not any(member.ejected for member in made.directory.members(slot))
 
 
 def test_if_all_refuse_the_client_is_reset_at_once_and_counted() -> None:
@@ -293,7 +293,7 @@ def test_of_what_is_there_at_accept_little_is_read_before_the_dial_answers() -> 
         with connect(at) as sock:
             sock.sendall(b"e" * 60_000)
             made.workers[0].process.send_signal(signal.SIGCONT)
-            eventually(lambda: kept_in_the_kernel(at) == 60_000 - EARLY_SIZE)
+            eventually(lambda: kept_in_the_kernel(at) == 60_000 - EARLY_DATA_BYTES)
             hole.open_up()
             with hole.accept(within_s=8) as server:
                 server.settimeout(5)
@@ -358,8 +358,8 @@ def test_a_probe_whose_client_has_gone_counts_all_the_same() -> None:
         for _ in range(2):
             with connect(at) as sock:
                 receive_all(sock)
-        eventually(lambda: any(view.shut_out for view in made.directory.members(slot)))
-        eventually(lambda: not any(view.shut_out for view in made.directory.members(slot)))
+        eventually(lambda: any(view.ejected for view in made.directory.members(slot)))
+        eventually(lambda: not any(view.ejected for view in made.directory.members(slot)))
         with socket.create_server(at_first):
             stop_and_wait(made.workers[0].process)
             # in turn, so one of them is the probe
@@ -368,7 +368,7 @@ def test_a_probe_whose_client_has_gone_counts_all_the_same() -> None:
             made.workers[0].process.send_signal(signal.SIGCONT)
             eventually(lambda: made.directory.frontend(slot).total == 4)
             eventually(made.is_quiet)
-            assert not any(view.shut_out for view in made.directory.members(slot))
+            assert not any(view.ejected for view in made.directory.members(slot))
 
 
 def test_a_queue_is_shared_out_in_turn() -> None:
@@ -393,7 +393,7 @@ def test_affinity_over_workers_and_to_who_answers() -> None:
             homes[source] = seen.pop()
         assert Counter(homes.values()) == {0: 10, 1: 10, 2: 10}
         view = made.directory.frontend(slot)
-        assert (view.affinity_hits, view.pins) == (150, 30)
+        assert (view.affinity_hits, view.affinity_entries) == (150, 30)
         servers.listeners[0].close()
         for source, home in homes.items():
             now = {greeting(at, source=source) for _ in range(4)}
@@ -625,7 +625,7 @@ def test_dials_of_one_client_at_once_are_bounded_and_all_are_counted() -> None:
         assert receive_exactly(dialling.far_client, 1) == b"\0"
         # those that were given up for others are judged at once, the others when they have been heard out
         assert sum(health != 0 for health in dialling.health()) >= 3
-        dialling.wait(LESSON_MS)
+        dialling.wait(LOSING_DIAL_MS)
         views = dialling.directory.members(dialling.slot)
         assert sorted(view.dial_failures for view in views) == [0, *[1] * len(holes)]
         assert [bool(health & FOR_MASK) for health in dialling.health()] == [
@@ -654,14 +654,14 @@ def test_a_pin_moves_to_the_one_that_answered_once_silence_is_proven() -> None:
         dialling.wait(250)
         assert dialling.health().count(0) == 1, "it is suspected"
         assert home() == hole.at
-        dialling.wait(LESSON_MS - 250)
+        dialling.wait(LOSING_DIAL_MS - 250)
         assert home() == servers.at[0]
         view = dialling.directory.frontend(dialling.slot)
-        assert (view.pins, view.affinity_hits) == (1, 3)
+        assert (view.affinity_entries, view.affinity_hits) == (1, 3)
 
 
 def test_what_loses_beyond_the_bound_teaches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kpf.worker.lessons.LESSONS", 0)
+    monkeypatch.setattr("kpf.worker.losing.LOSING_DIALS", 0)
     with Greeter(1) as servers, BlackHole() as hole, node() as made, dialling_to(made, hole, [hole.at]) as dialling:
         made.members(dialling.slot, [hole.at, *servers.at])
         dialling.wait(250)
@@ -693,7 +693,7 @@ def test_dials_beside_others_count_against_the_limit_of_sessions(dialling: Diall
 def test_a_turn_of_the_loop_makes_so_many_dials_and_no_more() -> None:
     with node() as made, BlackHole() as hole:
         port = refusing()[1]
-        members = [(f"127.1.{index >> 8}.{index & 255}", port) for index in range(4 * DIALS_A_TURN)]
+        members = [(f"127.1.{index >> 8}.{index & 255}", port) for index in range(4 * DIALS_AN_ITERATION)]
         with dialling_to(made, hole, members) as dialling:
             retries = []
             while not dialling.is_reset():
@@ -702,7 +702,7 @@ def test_a_turn_of_the_loop_makes_so_many_dials_and_no_more() -> None:
                 dialling.wait(0)
             steps = [after - before for before, after in pairwise([0, *retries])]
             assert len(steps) >= 4
-            assert max(steps) <= DIALS_A_TURN
+            assert max(steps) <= DIALS_AN_ITERATION
 
 
 def test_a_worker_that_was_late_does_not_blame_the_endpoint(dialling: Dialling) -> None:
@@ -728,7 +728,7 @@ def test_a_dial_that_fails_on_a_descriptor_beyond_all_so_far(dialling: Dialling)
             beyond = fcntl.fcntl(near, fcntl.F_DUPFD, len(sessions.halves))
             near.close()
             empty = dialling.directory.claim()
-            listener = Listener(os.dup(listening.fileno()), empty, layout=dialling.layout, worker=0)
+            listener = ListeningSocket(os.dup(listening.fileno()), empty, layout=dialling.layout, worker=0)
             sessions.count(1)
             dialling.dialer.begin(listener, [(beyond, "127.0.0.1")])
             dialling.relay.settle()

@@ -21,14 +21,14 @@ from kpf.net.credentials import NAMES
 from kpf.net.messages import Close, Drain, Reset
 from kpf.shm import layout
 from kpf.shm.region import Words
-from kpf.worker.agenda import Agenda
 from kpf.worker.attempt import Attempt
 from kpf.worker.half import Half
-from kpf.worker.lessons import Lessons
-from kpf.worker.resets import RESETS_A_TURN
+from kpf.worker.losing import LosingDials
+from kpf.worker.resets import RESETS_AN_ITERATION
 from kpf.worker.signals import IGNORED
 from kpf.worker.states import DEAD, NAGLING, PASSED
 from kpf.worker.sweeper import HALF_CLOSED_LIMIT_MS, ROUND_MS, STEPS
+from kpf.worker.timers import Timers
 from tests.strangers import stranger
 from tests.worker_driver import (
     BlackHole,
@@ -147,7 +147,7 @@ def test_who_waits_for_a_backend_at_an_address_is_reset_as_well() -> None:
 
 
 def test_resets_go_on_until_all_are_done() -> None:
-    many = 3 * RESETS_A_TURN // 2
+    many = 3 * RESETS_AN_ITERATION // 2
     with Greeter(1) as servers, node() as made, ExitStack() as clients:
         servers.hold = True
         _, at = made.frontend(servers.at)
@@ -221,7 +221,7 @@ def test_short_of_descriptors_it_pauses_and_the_client_it_has_is_served_later() 
                 assert sum(made.directory.frontend(slot).failed.values()) == 0
                 resource.prlimit(pid, resource.RLIMIT_NOFILE, (413, 413))
                 assert receive_exactly(second, 1) == b"\0"
-            assert not made.directory.members(slot)[0].shut_out
+            assert not made.directory.members(slot)[0].ejected
         servers.let_go()
         eventually(lambda: not made.directory.worker(0).paused)
         eventually(made.is_quiet)
@@ -566,11 +566,11 @@ def test_a_lesson_is_counted_for_its_member_until_all_is_told(error: int) -> Non
     """Its session may be over, and its frontend gone: nothing else keeps the member's place."""
     with contextmanager(established)() as one:
         places = Places(one.words, range(40, 50), 40, 0)
-        lessons = Lessons(one.sessions, Told(places), places, one.clock, Agenda(one.clock))  # type: ignore[arg-type]
+        losing = LosingDials(one.sessions, Told(places), places, one.clock, Timers(one.clock))  # type: ignore[arg-type]
         lost = Half(socket.AF_INET, socket.SOCK_STREAM, 0)
         lost.join(lost.fileno(), 16, one.backend.choice)
-        lessons.begin(Attempt(lost, 1), 0, "10.0.0.1", 2)
-        lessons.answered(lost, error)
+        losing.begin(Attempt(lost, 1), 0, "10.0.0.1", 2)
+        losing.answered(lost, error)
         assert places.is_left
         # the session's own
         one.words[40] = 1

@@ -3,14 +3,14 @@
 import socket
 from contextlib import ExitStack, suppress
 
-from kpf.worker.acceptor import MESSAGE_DESCRIPTORS, OWN_DESCRIPTORS, RETURNING_SHARE
+from kpf.worker.acceptor import LOOPING_SHARE, MESSAGE_DESCRIPTORS, OWN_DESCRIPTORS
 from kpf.worker.pipes import MAX_PIPES
 from tests.worker_driver import Greeter, Node, Target, eventually, node
 
 SESSIONS = 151
 # of a worker with two listeners, which keeps some for itself, for pipes and for a message
 DESCRIPTORS = OWN_DESCRIPTORS + 2 * MAX_PIPES + MESSAGE_DESCRIPTORS + 2 + 2 * SESSIONS
-SHARE = SESSIONS // RETURNING_SHARE
+SHARE = SESSIONS // LOOPING_SHARE
 
 
 def greeted(at: Target, count: int, stack: ExitStack) -> int:
@@ -34,7 +34,7 @@ def test_a_frontend_that_may_return_has_a_share_and_others_have_the_rest() -> No
         servers.hold = True
         returning, at = made.frontend(servers.at)
         _, other = made.frontend(servers.at)
-        made.directory.set_may_return(returning, True)
+        made.directory.set_may_loop(returning, True)
         assert greeted(at, SHARE + 20, held) == SHARE
         assert served(made, returning) == (SHARE, SHARE + 20)
         # what is over makes room
@@ -49,6 +49,6 @@ def test_it_has_all_again_once_it_may_not_return() -> None:
     with Greeter(1) as servers, node(descriptors=DESCRIPTORS) as made, ExitStack() as held:
         servers.hold = True
         slot, at = made.frontend(servers.at)
-        for may_return, more in ((True, 0), (False, 20)):
-            made.directory.set_may_return(slot, may_return)
-            assert greeted(at, SHARE + 20 - served(made, slot)[0], held) == (SHARE if may_return else more)
+        for may_loop, more in ((True, 0), (False, 20)):
+            made.directory.set_may_loop(slot, may_loop)
+            assert greeted(at, SHARE + 20 - served(made, slot)[0], held) == (SHARE if may_loop else more)

@@ -59,11 +59,11 @@ class Far:
         self.wire.close()
 
 
-def usual_ms(made: Node, slot: int) -> list[int]:
+def connect_time_ms(made: Node, slot: int) -> list[int]:
     """What is normal for each member."""
     identities = [view.identity for view in made.directory.members(slot)]
     places = [made.region.layout.member(identity & layout.SLOT_MASK) for identity in identities]
-    return [made.region.words[at + layout.USUAL] for at in places]
+    return [made.region.words[at + layout.CONNECT_TIME] for at in places]
 
 
 def test_near_and_far_share_evenly() -> None:
@@ -75,8 +75,8 @@ def test_near_and_far_share_evenly() -> None:
             assert Counter(clients.map(lambda _: greeting(at), range(16))) == {0: 8, FAR: 8}
         eventually(made.is_quiet)
         assert [view.dial_failures for view in made.directory.members(slot)] == [0, 0]
-        assert FAR_S * 1000 <= max(usual_ms(made, slot)) < 400
-        assert min(usual_ms(made, slot)) == 0
+        assert FAR_S * 1000 <= max(connect_time_ms(made, slot)) < 400
+        assert min(connect_time_ms(made, slot)) == 0
 
 
 def test_two_far_endpoints_keep_affinity() -> None:
@@ -88,7 +88,7 @@ def test_two_far_endpoints_keep_affinity() -> None:
         assert sorted(homes, key=min) == [{FAR}, {FAR + 1}]
         eventually(made.is_quiet)
         view = made.directory.frontend(slot)
-        assert (view.pins, view.affinity_hits) == (2, 6)
+        assert (view.affinity_entries, view.affinity_hits) == (2, 6)
         assert not any(member.dial_failures for member in made.directory.members(slot))
 
 
@@ -166,7 +166,7 @@ def test_a_black_hole_among_three() -> None:
         assert not any(made.directory.frontend(slot).failed.values())
         eventually(made.is_quiet)
         hole_view = next(view for view in made.directory.members(slot) if view.address.port == hole.at[1])
-        assert hole_view.shut_out
+        assert hole_view.ejected
         assert hole_view.failures[Reason.TIMEOUT] == hole_view.dial_failures == sum(time_s > 0.2 for time_s in times_s)
 
 
@@ -183,7 +183,7 @@ def test_a_neighbour_that_is_looked_for_is_no_failure() -> None:
             assert [greeting(at) for _ in range(2)] == [0, 0]
             eventually(made.is_quiet)
             assert [view.dial_failures for view in made.directory.members(slot)] == [0, 0]
-            assert not any(view.shut_out for view in made.directory.members(slot))
+            assert not any(view.ejected for view in made.directory.members(slot))
 
 
 def test_a_syn_that_was_lost_is_no_failure_and_not_what_is_normal() -> None:
@@ -194,8 +194,8 @@ def test_a_syn_that_was_lost_is_no_failure_and_not_what_is_normal() -> None:
         far.wire.is_away = False
         eventually(made.is_quiet)
         assert [view.dial_failures for view in made.directory.members(slot)] == [0, 0]
-        assert not any(view.shut_out for view in made.directory.members(slot))
-        assert usual_ms(made, slot) == [0, 0]
+        assert not any(view.ejected for view in made.directory.members(slot))
+        assert connect_time_ms(made, slot) == [0, 0]
         assert Counter(greeting(at) for _ in range(4)) == {0: 2, FAR: 2}
 
 
@@ -211,7 +211,7 @@ def test_a_queue_that_overflows_is_no_failure() -> None:
                 dialled.recv(1)
         eventually(made.is_quiet)
         assert [view.dial_failures for view in made.directory.members(slot)] == [0, 0]
-        assert not any(view.shut_out for view in made.directory.members(slot))
+        assert not any(view.ejected for view in made.directory.members(slot))
 
 
 def test_who_loses_sees_no_byte() -> None:

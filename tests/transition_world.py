@@ -55,9 +55,9 @@ class World:
             case OpenFrontends(frontends):
                 assert not self.now.frontends.keys() & {one.listener for one in frontends}
                 self.now.frontends.update({one.listener: one for one in frontends})
-                self.now.unheard.update(one.listener for one in frontends)
+                self.now.unannounced.update(one.listener for one in frontends)
             case Announce(listeners):
-                self.now.unheard.difference_update(listeners)
+                self.now.unannounced.difference_update(listeners)
             case UpdateFrontends(frontends):
                 assert self.now.frontends.keys() >= {one.listener for one in frontends}
                 self.now.frontends.update({one.listener: one for one in frontends})
@@ -68,26 +68,26 @@ class World:
                         raise RefusedError
                 self.strays = (self.strays & captured(new)) | (captured(new) - captured(self.rules))
                 self.rules = new
-                self.now.early = step.early
+                self.now.unreplied = step.unreplied
             case Forget():
                 self.check_forgotten(step)
-                self.strays -= step.early | step.flows.keys()
-                self.now.early = frozenset()
+                self.strays -= step.unreplied | step.flows.keys()
+                self.now.unreplied = frozenset()
                 if self.now.flows is step.was:
                     self.now.flows = step.kept
-                if step.early or step.flows:
+                if step.unreplied or step.flows:
                     self.forgotten.append(step)
             case CloseFrontends(listeners):
                 for listener in listeners:
                     del self.now.frontends[listener]
-                    self.now.unheard.discard(listener)
+                    self.now.unannounced.discard(listener)
         self.check()
 
     def check(self) -> None:
         rules = self.rules
         everything = list(
             chain[tuple[Portal | NodePort, Action]](
-                rules.portals.items(), rules.node_ports.items(), rules.far.items(), rules.loopback.items()
+                rules.portals.items(), rules.node_ports.items(), rules.off_node.items(), rules.loopback.items()
             )
         )
         for portal, action in everything:
@@ -96,8 +96,8 @@ class World:
             elif isinstance(action, Direct):
                 assert rules.forwards[action.frontend].endpoints, "forwarded to nobody"
         assert {action.frontend for _, action in everything if isinstance(action, Direct)} == rules.forwards.keys()
-        assert rules.guards.keys() <= rules.portals.keys()
-        assert rules.far.keys() <= rules.portals.keys() | rules.node_ports.keys()
+        assert rules.source_ranges.keys() <= rules.portals.keys()
+        assert rules.off_node.keys() <= rules.portals.keys() | rules.node_ports.keys()
         for node_port in rules.loopback:
             assert not isinstance(rules.node_ports[node_port], int), "a node port has two proxy ports"
 
@@ -112,7 +112,7 @@ class World:
         places = SocketAddress(address, port), SocketAddress(type(address)(0), port)
         found = [listener for place in places for listener in self.now.frontends if listener.at == place]
         assert found, "redirected to a port that does not listen"
-        assert found[0] not in self.now.unheard, "redirected to a listener that nobody accepts on"
+        assert found[0] not in self.now.unannounced, "redirected to a listener that nobody accepts on"
         assert self.now.frontends[found[0]].endpoints, "redirected to nobody"
 
 

@@ -428,7 +428,9 @@ def established() -> Iterator[Established]:
         relay = Relay(sessions, words, pipes)
         far = [socket.create_connection(listener.getsockname()) for _ in range(2)]
         near = [listener.accept()[0] for _ in range(2)]
-        choice = Choice(1, socket.AF_INET, ("127.0.0.1", 1), active=40, total=41, failures=42, health=48, usual=49)
+        choice = Choice(
+            1, socket.AF_INET, ("127.0.0.1", 1), active=40, total=41, failures=42, health=48, connect_time=49
+        )
         words[40] = words[16 + layout.F_TOTAL] = 1
         sessions.count(1)
         client, backend = (Half(one.family, one.type, 0, one.detach()) for one in near)

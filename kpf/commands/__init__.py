@@ -7,8 +7,8 @@ from collections.abc import Iterable
 OK, FAILED, USAGE = 0, 1, 2
 
 
-def refuse(mistakes: Iterable[object]) -> int:
+def refuse(usage_errors: Iterable[object]) -> int:
     """Say every mistake of the command line and of the configuration, one a line; the exit status."""
-    for mistake in mistakes:
+    for mistake in usage_errors:
         print(f"kpf: {mistake}", file=sys.stderr)
     return USAGE

@@ -10,10 +10,10 @@ from kpf.config import Config, warnings
 from kpf.model.snapshot import Problem
 
 
-def main(flags: Mapping[str, str], mistakes: Sequence[str]) -> int:
+def main(flags: Mapping[str, str], usage_errors: Sequence[str]) -> int:
     """Print them, one a line; OK if there are none, or USAGE. No server is asked."""
-    config, manifests, found = read(flags, mistakes)
-    if mistakes:
+    config, manifests, found = read(flags, usage_errors)
+    if usage_errors:
         return refuse(found)
     if manifests:
         found += _manifest_problems(manifests, config)

@@ -8,21 +8,21 @@ from kpf.config import Config, ConfigError, load
 from kpf.model.snapshot import Problem
 
 
-def read(flags: Mapping[str, str], mistakes: Sequence[str]) -> tuple[Config | None, str, list[object]]:
+def read(flags: Mapping[str, str], usage_errors: Sequence[str]) -> tuple[Config | None, str, list[object]]:
     """The configuration or None, the directory of manifests that it names all the same, and every mistake.
 
-    `flags`: those that were typed, by name; `mistakes`: what is wrong with them as they stand.
+    `flags`: those that were typed, by name; `usage_errors`: what is wrong with them as they stand.
     """
     try:
         config = load(flags)
     except ConfigError as error:
-        return None, error.manifests, [*mistakes, *error.problems]
-    return config, config.manifests, list(mistakes)
+        return None, error.manifests, [*usage_errors, *error.problems]
+    return config, config.manifests, list(usage_errors)
 
 
-def configuration(flags: Mapping[str, str], mistakes: Sequence[str]) -> Config | None:
+def configuration(flags: Mapping[str, str], usage_errors: Sequence[str]) -> Config | None:
     """The configuration with a source that can be read, or None after every mistake has been said."""
-    config, manifests, found = read(flags, mistakes)
+    config, manifests, found = read(flags, usage_errors)
     found += source_mistakes(config, manifests)
     if found:
         refuse(found)

@@ -14,12 +14,12 @@ from kpf.plan.desired import DesiredState
 from kpf.plan.preview import first_choice, plan_lines
 
 
-def main(flags: Mapping[str, str], mistakes: Sequence[str]) -> int:
+def main(flags: Mapping[str, str], usage_errors: Sequence[str]) -> int:
     """Print the ruleset as one `nft -f` file; problems go to standard error. OK, or USAGE if there are any.
 
     FAILED if the source does not tell what it has.
     """
-    config = configuration(flags, mistakes)
+    config = configuration(flags, usage_errors)
     if config is None:
         return USAGE
     try:

@@ -9,7 +9,7 @@ from kpf.config import Config, load, warnings
 from kpf.observe import log
 
 
-def main(flags: Mapping[str, str], mistakes: Sequence[str]) -> int:
+def main(flags: Mapping[str, str], usage_errors: Sequence[str]) -> int:
     """Serve until a signal ends it; what the master says is the exit status, or USAGE."""
     stderr.install()
     said: list[str] = []
@@ -22,7 +22,7 @@ def main(flags: Mapping[str, str], mistakes: Sequence[str]) -> int:
         said[:] = found
         return config
 
-    config = configuration(flags, mistakes)
+    config = configuration(flags, usage_errors)
     if config is None:
         return USAGE
     log.set_up(config.logging.level, config.logging.format)

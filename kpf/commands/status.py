@@ -68,8 +68,8 @@ def _services(services: Sequence[Mapping[str, Any]]) -> Table:
     for service in services:
         name = f"{service['namespace']}/{service['name']}" + (f":{service['port']}" if service["port"] else "")
         portals = [*service["portals"], *([f"node port {service['nodePort']}"] if service["nodePort"] else [])]
-        remarks = {"directFromElsewhere": "direct from elsewhere", "limited": "limited: may come back"}
-        forwarding = ", ".join([service["forwarding"], *(text for name, text in remarks.items() if service[name])])
+        notes = {"directFromElsewhere": "direct from elsewhere", "limited": "limited: may come back"}
+        forwarding = ", ".join([service["forwarding"], *(text for name, text in notes.items() if service[name])])
         first = [f"{name} {service['protocol']}", forwarding, "\n".join(portals)]
         endpoints = service["endpoints"] or [None]
         for endpoint in endpoints:

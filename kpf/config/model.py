@@ -118,17 +118,17 @@ class Config(_Part):
     service_cidrs: Annotated[tuple[IPNetwork, ...], PlainValidator(fields.service_cidrs)] = ()
     worker_user: Annotated[int, PlainValidator(fields.user)] = DEFAULT_WORKER_USER
 
-    _remarks: tuple[str, ...] = PrivateAttr(default=())
+    _file_warnings: tuple[str, ...] = PrivateAttr(default=())
 
     @property
-    def remarks(self) -> tuple[str, ...]:
+    def file_warnings(self) -> tuple[str, ...]:
         """What its reader has to know of the file that it was made of."""
-        return self._remarks
+        return self._file_warnings
 
-    def with_remarks(self, remarks: tuple[str, ...]) -> Self:
+    def with_file_warnings(self, file_warnings: tuple[str, ...]) -> Self:
         """A copy that has these in place of its own: what its reader found, and no field holds."""
         copy = self.model_copy()
-        copy._remarks = remarks
+        copy._file_warnings = file_warnings
         return copy
 
     @property

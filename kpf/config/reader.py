@@ -60,7 +60,7 @@ class _File(NamedTuple):
 
     fields: dict[str, Any]
     problems: list[Problem]
-    remarks: tuple[str, ...] = ()
+    file_warnings: tuple[str, ...] = ()
 
 
 def load(overrides: Mapping[str, str]) -> Config:
@@ -79,14 +79,14 @@ def load(overrides: Mapping[str, str]) -> Config:
         config = Config.model_validate(merged, by_alias=True, by_name=False)
         problems += [Problem(path or "", "", field, message) for field, message in contradictions(config)]
         if not problems:
-            return config.with_remarks(file.remarks)
+            return config.with_file_warnings(file.file_warnings)
     manifests = merged.get("manifests")
     raise ConfigError(tuple(problems), manifests if isinstance(manifests, str) else "")
 
 
 def warnings(config: Config) -> list[str]:
     """What is allowed and may hurt, or has no effect."""
-    found = list(config.remarks)
+    found = list(config.file_warnings)
     try:
         low, high = map(int, EPHEMERAL_RANGE.read_text(encoding="ascii").split())
     except (OSError, ValueError):
@@ -138,8 +138,8 @@ def _translated(document: dict[str, Any], path: str) -> _File:
     said = kube_proxy.translate(document)
     problems = [Problem(path, "", field, message) for field, message in said.mistakes]
     unused = ", ".join(said.unused)
-    remarks = (f"{path}: kpf has no use for these settings of kube-proxy: {unused}",) if unused else ()
-    return _File(_nested(said.fields.items()), problems, remarks)
+    file_warnings = (f"{path}: kpf has no use for these settings of kube-proxy: {unused}",) if unused else ()
+    return _File(_nested(said.fields.items()), problems, file_warnings)
 
 
 def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from kpf.master.addresses import shared_address
-from kpf.master.listeners import Listeners
+from kpf.master.listening import ListeningSockets
 from kpf.master.workers import Workers
 from kpf.model.names import FrontendKey, SocketAddress
 from kpf.model.rules import NodePort, Portal, Rules
@@ -60,7 +60,7 @@ class Effects:
     been closed.
     """
 
-    def __init__(self, directory: Directory, listeners: Listeners, workers: Workers, kernel: Kernel) -> None:
+    def __init__(self, directory: Directory, listeners: ListeningSockets, workers: Workers, kernel: Kernel) -> None:
         self._directory, self._listeners, self._workers, self._kernel = directory, listeners, workers, kernel
         self._background: set[asyncio.Task[None]] = set()
         self.now = InForce()
@@ -80,13 +80,13 @@ class Effects:
             case OpenFrontends(frontends):
                 await self._each(frontends, self._open)
             case Announce(listeners):
-                self.now.unheard.difference_update(listeners)
+                self.now.unannounced.difference_update(listeners)
                 await self._workers.announce(self._listeners.announce(listeners))
             case UpdateFrontends(frontends):
                 await self._each(frontends, self._update)
             case WriteRules():
                 await self._write(step.old, step.new)
-                self.now.early = step.early
+                self.now.unreplied = step.unreplied
             case Forget():
                 await self._forget(step)
             case CloseFrontends(listeners):
@@ -121,7 +121,7 @@ class Effects:
             self._directory.retire(slot)
             raise
         self.now.frontends[frontend.listener] = frontend
-        self.now.unheard.add(frontend.listener)
+        self.now.unannounced.add(frontend.listener)
         self._still_open = None
 
     async def _set_members(self, slot: int, frontend: Frontend) -> None:
@@ -134,7 +134,7 @@ class Effects:
                 # a worker holds it for microseconds, or is stuck and about to be killed
                 await asyncio.sleep(LOCK_RETRY_S)
             else:
-                self._directory.set_may_return(slot, frontend.may_return)
+                self._directory.set_may_loop(slot, frontend.may_loop)
                 return
 
     async def _write(self, old: Rules | None, new: Rules) -> None:
@@ -144,7 +144,7 @@ class Effects:
             await self._kernel.update(old, new)
 
     async def _forget(self, step: Forget) -> None:
-        if step.early or step.flows:
+        if step.unreplied or step.flows:
             try:
                 await forget(_stale(step))
             except OSError as error:
@@ -156,7 +156,7 @@ class Effects:
                 self._forget_fails = True
                 return
             self._forget_fails = False
-        self.now.early = frozenset()
+        self.now.unreplied = frozenset()
         if self.now.flows is step.was:
             self.now.flows = step.kept
 
@@ -175,7 +175,7 @@ class Effects:
     def _start_closing(self, listeners: tuple[Listener, ...]) -> None:
         for listener in listeners:
             del self.now.frontends[listener]
-            self.now.unheard.discard(listener)
+            self.now.unannounced.discard(listener)
             self.closing.add(listener)
         task = asyncio.create_task(self._close(listeners))
         self._background.add(task)
@@ -231,8 +231,8 @@ class Effects:
 
 def _stale(step: Forget) -> Stale:
     return Stale(
-        tcp=frozenset(SocketAddress(one.address, one.port) for one in step.early if isinstance(one, Portal)),
-        tcp_node_ports=frozenset((one.family, one.port) for one in step.early if isinstance(one, NodePort)),
+        tcp=frozenset(SocketAddress(one.address, one.port) for one in step.unreplied if isinstance(one, Portal)),
+        tcp_node_ports=frozenset((one.family, one.port) for one in step.unreplied if isinstance(one, NodePort)),
         udp={SocketAddress(one.address, one.port): kept for one, kept in step.flows.items() if isinstance(one, Portal)},
         udp_node_ports={(one.family, one.port): kept for one, kept in step.flows.items() if isinstance(one, NodePort)},
     )

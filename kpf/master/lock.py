@@ -45,7 +45,7 @@ class DaemonLock:
         self._again: asyncio.TimerHandle | None = None
         self._socket, self.name, strangers = _claim()
         if strangers:
-            log.warning("%s", _complaint(strangers, self.name))
+            log.warning("%s", _about(strangers, self.name))
 
     def announce_takeover(self) -> None:
         """Dismiss the orphans of an earlier daemon, those who ask now and later."""
@@ -135,7 +135,7 @@ def _holder(name: str) -> Peer | None:
     return None
 
 
-def _complaint(strangers: Strangers, name: str | None) -> str:
+def _about(strangers: Strangers, name: str | None) -> str:
     held = ", ".join(
         f"{_shown(one)} by pid {peer.pid} of uid {peer.uid}" if peer else f"{_shown(one)} by one that does not answer"
         for one, peer in strangers.items()

@@ -17,7 +17,7 @@ from kpf.master.effects import Effects
 from kpf.master.ending import ControlSocketError, TableStaysError
 from kpf.master.facts import NodeWatch
 from kpf.master.identity import NOT_TOLD_APART, worker_user
-from kpf.master.listeners import Listeners
+from kpf.master.listening import ListeningSockets
 from kpf.master.lock import DaemonLock
 from kpf.master.reconcile import Reconciler
 from kpf.master.signal_queue import SignalAction, SignalQueue
@@ -25,7 +25,7 @@ from kpf.master.source import open_source
 from kpf.master.workers import Workers
 from kpf.model.snapshot import Problem
 from kpf.net.messages import Configure
-from kpf.nft import neighbours
+from kpf.nft import other_proxies
 from kpf.nft.kernel import Kernel, TransactionFailedError
 from kpf.nft.monitor import Monitor
 from kpf.observe.health import Health
@@ -74,7 +74,7 @@ class Master:
         self._node = NodeWatch(config)
         self._kernel = Kernel()
         self._directory = Directory(Region.create(workers))
-        self._listeners = Listeners(workers)
+        self._listeners = ListeningSockets(workers)
         self._workers = Workers(self._directory, self._listeners, newborn=self._newborn, count=workers)
         self._departures = Departures(self._node, self._workers)
         self._effects = Effects(self._directory, self._listeners, self._workers, self._kernel)
@@ -123,7 +123,7 @@ class Master:
     async def _start(self) -> list[asyncio.Task[None]]:
         with waiting_for("the kernel to tell this node's addresses and tables"):
             await self._node.start()
-            await neighbours.tell()
+            await other_proxies.tell()
         with waiting_for("the workers to be ready"):
             await self._workers.start()
         self._tell_workers_apart()
@@ -210,9 +210,9 @@ class Master:
     async def _serve_health(self) -> None:
         if self._config.healthz_bind_address:
             address, port = self._config.healthz_bind_address
-            complaint = await self._servers.serve_tcp(str(address), port, health_documents(self._health))
-            if complaint:
-                self._source.report((Problem("", f"Node {self._node.name}", "healthzBindAddress", complaint),))
+            failure = await self._servers.serve_tcp(str(address), port, health_documents(self._health))
+            if failure:
+                self._source.report((Problem("", f"Node {self._node.name}", "healthzBindAddress", failure),))
 
     async def _serve_health_checks(self) -> None:
         """Those of Services, anew whenever something has changed. Never ends by itself."""

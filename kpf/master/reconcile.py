@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from kpf.master.effects import Effects, FrontendsFailedError
-from kpf.master.listeners import is_free
+from kpf.master.listening import is_free
 from kpf.master.occupied import OccupiedNodePorts
 from kpf.master.progress import Progress
 from kpf.master.schedule import Schedule

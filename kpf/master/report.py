@@ -85,7 +85,9 @@ def _entry(
     is_direct = all(claim.frontend.forwarding is Forwarding.DIRECT for claim in claims)
     watched = {} if is_direct else slots
     first = min(watched, key=_first_choice, default=None)
-    far_is_direct = any(claim.far is not None and claim.far.forwarding is Forwarding.DIRECT for claim in claims)
+    off_node_is_direct = any(
+        claim.off_node is not None and claim.off_node.forwarding is Forwarding.DIRECT for claim in claims
+    )
     return {
         "namespace": name.namespace,
         "name": name.service,
@@ -93,9 +95,9 @@ def _entry(
         "protocol": str(name.protocol),
         "forwarding": str(Forwarding.DIRECT if is_direct else Forwarding.PROXIED),
         # external policy Local: others than this node and its pods keep their address
-        "directFromElsewhere": far_is_direct and not is_direct,
+        "directFromElsewhere": off_node_is_direct and not is_direct,
         # connections may come back by another node: a share of each worker's sessions
-        "limited": any(desired.frontends[listener].may_return for listener in slots),
+        "limited": any(desired.frontends[listener].may_loop for listener in slots),
         **_portals(claims, desired),
         "proxyPort": None if first is None else first.at.port,
         "sessionAffinity": _affinity(plans[claim.frontend] for claim in claims),
@@ -155,6 +157,6 @@ def _endpoint(address: Address, members: Sequence[MemberView]) -> dict[str, obje
     counts = zip(*((one.active, one.total, one.dial_failures) for one in members), strict=True)
     return {
         "address": shown(address),
-        "state": "shut out" if any(one.shut_out for one in members) else "healthy",
+        "state": "shut out" if any(one.ejected for one in members) else "healthy",
         **dict(zip(("connectionsActive", "connectionsTotal", "dialFailures"), map(sum, counts), strict=True)),
     }

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from kpf.master.listeners import Listeners, OpenListener
+from kpf.master.listening import ListeningGroup, ListeningSockets
 from kpf.master.process import WorkerProcess
 from kpf.master.supervisor import (
     LATE_S,
@@ -44,7 +44,7 @@ class Workers:
     """All worker processes. `newborn(slot)` makes a Configure message of generation 0."""
 
     def __init__(
-        self, directory: Directory, listeners: Listeners, *, newborn: Callable[[int], Configure], count: int
+        self, directory: Directory, listeners: ListeningSockets, *, newborn: Callable[[int], Configure], count: int
     ) -> None:
         self._directory, self._listeners, self._newborn = directory, listeners, newborn
         self._supervisor = Supervisor(count)
@@ -151,7 +151,7 @@ class Workers:
             )
         self._handle(Exited(process.slot))
 
-    async def announce(self, groups: Sequence[OpenListener]) -> None:
+    async def announce(self, groups: Sequence[ListeningGroup]) -> None:
         """Hand out listeners; wait until all who live accept on them, `ACKNOWLEDGE_S` at most."""
         answers = [
             process.send(Listen(next(self._generation), frontends), sockets)

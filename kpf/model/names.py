@@ -74,7 +74,7 @@ class Forwarding(StrEnum):
 
 
 class FrontendKey(NamedTuple):
-    """What has a turn and pins of its own; if it is proxied, a proxy port, too."""
+    """What has a round-robin cursor and affinity of its own; if it is proxied, a proxy port, too."""
 
     port: ServicePortName
     family: Family

@@ -63,7 +63,7 @@ Action = int | Verdict | Direct
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """A frontend in the kernel: at least one endpoint, and the time-out of its pins (None without session affinity)."""
+    """A frontend in the kernel: at least one endpoint, and how long session affinity lasts (None without)."""
 
     endpoints: tuple[SocketAddress, ...]
     affinity_timeout_s: int | None = None
@@ -93,19 +93,16 @@ class Rules:
     `own_addresses`: those of them that kpf itself has put on the node: reached through portals only, at any port.
     `node_port_networks`: NodePorts answer on local addresses inside these; a family that none of them names answers
     on all of its local addresses.
-    `far`: portals that do something else with connections that come neither from this node's processes nor its pods.
-    `loopback`: proxy ports of node ports that are forwarded by the kernel, which cannot do that for 127.0.0.1 and ::1.
-    `guards`: portals that only these sources may reach.
-    `forwards`: what `Direct` actions name.
-    `hairpins`: endpoints on this node which the kernel forwards to, and how many forwards have each: a connection of
-    one of them to itself is masqueraded.
-    `cluster_ips`: ClusterIPs in use; a port of theirs that is no portal is refused.
-    `service_cidrs`: what is sent to an address in them that is no ClusterIP in use is dropped.
-    `listening`: where kpf itself listens; connections that reach it other than through a portal are refused.
-    `masquerade_all`: for `Masquerade.FOREIGN`, this node's pods are foreign too.
-    `masquerade_bridged`: what is forwarded from port to port of a bridge is masqueraded, for the kernel would not see
-    the answers.
-    `worker_uid`: whose dials go where they are sent, whatever portal is there; None: nobody's.
+    `off_node`: portals that do something else with connections that come neither from this node's processes nor its
+    pods. `loopback`: proxy ports of node ports that are forwarded by the kernel, which cannot do that for 127.0.0.1 and
+    ::1. `source_ranges`: portals that only these sources may reach. `forwards`: what `Direct` actions name. `hairpins`:
+    endpoints on this node which the kernel forwards to, and how many forwards have each: a connection of one of them to
+    itself is masqueraded. `cluster_ips`: ClusterIPs in use; a port of theirs that is no portal is refused.
+    `service_cidrs`: what is sent to an address in them that is no ClusterIP in use is dropped. `listening`: where kpf
+    itself listens; connections that reach it other than through a portal are refused. `masquerade_all`: for
+    `Masquerade.FOREIGN`, this node's pods are foreign too. `masquerade_bridged`: what is forwarded from port to port of
+    a bridge is masqueraded, for the kernel would not see the answers. `worker_uid`: whose dials go where they are sent,
+    whatever portal is there; None: nobody's.
     """
 
     proxy_addresses: Mapping[Family, IPAddress] = field(default_factory=dict)
@@ -113,9 +110,9 @@ class Rules:
     node_port_networks: tuple[IPNetwork, ...] = ()
     portals: Mapping[Portal, Action] = field(default_factory=dict)
     node_ports: Mapping[NodePort, Action] = field(default_factory=dict)
-    far: Mapping[Portal | NodePort, Action] = field(default_factory=dict)
+    off_node: Mapping[Portal | NodePort, Action] = field(default_factory=dict)
     loopback: Mapping[NodePort, int] = field(default_factory=dict)
-    guards: Mapping[Portal, tuple[IPNetwork, ...]] = field(default_factory=dict)
+    source_ranges: Mapping[Portal, tuple[IPNetwork, ...]] = field(default_factory=dict)
     forwards: Mapping[FrontendKey, Forward] = field(default_factory=dict)
     hairpins: Mapping[IPAddress, int] = field(default_factory=dict)
     cluster_ips: frozenset[IPAddress] = frozenset()
@@ -137,7 +134,7 @@ class Rules:
             cluster_ips=frozenset(),
             portals={portal: _closed(action) for portal, action in self.portals.items()},
             node_ports={portal: _closed(action) for portal, action in self.node_ports.items()},
-            far={portal: _closed(action) for portal, action in self.far.items()},
+            off_node={portal: _closed(action) for portal, action in self.off_node.items()},
             loopback={},
         )
 

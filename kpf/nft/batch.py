@@ -1,7 +1,7 @@
 """Transactions as lists of messages: the whole table, or what changes from one state to the next. Pure.
 
-Only where the turn of a forwarded frontend begins is left to chance: to begin with the first endpoint after each
-change would favour it, and the kernel does not tell whose turn it was.
+Only where the cursor of a forwarded frontend begins is left to chance: to begin with the first endpoint after each
+change would favour it, and the kernel does not tell where it was.
 """
 
 import random
@@ -20,13 +20,13 @@ from kpf.nft.elements import (
     Key,
     all_elements,
     cluster_ip_element,
-    far_elements,
-    guard_element,
     hairpin_element,
     intervals,
     listening_element,
     networks,
+    off_node_elements,
     portal_elements,
+    sources_element,
 )
 from kpf.nft.values import Value
 
@@ -64,7 +64,8 @@ def whole_table(rules: Rules) -> list[bytes]:
 def refilled_table(rules: Rules, present: Present) -> list[bytes]:
     """The table filled anew in place, or made: chains stay hooked, so no packet misses both old and new rules.
 
-    Pins stay, and so do turns of forwards that are known to be right. It is refused if what is there has another shape.
+    Affinity entries stay, and so do cursors of forwards that are known to be right. It is refused if what is there has
+    another shape.
     """
     messages = [encode.new_table()]
     messages += [encode.new_set(one, number) for number, one in enumerate(schema.sets(), 1)]
@@ -79,7 +80,7 @@ def refilled_table(rules: Rules, present: Present) -> list[bytes]:
         messages += map(encode.flush_chain, flushed)
     else:
         messages.append(encode.flush_rules())
-    wanted = set(forwards.names(rules.forwards, rules.guards))
+    wanted = set(forwards.names(rules.forwards, rules.source_ranges))
     # what is referred to goes last; once all rules are gone that is nothing
     messages += map(encode.delete_chain, sorted(present.chains - wanted))
     messages += map(encode.delete_set, sorted(present.sets - wanted))
@@ -87,8 +88,8 @@ def refilled_table(rules: Rules, present: Present) -> list[bytes]:
         messages += encode.new_rules(one)
     new = {key: forward for key, forward in rules.forwards.items() if key not in kept}
     messages += _new_forwards({}, new)
-    for guarded in rules.guards.items():
-        messages += _new_guard(*guarded)
+    for ranged in rules.source_ranges.items():
+        messages += _new_source_ranges(*ranged)
     for one_set in schema.sets():
         messages += _networks(rules, one_set.name, encode.new_elements)
     return [*messages, *_by_set(all_elements(rules), encode.new_elements)]
@@ -107,7 +108,7 @@ def difference(old: Rules, new: Rules) -> list[bytes]:
         for of_node in schema.of_node(new):
             messages += [encode.flush_chain(of_node.name), *encode.new_rules(of_node)]
     messages += _forwards(old, new)
-    messages += _guards(old, new)
+    messages += _source_ranges(old, new)
     return [*messages, *_by_set(come, encode.new_elements)]
 
 
@@ -148,21 +149,21 @@ def _new_forwards(known: Mapping[FrontendKey, Forward], new: Mapping[FrontendKey
         for chain_ in made.chains:
             if chain_.name not in there:
                 yield encode.new_chain(chain_.name)
-        if made.turn is not None:
-            yield from encode.anonymous_map(made.turn)
+        if made.endpoints_map is not None:
+            yield from encode.anonymous_map(made.endpoints_map)
         for chain_ in made.chains:
             yield from encode.new_rules(chain_)
 
 
-def _guards(old: Rules, new: Rules) -> list[bytes]:
-    gone, come = (dict(items) for items in _unequal(old.guards, new.guards))
-    messages = [encode.flush_chain(forwards.guard_of(portal)) for portal in gone]
-    messages += [encode.delete_chain(forwards.guard_of(portal)) for portal in gone.keys() - come.keys()]
-    return messages + list(chain.from_iterable(_new_guard(*item) for item in come.items()))
+def _source_ranges(old: Rules, new: Rules) -> list[bytes]:
+    gone, come = (dict(items) for items in _unequal(old.source_ranges, new.source_ranges))
+    messages = [encode.flush_chain(forwards.sources_chain_of(portal)) for portal in gone]
+    messages += [encode.delete_chain(forwards.sources_chain_of(portal)) for portal in gone.keys() - come.keys()]
+    return messages + list(chain.from_iterable(_new_source_ranges(*item) for item in come.items()))
 
 
-def _new_guard(portal: Portal, sources: tuple[IPNetwork, ...]) -> Iterator[bytes]:
-    made = forwards.guard_chain(portal, sources)
+def _new_source_ranges(portal: Portal, sources: tuple[IPNetwork, ...]) -> Iterator[bytes]:
+    made = forwards.sources_chain(portal, sources)
     yield encode.new_chain(made.name)
     yield from encode.new_rules(made)
 
@@ -173,14 +174,14 @@ def changes(old: Rules, new: Rules) -> tuple[Elements, Elements]:
     come: Elements = {}
     portals = _unequal(old.portals, new.portals)
     node_ports = _unequal(old.node_ports, new.node_ports)
-    far = _unequal(old.far, new.far)
+    off_node = _unequal(old.off_node, new.off_node)
     loopback = _unequal(old.loopback, new.loopback)
     for side, left, right, into in ((0, old, new, gone), (1, new, old, come)):
         for item in chain[tuple[Portal | NodePort, Action]](portals[side], node_ports[side], loopback[side]):
             into.update(portal_elements(*item))
-        for item in far[side]:
-            into.update(far_elements(*item))
-        into.update(map(guard_element, _only_in(left.guards, right.guards)))
+        for item in off_node[side]:
+            into.update(off_node_elements(*item))
+        into.update(map(sources_element, _only_in(left.source_ranges, right.source_ranges)))
         into.update(map(hairpin_element, _only_in(left.hairpins, right.hairpins)))
         into.update(map(cluster_ip_element, _only_in(left.cluster_ips, right.cluster_ips)))
         into.update(map(listening_element, _only_in(left.listening, right.listening)))

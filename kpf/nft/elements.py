@@ -8,7 +8,7 @@ from itertools import chain
 from kpf.model.names import Family, IPAddress, IPNetwork, Protocol, SocketAddress, family_of
 from kpf.model.rules import Action, Direct, Masquerade, NodePort, Portal, Rules, Verdict
 from kpf.netlink.nfnetlink import IPPROTO_OF
-from kpf.nft.forwards import chain_of, guard_of
+from kpf.nft.forwards import chain_of, sources_chain_of
 from kpf.nft.schema import MASQUERADE_ALWAYS, MASQUERADE_FOREIGN, name_of
 from kpf.nft.values import Goto, Jump, Pass, Value
 
@@ -45,12 +45,12 @@ def portal_elements(portal: Portal | NodePort, action: Action) -> list[Element]:
     return found
 
 
-def far_elements(portal: Portal | NodePort, action: Action) -> list[Element]:
+def off_node_elements(portal: Portal | NodePort, action: Action) -> list[Element]:
     """What makes a portal do that for those who come from elsewhere; they are never masqueraded."""
-    found = [_action_element(portal, action, "far-")]
+    found = [_action_element(portal, action, "off-node-")]
     if not isinstance(action, Verdict):
         # and whatever verdict there is for everybody is not for them
-        found.append((_key("far-verdict", portal), Pass.PASS))
+        found.append((_key("off-node-verdict", portal), Pass.PASS))
     return found
 
 
@@ -72,9 +72,9 @@ def _key(kind: str, portal: Portal | NodePort) -> Key:
     return name_of(f"{kind}-node-ports", portal.family), key
 
 
-def guard_element(portal: Portal) -> Element:
+def sources_element(portal: Portal) -> Element:
     """What sends a portal's new connections through its guard's chain first."""
-    return _key("guards", portal), Jump(guard_of(portal))
+    return _key("source-ranges", portal), Jump(sources_chain_of(portal))
 
 
 def hairpin_element(address: IPAddress) -> Element:
@@ -126,9 +126,9 @@ def all_elements(rules: Rules) -> Elements:
     )
     for portal, action in everybody:
         found.update(portal_elements(portal, action))
-    for portal, action in rules.far.items():
-        found.update(far_elements(portal, action))
-    found.update(map(guard_element, rules.guards))
+    for portal, action in rules.off_node.items():
+        found.update(off_node_elements(portal, action))
+    found.update(map(sources_element, rules.source_ranges))
     found.update(map(hairpin_element, rules.hairpins))
     found.update(map(cluster_ip_element, rules.cluster_ips))
     found.update(map(listening_element, rules.listening))

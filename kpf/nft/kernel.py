@@ -61,7 +61,7 @@ class Kernel:
     async def _present(self, written: Rules | None) -> batch.Present:
         """The chains and sets that come and go."""
         if written is not None:
-            names = frozenset(forwards.names(written.forwards, written.guards))
+            names = frozenset(forwards.names(written.forwards, written.source_ranges))
             sets = frozenset(name for item in written.forwards.items() for name in forwards.sets_of(*item))
             return batch.Present(names, sets, written.forwards)
         static = {*(one.name for one in schema.sets()), *(one.name for one in schema.chains(Rules()))}

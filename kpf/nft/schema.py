@@ -1,7 +1,7 @@
 """The table as data: chains and rules that hardly change, sets and maps whose elements carry the state. Pure.
 
 Both the netlink messages (`encode`) and the text for people (`text`) are made of this. What the kernel forwards by
-itself has a chain of its own, and guarded portals have one (`forwards`).
+itself has a chain of its own, and portals with source ranges have one (`forwards`).
 
 A new connection passes, in prerouting or, from this node's own processes but the workers, in output:
   -110  it goes to a proxy address of kpf's own, which is for portals only; its portal does not want its source, or has
@@ -18,7 +18,7 @@ through output. A TCP segment that is no SYN and new to conntrack belongs to a c
 whose entry was lost: sent to an address of this node it is left alone, as that may be the near end of a connection to
 elsewhere from the port of a portal; sent to any other address it goes to the proxy port, where its connection is.
 
-`far-*` concern what comes neither from this node's processes nor from its pods, and are asked first: with external
+`off-node-*` concern what comes neither from this node's processes nor from its pods, and are asked first: with external
 policy Local, others than these get other endpoints. For them nothing else is asked then.
 """
 
@@ -34,8 +34,8 @@ from kpf.nft.objects import Chain, Hook, Rule, Set
 from kpf.uapi.netfilter import NF_INET
 
 TABLE = "kpf"
-REFUSE, GUARDS = "refuse", "guards"
-REDIRECTS, FAR_REDIRECTS, FAR_VERDICTS = "redirects", "far-redirects", "far-verdicts"
+REFUSE, SOURCE_RANGES = "refuse", "source-ranges"
+REDIRECTS, OFF_NODE_REDIRECTS, OFF_NODE_VERDICTS = "redirects", "off-node-redirects", "off-node-verdicts"
 VERDICTS_OUTPUT, REDIRECTS_OUTPUT = "verdicts-output", "redirects-output"
 MASQUERADE_ALWAYS, MASQUERADE_FOREIGN, MASQUERADES = "masquerade-always", "masquerade-foreign", "masquerades"
 
@@ -59,13 +59,13 @@ def sets() -> tuple[Set, ...]:
 
 def _sets(family: Family) -> Iterator[Set]:
     address = ADDRESS_TYPE[family]
-    for kind in ("verdict", "direct", "masquerade", "far-verdict", "far-direct"):
+    for kind in ("verdict", "direct", "masquerade", "off-node-verdict", "off-node-direct"):
         yield Set(name_of(kind, family), (address, TYPE_PROTOCOL, TYPE_PORT), TYPE_VERDICT)
         yield Set(name_of(f"{kind}-node-ports", family), (TYPE_PROTOCOL, TYPE_PORT), TYPE_VERDICT)
-    for kind in ("proxy", "far-proxy"):
+    for kind in ("proxy", "off-node-proxy"):
         yield Set(name_of(kind, family), (address, TYPE_PORT), TYPE_PORT)
         yield Set(name_of(f"{kind}-node-ports", family), (TYPE_PORT,), TYPE_PORT)
-    yield Set(name_of("guards", family), (address, TYPE_PROTOCOL, TYPE_PORT), TYPE_VERDICT)
+    yield Set(name_of("source-ranges", family), (address, TYPE_PROTOCOL, TYPE_PORT), TYPE_VERDICT)
     yield Set(name_of("hairpins", family), (address, address))
     yield Set(name_of("cluster-ips", family), (address,))
     yield Set(name_of("listening", family), (address, TYPE_PORT))
@@ -78,13 +78,13 @@ def chains(rules: Rules) -> Iterator[Chain]:
     yield Chain(REFUSE, ((st.tcp(), st.reject_reset()), (st.reject_port_unreachable(),)))
     yield Chain(MASQUERADE_ALWAYS, ((st.mark_for_masquerade(),),))
     yield Chain(MASQUERADE_FOREIGN, tuple(_masquerade_foreign(rules)))
-    yield Chain(GUARDS, tuple(_guards(rules)))
-    yield Chain(FAR_VERDICTS, (*_own_leave(rules), *_verdicts("far-verdict")))
+    yield Chain(SOURCE_RANGES, tuple(_source_ranges(rules)))
+    yield Chain(OFF_NODE_VERDICTS, (*_own_leave(rules), *_verdicts("off-node-verdict")))
     yield Chain("verdicts", tuple(_verdicts("verdict")))
     for family in Family:
-        yield Chain(_ports_chain("far-", family), tuple(_far_node_ports(rules, family)))
+        yield Chain(_ports_chain("off-node-", family), tuple(_node_ports_off_node(rules, family)))
         yield Chain(_ports_chain("", family), tuple(_node_ports(rules, family)))
-    yield Chain(FAR_REDIRECTS, (*_own_leave(rules), *_redirects(rules, "far-")))
+    yield Chain(OFF_NODE_REDIRECTS, (*_own_leave(rules), *_redirects(rules, "off-node-")))
     yield Chain(REDIRECTS, tuple(_redirects(rules, "")))
     yield Chain("undefined-ports", tuple(_undefined_ports()))
     yield from _base_chains(rules)
@@ -97,15 +97,19 @@ def of_node(rules: Rules) -> Iterator[Chain]:
 
 
 def _base_chains(rules: Rules) -> Iterator[Chain]:
-    guards, far, verdicts = (st.jump(GUARDS),), (st.jump(FAR_VERDICTS),), (st.jump("verdicts"),)
+    sources, off_node, verdicts = (st.jump(SOURCE_RANGES),), (st.jump(OFF_NODE_VERDICTS),), (st.jump("verdicts"),)
     redirects, undefined = (st.jump(REDIRECTS),), (st.new_connection(), st.jump("undefined-ports"))
     dialled = () if rules.worker_uid is None else ((st.sent_by(rules.worker_uid), st.leave()),)
     known, judged = (st.not_new(), st.leave()), (st.comes_from_interface("lo", is_prefix=False), st.leave())
     under_way = st.under_way(), st.local_destination(), st.leave()
     # a nat chain sees new connections only
-    yield _base("verdicts-prerouting", "filter", (*PREROUTING, -110), known, judged, under_way, guards, far, verdicts)
-    yield _base(VERDICTS_OUTPUT, "filter", (*OUTPUT, -110), known, *dialled, under_way, guards, verdicts)
-    yield _base("redirects-prerouting", "nat", (*PREROUTING, -105), under_way, (st.jump(FAR_REDIRECTS),), redirects)
+    yield _base(
+        "verdicts-prerouting", "filter", (*PREROUTING, -110), known, judged, under_way, sources, off_node, verdicts
+    )
+    yield _base(VERDICTS_OUTPUT, "filter", (*OUTPUT, -110), known, *dialled, under_way, sources, verdicts)
+    yield _base(
+        "redirects-prerouting", "nat", (*PREROUTING, -105), under_way, (st.jump(OFF_NODE_REDIRECTS),), redirects
+    )
     yield _base(REDIRECTS_OUTPUT, "nat", (*OUTPUT, -105), *dialled, under_way, redirects)
     yield _base("undefined-ports-prerouting", "filter", (*PREROUTING, -95), undefined)
     yield _base("undefined-ports-output", "filter", (*OUTPUT, -95), undefined)
@@ -116,12 +120,12 @@ def _base(name: str, kind: str, place: tuple[str, NF_INET, int], *rules: Rule) -
     return Chain(name, rules, Hook(kind, *place))
 
 
-def _guards(rules: Rules) -> Iterator[Rule]:
+def _source_ranges(rules: Rules) -> Iterator[Rule]:
     # what comes over a VRF is seen twice in prerouting (vrf_rcv_nfhook), then with the proxy address in it
     for address in sorted(rules.own_addresses, key=lambda one: one.packed):
         yield st.sent_to(address), st.not_redirected(), st.goto(REFUSE)
     for family in Family:
-        yield st.family(family), st.address_verdict(family, name_of("guards", family))
+        yield st.family(family), st.address_verdict(family, name_of("source-ranges", family))
 
 
 def _own_leave(rules: Rules) -> Iterator[Rule]:
@@ -184,9 +188,9 @@ def _node_ports(rules: Rules, family: Family) -> Iterator[Rule]:
     yield from _proxied_node_ports(rules, family, "proxy-node-ports")
 
 
-def _far_node_ports(rules: Rules, family: Family) -> Iterator[Rule]:
-    yield (st.port_verdict(name_of("far-direct-node-ports", family)),)
-    yield from _proxied_node_ports(rules, family, "far-proxy-node-ports")
+def _node_ports_off_node(rules: Rules, family: Family) -> Iterator[Rule]:
+    yield (st.port_verdict(name_of("off-node-direct-node-ports", family)),)
+    yield from _proxied_node_ports(rules, family, "off-node-proxy-node-ports")
 
 
 def _proxied_node_ports(rules: Rules, family: Family, kind: str) -> Iterator[Rule]:
@@ -196,15 +200,15 @@ def _proxied_node_ports(rules: Rules, family: Family, kind: str) -> Iterator[Rul
 
 
 _OF_NODE = {
-    GUARDS,
+    SOURCE_RANGES,
     VERDICTS_OUTPUT,
     REDIRECTS_OUTPUT,
     MASQUERADE_FOREIGN,
     MASQUERADES,
-    FAR_VERDICTS,
-    FAR_REDIRECTS,
+    OFF_NODE_VERDICTS,
+    OFF_NODE_REDIRECTS,
     REDIRECTS,
-    *(_ports_chain(prefix, family) for prefix in ("", "far-") for family in Family),
+    *(_ports_chain(prefix, family) for prefix in ("", "off-node-") for family in Family),
 }
 
 

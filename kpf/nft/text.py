@@ -25,7 +25,7 @@ def render(rules: Rules, comments: Iterable[str] = ()) -> str:
         elements.setdefault(name, []).append((key, value))
     parts = [forwards.parts(key, one, identifier=0, start=0) for key, one in rules.forwards.items()]
     own_chains = [chain for part in parts for chain in part.chains]
-    own_chains += [forwards.guard_chain(*guarded) for guarded in rules.guards.items()]
+    own_chains += [forwards.sources_chain(*ranged) for ranged in rules.source_ranges.items()]
     # a chain is named before an element refers to it, and has its rules after the sets that these refer to
     lines += (f"\tchain {name} {{\n\t}}" for name in (schema.REFUSE, *_MARKS, *(chain.name for chain in own_chains)))
     for one in (*schema.sets(), *(one for part in parts for one in part.sets)):

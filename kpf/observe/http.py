@@ -146,12 +146,12 @@ class Servers:
         try:
             await listen(runner, host, port)
         except OSError as error:
-            complaint = f"cannot serve http on {host} port {port} yet: {reason_of(error)}"
-            log.error("%s", complaint)
+            failure = f"cannot serve http on {host} port {port} yet: {reason_of(error)}"
+            log.error("%s", failure)
             task = asyncio.create_task(self._retry(runner, host, port))
             self._retries.add(task)
             task.add_done_callback(self._retries.discard)
-            return complaint
+            return failure
         return ""
 
     async def serve_unix(self, path: Path, documents: Mapping[str, Document]) -> None:

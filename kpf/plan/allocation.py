@@ -74,7 +74,7 @@ class Allocation:
             return frozenset()
         return self.forbidden if key.forwarding is Forwarding.PROXIED else self.listening
 
-    def may_return(self, frontend: FrontendPlan) -> bool:
+    def may_loop(self, frontend: FrontendPlan) -> bool:
         """A connection may come back for ever, by another node, where an endpoint is a portal as it is here."""
         portals, numbers = self.ownership.addresses, self.node_port_numbers
         if frontend.members.isdisjoint(portals) and frontend.ports.isdisjoint(numbers):
@@ -83,7 +83,7 @@ class Allocation:
         return any(at.address not in self.facts.local_addresses for at in found)
 
     def same_portals(self, other: "Allocation") -> bool:
-        """What `may_return` says is the same for all frontends."""
+        """What `may_loop` says is the same for all frontends."""
         return (self.ownership.addresses, self.node_port_numbers, self.facts.local_addresses) == (
             other.ownership.addresses,
             other.node_port_numbers,

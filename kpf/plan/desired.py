@@ -26,13 +26,13 @@ from kpf.plan.service_plan import FrontendPlan, ServicePlan, ServicePlans
 class Frontend(NamedTuple):
     """A frontend as it must be: where it listens and whom it dials.
 
-    `may_return`: its connections may come back by another node, so it may not have all that workers can carry.
+    `may_loop`: its connections may come back by another node, so it may not have all that workers can carry.
     """
 
     listener: Listener
     endpoints: tuple[SocketAddress, ...]
     affinity_timeout_s: int | None
-    may_return: bool = False
+    may_loop: bool = False
 
 
 class Flows(NamedTuple):
@@ -114,7 +114,7 @@ def _suspects(plans: ServicePlans, allocation: Allocation, before: DesiredState)
             name
             for name, plan in plans.items()
             for key, frontend in plan.frontends.items()
-            if key.forwarding is Forwarding.PROXIED and allocation.may_return(frontend) != was.may_return(frontend)
+            if key.forwarding is Forwarding.PROXIED and allocation.may_loop(frontend) != was.may_loop(frontend)
         )
     if allocation.facts.local_addresses != was.facts.local_addresses:
         names |= dict.fromkeys(
@@ -134,9 +134,9 @@ class _Changes:
         self.frontends: dict[Listener, Frontend] = {}
         self.portals: dict[Portal, Action] = {}
         self.node_ports: dict[NodePort, Action] = {}
-        self.far: dict[Portal | NodePort, Action] = {}
+        self.off_node: dict[Portal | NodePort, Action] = {}
         self.loopback: dict[NodePort, int] = {}
-        self.guards: dict[Portal, tuple[IPNetwork, ...]] = {}
+        self.source_ranges: dict[Portal, tuple[IPNetwork, ...]] = {}
         self.forwards: dict[FrontendKey, Forward] = {}
         self.flows_kept: dict[FrontendKey, Flows] = {}
         self.health_checks: dict[int, HealthCheck] = {}
@@ -172,8 +172,8 @@ class _Changes:
             listener = self._allocation.listeners.get(key)
             if listener is None:
                 return Verdict.REFUSE
-            may_return = self._allocation.may_return(wanted)
-            self.frontends[listener] = Frontend(listener, endpoints, wanted.affinity_timeout_s, may_return)
+            may_loop = self._allocation.may_loop(wanted)
+            self.frontends[listener] = Frontend(listener, endpoints, wanted.affinity_timeout_s, may_loop)
             return listener.at.port if endpoints else wanted.when_empty
         if key.port.protocol is Protocol.UDP:
             self.flows_kept[key] = Flows(key, wanted.flows_kept)
@@ -188,13 +188,13 @@ class _Changes:
         if isinstance(portal, Portal):
             self.portals[portal] = action
             if claim.sources:
-                self.guards[portal] = self._sources(portal, claim.sources)
+                self.source_ranges[portal] = self._sources(portal, claim.sources)
         else:
             self.node_ports[portal] = action
             if claim.loopback is not None and isinstance(port := actions[claim.loopback], int):
                 self.loopback[portal] = port
-        if claim.far is not None:
-            self.far[portal] = _masqueraded(actions[claim.far], claim)
+        if claim.off_node is not None:
+            self.off_node[portal] = _masqueraded(actions[claim.off_node], claim)
 
     def _sources(self, portal: Portal, sources: tuple[IPNetwork, ...]) -> tuple[IPNetwork, ...]:
         """A node that may come may also come from the portal's own address, as it does where that is local to it."""
@@ -236,9 +236,9 @@ def _rules(changes: _Changes, plans: ServicePlans, allocation: Allocation, befor
         node_port_networks=facts.node_port_networks,
         portals=replaced(old.portals, changes.portals, gone),
         node_ports=replaced(old.node_ports, changes.node_ports, gone),
-        far=replaced(old.far, changes.far, gone),
+        off_node=replaced(old.off_node, changes.off_node, gone),
         loopback=replaced(old.loopback, changes.loopback, gone),
-        guards=replaced(old.guards, changes.guards, gone),
+        source_ranges=replaced(old.source_ranges, changes.source_ranges, gone),
         forwards=replaced(old.forwards, changes.forwards, changes.old_keys),
         hairpins=_hairpins(changes, plans, before),
         cluster_ips=allocation.cluster_ips,

@@ -23,7 +23,7 @@ FORWARDING = "kpf.io/forwarding"
 class PortalClaim(NamedTuple):
     """A portal that a Service asks for, where it is to lead, and the field that asks for it.
 
-    `far`: where it leads for connections from elsewhere than this node and its pods, if that is another place.
+    `off_node`: where it leads for connections from elsewhere than this node and its pods, if that is another place.
     `loopback`: where the node port leads that is reached at 127.0.0.1 or ::1, if that is another place.
     `masquerade` is of direct forwarding. `sources`: who alone may come, anybody if there is none. `is_cluster_ip`: it
     is asked for as such, and comes before what is asked for as an external address.
@@ -32,7 +32,7 @@ class PortalClaim(NamedTuple):
     portal: Portal | NodePort
     field: str
     frontend: FrontendKey
-    far: FrontendKey | None = None
+    off_node: FrontendKey | None = None
     loopback: FrontendKey | None = None
     masquerade: Masquerade = Masquerade.NEVER
     sources: tuple[IPNetwork, ...] = ()
@@ -46,7 +46,7 @@ class PortalClaim(NamedTuple):
     @property
     def frontends(self) -> tuple[FrontendKey, ...]:
         """All places where it leads."""
-        return tuple(one for one in (self.frontend, self.far, self.loopback) if one is not None)
+        return tuple(one for one in (self.frontend, self.off_node, self.loopback) if one is not None)
 
 
 def asked_forwarding(service: Service) -> Forwarding | None:
@@ -71,7 +71,7 @@ class Routes(NamedTuple):
         asked = Forwarding.DIRECT if self.forwarding is Forwarding.DIRECT else Forwarding.PROXIED
         return FrontendKey(self.name, self.family, endpoints, asked if self._is_tcp else Forwarding.DIRECT)
 
-    def from_far(self) -> FrontendKey:
+    def from_off_node(self) -> FrontendKey:
         """For connections from elsewhere under external policy Local: direct, unless TCP is asked to be proxied."""
         asked = Forwarding.PROXIED if self.forwarding is Forwarding.PROXIED else Forwarding.DIRECT
         return FrontendKey(self.name, self.family, EndpointSet.LOCAL, asked if self._is_tcp else Forwarding.DIRECT)
@@ -130,5 +130,5 @@ def _external(portal: Portal | NodePort, field: str, policy: TrafficPolicy, rout
     if policy is TrafficPolicy.CLUSTER:
         return PortalClaim(portal, field, routes.to(EndpointSet.CLUSTER), masquerade=Masquerade.ALWAYS)
     return PortalClaim(
-        portal, field, routes.to(EndpointSet.CLUSTER), far=routes.from_far(), masquerade=Masquerade.FOREIGN
+        portal, field, routes.to(EndpointSet.CLUSTER), off_node=routes.from_off_node(), masquerade=Masquerade.FOREIGN
     )

@@ -43,12 +43,13 @@ class UpdateFrontends:
 class WriteRules:
     """One transaction. `old`: what the kernel is known to have; None for a full sync, which writes everything.
 
-    `early`: portals of TCP, those that come with it among them, to which attempts to connect may have come before them.
+    `unreplied`: portals of TCP, those that come with it among them, to which attempts to connect may have come before
+    them.
     """
 
     old: Rules | None
     new: Rules
-    early: frozenset[Portal | NodePort]
+    unreplied: frozenset[Portal | NodePort]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,12 @@ class FlowsKept:
 class Forget:
     """Delete conntrack entries that keep clients from the endpoints that they should have.
 
-    `early`: portals of TCP that have come: attempts to connect that came before them go.
+    `unreplied`: portals of TCP that have come: attempts to connect that came before them go.
     `flows`: portals of UDP, and the endpoints whose flows may go on: those of all others go.
     `was`, `kept`: what was true of all flows, and what is after that, unless it has come into doubt meanwhile.
     """
 
-    early: frozenset[Portal | NodePort]
+    unreplied: frozenset[Portal | NodePort]
     flows: Mapping[Portal | NodePort, frozenset[SocketAddress]]
     was: FlowsKept
     kept: FlowsKept
@@ -92,30 +93,30 @@ class InForce:
     """
 
     frontends: dict[Listener, Frontend] = field(default_factory=dict)
-    unheard: set[Listener] = field(default_factory=set)
-    early: frozenset[Portal | NodePort] = frozenset()
+    unannounced: set[Listener] = field(default_factory=set)
+    unreplied: frozenset[Portal | NodePort] = frozenset()
     flows: FlowsKept = FlowsKept()
 
 
 def transition(now: InForce, rules: Rules | None, desired: DesiredState) -> Iterator[Step]:
     """Steps from what is, as it is at the call, to what must hold. `rules`: the kernel's, None if it is not known."""
-    early, flows = now.early, now.flows
+    unreplied, flows = now.unreplied, now.flows
     listeners, closed = differences(desired.frontends, now.frontends, attrgetter("listener"))
     suspects = [desired.frontends[listener] for listener in listeners]
     opened = tuple(new for new in suspects if new.listener not in now.frontends)
     changed = tuple(new for new in suspects if now.frontends.get(new.listener, new) != new)
-    unheard = (*(now.unheard - closed), *(new.listener for new in opened))
+    unannounced = (*(now.unannounced - closed), *(new.listener for new in opened))
     emptied = tuple(frontend for frontend in changed if not frontend.endpoints)
     if opened:
         yield OpenFrontends(opened)
-    if unheard:
-        yield Announce(unheard)
+    if unannounced:
+        yield Announce(unannounced)
     if len(emptied) < len(changed):
         yield UpdateFrontends(tuple(frontend for frontend in changed if frontend.endpoints))
     if rules != desired.rules:
-        early = _early(early, rules, desired.rules)
-        yield WriteRules(rules, desired.rules, early)
-    yield from _forget(early, flows, desired)
+        unreplied = _unreplied(unreplied, rules, desired.rules)
+        yield WriteRules(rules, desired.rules, unreplied)
+    yield from _forget(unreplied, flows, desired)
     if emptied:
         # only once their portals refuse: a connection may still be on its way to the listener
         yield UpdateFrontends(emptied)
@@ -125,10 +126,10 @@ def transition(now: InForce, rules: Rules | None, desired: DesiredState) -> Iter
 
 def is_all_forgotten(now: InForce, desired: DesiredState) -> bool:
     """Whether conntrack has nothing left that keeps clients from the endpoints that they should have."""
-    return not now.early and now.flows.captured is desired.captured and now.flows.flows is desired.flows_kept
+    return not now.unreplied and now.flows.captured is desired.captured and now.flows.flows is desired.flows_kept
 
 
-def _early(before: frozenset[Portal | NodePort], old: Rules | None, new: Rules) -> frozenset[Portal | NodePort]:
+def _unreplied(before: frozenset[Portal | NodePort], old: Rules | None, new: Rules) -> frozenset[Portal | NodePort]:
     """Those of before that are still there, and those that have come."""
     known = old or Rules()
     left = (one for one in before if one in new.portals or one in new.node_ports)
@@ -137,11 +138,11 @@ def _early(before: frozenset[Portal | NodePort], old: Rules | None, new: Rules) 
     return frozenset(one for one in found if one.protocol is Protocol.TCP)
 
 
-def _forget(early: frozenset[Portal | NodePort], was: FlowsKept, desired: DesiredState) -> Iterator[Forget]:
+def _forget(unreplied: frozenset[Portal | NodePort], was: FlowsKept, desired: DesiredState) -> Iterator[Forget]:
     kept = FlowsKept(desired.captured, desired.flows_kept)
     if kept.captured is was.captured and kept.flows is was.flows:
-        if early:
-            yield Forget(early, {}, was, kept)
+        if unreplied:
+            yield Forget(unreplied, {}, was, kept)
         return
     captured = differences(kept.captured, was.captured, lambda claims: claims[0].service_name)
     flows = differences(kept.flows, was.flows, attrgetter("frontend"))
@@ -153,4 +154,4 @@ def _forget(early: frozenset[Portal | NodePort], was: FlowsKept, desired: Desire
         for claim in kept.captured.get(name, ()):
             if claim.portal.protocol is Protocol.UDP:
                 allowed[claim.portal] = frozenset().union(*(kept.flows[key].endpoints for key in claim.frontends))
-    yield Forget(early, allowed, was, kept)
+    yield Forget(unreplied, allowed, was, kept)

@@ -1,1 +1,1 @@
-"""Shared memory of master and workers: turns, members, pins, health, counters. Knows nothing of Kubernetes."""
+"""Shared memory of master and workers: round robin, members, affinity, health, counters. Nothing of Kubernetes."""

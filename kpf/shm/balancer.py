@@ -1,11 +1,12 @@
-"""Whose turn it is, who is pinned where, who is shut out: the decisions that must be exact over all workers.
+"""Who is next, which client stays with whom, who is ejected: the decisions that must be exact over all workers.
 
 A pick is one critical section, also for several clients at once; nothing else is locked for a connection whose dial
 succeeds. The rules are those of kube-proxy's userspace round robin (1.20, `roundrobin.go`) with passive health:
-- the turn goes round the members that are not shut out; if all are, none is;
+- the cursor goes round the members that are not ejected; if all are, none is;
 - a next try passes over the members that this connection has tried;
-- a pinned client goes to its member and does not take the turn; a pin to a member that is shut out counts as none;
-- who is dialled beside one that is merely slow moves neither the turn nor a pin.
+- a client with an affinity entry goes to its member and does not move the cursor; an entry of a member that is
+  ejected counts as none;
+- a hedged dial, beside one that is merely slow, moves neither the cursor nor an affinity entry.
 """
 
 import socket
@@ -14,9 +15,15 @@ from dataclasses import dataclass
 from fcntl import LOCK_EX, LOCK_UN, lockf
 
 from kpf.shm import health
+from kpf.shm.affinity import AffinityEntries, AffinityTable, Client, client_of
 from kpf.shm.layout import (
     ADDRESS,
+    AFFINITY_ENTRIES,
+    AFFINITY_TABLE,
+    CONNECT_TIME,
     COUNT_SHIFT,
+    ENTRY_IDENTITY,
+    ENTRY_STAMP,
     EVICTIONS,
     F_HITS,
     FRONTEND_WORDS,
@@ -30,18 +37,12 @@ from kpf.shm.layout import (
     MEMBER_WORDS,
     OFFSET_MASK,
     OFFSET_SHIFT,
-    PIN_IDENTITY,
-    PIN_STAMP,
-    PIN_TABLE,
-    PINS,
     PORT,
     SLOT_MASK,
     TIMEOUT,
-    USUAL,
 )
-from kpf.shm.pins import Client, Pins, PinTable, client_of
 from kpf.shm.region import Region
-from kpf.shm.turns import Turns
+from kpf.shm.round_robin import RoundRobin
 
 CACHE_LIMIT = 1 << 16
 
@@ -53,7 +54,8 @@ class Choice:
     """A member that was picked. `active`, `total`, `failures`: this worker's counter words for it.
 
     Picking has counted it as active already; who picked subtracts it again when the connection is over.
-    `health`, `usual`: words that are 0 for as long as there is nothing to tell `Balancer.answered`, unless it was slow.
+    `health`, `connect_time`: words that are 0 for as long as there is nothing to tell `Balancer.answered`, unless it
+    was slow.
     """
 
     identity: int
@@ -63,7 +65,7 @@ class Choice:
     total: int
     failures: int
     health: int
-    usual: int
+    connect_time: int
 
 
 class Balancer:
@@ -77,7 +79,7 @@ class Balancer:
             region.layout.members,
             region.layout.arena,
         )
-        self._pins, self._turns = Pins(region), Turns(region)
+        self._affinity, self._round_robin = AffinityEntries(region), RoundRobin(region)
         self._choices: dict[int, Choice] = {}
 
     def pick_all(self, frontend: int, clients: Sequence[str], now_ms: int) -> list[Choice | None]:
@@ -112,7 +114,7 @@ class Balancer:
             member = words[self._arena + (word >> OFFSET_SHIFT & OFFSET_MASK) + index]
             record = self._members + member * MEMBER_WORDS
             if words[record + HEALTH]:
-                record = self._take_turn(at, tried, now_ms)
+                record = self._next_in_turn(at, tried, now_ms)
             else:
                 words[at] = word & KEEP_LIST | index + 1
         if not record:
@@ -122,11 +124,11 @@ class Balancer:
         words[choice.active] += 1
         return choice
 
-    def pick_beside(self, frontend: int, tried: Collection[int], now_ms: int) -> Choice | None:
-        """As `pick`, to be dialled beside one that is slow: the turn stays where it is, and so do pins."""
+    def pick_hedge(self, frontend: int, tried: Collection[int], now_ms: int) -> Choice | None:
+        """As `pick`, to be dialled beside one that is slow: neither the cursor nor an affinity entry moves."""
         lockf(self._descriptor, LOCK_EX, 1, frontend)
         try:
-            record = self._turns.beside(self._layout.frontend(frontend), tried, now_ms)
+            record = self._round_robin.hedge(self._layout.frontend(frontend), tried, now_ms)
             if not record:
                 return None
             self._probe(record, now_ms)
@@ -140,22 +142,22 @@ class Balancer:
     def failed(self, frontend: int, identity: int, client: str, now_ms: int) -> None:
         """A dial was refused, unreachable, or silent while another one answered.
 
-        The member is shut out, and the client's pin to it ends.
+        The member is ejected, and the client's affinity entry for it ends.
         """
         words, at = self._words, self._layout.frontend(frontend)
         lockf(self._descriptor, LOCK_EX, 1, frontend)
         try:
-            table = self._pin_table(at)
-            if table and self._pins.drop(table, client_of(client), identity):
-                # whoever was killed between a pin and its count has left it one short
-                words[at + PINS] = max(words[at + PINS] - 1, 0)
+            table = self._affinity_table(at)
+            if table and self._affinity.drop(table, client_of(client), identity):
+                # whoever was killed between an entry and its count has left it one short
+                words[at + AFFINITY_ENTRIES] = max(words[at + AFFINITY_ENTRIES] - 1, 0)
             record = self._layout.member(identity & SLOT_MASK)
             if words[record + IDENTITY] == identity:
-                words[record + USUAL] = 0
+                words[record + CONNECT_TIME] = 0
                 word = health.failed(words[record + HEALTH], now_ms)
                 if word < words[record + HEALTH]:
                     # out for less than the probe might have taken, of which a note may tell
-                    self._turns.forget(at)
+                    self._round_robin.forget(at)
                 words[record + HEALTH] = word
         finally:
             lockf(self._descriptor, LOCK_UN, 1, frontend)
@@ -166,15 +168,15 @@ class Balancer:
         Takes no lock if nothing is new.
         """
         words, record = self._words, self._layout.member(identity & SLOT_MASK)
-        usual_ms = words[record + USUAL]
-        if not words[record + HEALTH] and health.learned(usual_ms, took_ms) == usual_ms:
+        connect_time_ms = words[record + CONNECT_TIME]
+        if not words[record + HEALTH] and health.learned(connect_time_ms, took_ms) == connect_time_ms:
             return
         lockf(self._descriptor, LOCK_EX, 1, frontend)
         try:
             if words[record + IDENTITY] == identity:
-                words[record + USUAL] = health.learned(words[record + USUAL], took_ms)
+                words[record + CONNECT_TIME] = health.learned(words[record + CONNECT_TIME], took_ms)
                 if words[record + HEALTH]:
-                    self._turns.forget(self._layout.frontend(frontend))
+                    self._round_robin.forget(self._layout.frontend(frontend))
                     words[record + HEALTH] = 0
         finally:
             lockf(self._descriptor, LOCK_UN, 1, frontend)
@@ -193,69 +195,69 @@ class Balancer:
             lockf(self._descriptor, LOCK_UN, 1, frontend)
 
     def adopt(self, frontend: int, identity: int, client: str, now_ms: int) -> None:
-        """Pin the client to the member that answered it, unless it has a pin, or there is no affinity."""
+        """Keep the client at the member that answered it, unless it has an entry, or there is no affinity."""
         at = self._layout.frontend(frontend)
         lockf(self._descriptor, LOCK_EX, 1, frontend)
         try:
-            table, key = self._pin_table(at), client_of(client)
+            table, key = self._affinity_table(at), client_of(client)
             is_there = self._words[self._layout.member(identity & SLOT_MASK) + IDENTITY] == identity
-            if table and is_there and not self._pins.find(table, key, now_ms=now_ms):
-                self._pin(at, table, key, identity, now_ms)
+            if table and is_there and not self._affinity.find(table, key, now_ms=now_ms):
+                self._keep(at, table, key, identity, now_ms)
         finally:
             lockf(self._descriptor, LOCK_UN, 1, frontend)
 
     def _pick_carefully(self, frontend: int, at: int, client: str, tried: Collection[int], now_ms: int) -> int:
-        """The record of the member to use, 0 if there is none left: with pins, and members tried before."""
-        table = self._pin_table(at)
+        """The record of the member to use, 0 if there is none left: with affinity, and members tried before."""
+        table = self._affinity_table(at)
         if not table:
-            return self._take_turn(at, tried, now_ms)
+            return self._next_in_turn(at, tried, now_ms)
         key = client_of(client)
-        record = self._pinned(at, table, key, tried, now_ms)
+        record = self._by_affinity(at, table, key, tried, now_ms)
         if record:
             self._words[self._layout.frontend_counter(self._worker, frontend) + F_HITS] += 1
             return record
-        record = self._take_turn(at, tried, now_ms)
+        record = self._next_in_turn(at, tried, now_ms)
         if record:
-            self._pin(at, table, key, self._words[record + IDENTITY], now_ms)
+            self._keep(at, table, key, self._words[record + IDENTITY], now_ms)
         return record
 
-    def _pinned(self, at: int, table: PinTable, client: Client, tried: Collection[int], now_ms: int) -> int:
+    def _by_affinity(self, at: int, table: AffinityTable, client: Client, tried: Collection[int], now_ms: int) -> int:
         words = self._words
-        entry = self._pins.find(table, client, now_ms=now_ms)
-        if not entry or words[entry + PIN_IDENTITY] in tried:
+        entry = self._affinity.find(table, client, now_ms=now_ms)
+        if not entry or words[entry + ENTRY_IDENTITY] in tried:
             return 0
-        record = self._layout.member(words[entry + PIN_IDENTITY] & SLOT_MASK)
+        record = self._layout.member(words[entry + ENTRY_IDENTITY] & SLOT_MASK)
         word = words[record + HEALTH]
-        is_out = health.is_shut_out(word, now_ms) and not health.is_suspected(word)
-        if is_out and self._turns.any_usable(at, tried, now_ms):
+        is_out = health.is_ejected(word, now_ms) and not health.is_suspected(word)
+        if is_out and self._round_robin.any_usable(at, tried, now_ms):
             return 0
         self._probe(record, now_ms)
-        words[entry + PIN_STAMP] = now_ms
+        words[entry + ENTRY_STAMP] = now_ms
         return record
 
-    def _pin(self, at: int, table: PinTable, client: Client, identity: int, now_ms: int) -> None:
-        added, evicted = self._pins.store(table, client, identity, now_ms=now_ms)
-        self._words[at + PINS] += added
+    def _keep(self, at: int, table: AffinityTable, client: Client, identity: int, now_ms: int) -> None:
+        added, evicted = self._affinity.store(table, client, identity, now_ms=now_ms)
+        self._words[at + AFFINITY_ENTRIES] += added
         self._words[at + EVICTIONS] += evicted
 
-    def _take_turn(self, at: int, tried: Collection[int], now_ms: int) -> int:
-        record = self._turns.take(at, tried, now_ms)
+    def _next_in_turn(self, at: int, tried: Collection[int], now_ms: int) -> int:
+        record = self._round_robin.take(at, tried, now_ms)
         if record:
             self._probe(record, now_ms)
         return record
 
     def _probe(self, record: int, now_ms: int) -> None:
-        """If it was shut out and its time is over, this connection is the one that tries it."""
+        """If it was ejected and its time is over, this connection is the one that tries it."""
         word = self._words[record + HEALTH]
-        if word and not health.is_shut_out(word, now_ms):
+        if word and not health.is_ejected(word, now_ms):
             self._words[record + HEALTH] = health.probed(word, now_ms)
 
-    def _pin_table(self, at: int) -> PinTable | None:
+    def _affinity_table(self, at: int) -> AffinityTable | None:
         words = self._words
-        timeout_ms, table = words[at + TIMEOUT], words[at + PIN_TABLE]
+        timeout_ms, table = words[at + TIMEOUT], words[at + AFFINITY_TABLE]
         if not timeout_ms or not table:
             return None
-        return PinTable(self._layout.pin_table(table - 1), timeout_ms)
+        return AffinityTable(self._layout.affinity_table(table - 1), timeout_ms)
 
     def _learn(self, record: int, identity: int) -> Choice:
         packed = self._words[record + ADDRESS : record + PORT].tobytes()
@@ -271,7 +273,7 @@ class Balancer:
             total=counters + M_TOTAL,
             failures=counters + M_FAILURES,
             health=record + HEALTH,
-            usual=record + USUAL,
+            connect_time=record + CONNECT_TIME,
         )
         if len(self._choices) >= CACHE_LIMIT:
             self._choices.clear()

@@ -1,7 +1,7 @@
 """The master's side of shared memory: gives out slots, replaces member lists, reads the state of everything.
 
-It keeps the books in its own memory and never waits for a lock. A slot, an extent or a pin table that workers may still
-refer to is used again only when nobody does: all counts of active connections are 0.
+It keeps the books in its own memory and never waits for a lock. A slot, an extent or an affinity table that workers may
+still refer to is used again only when nobody does: all counts of active connections are 0.
 """
 
 import contextlib
@@ -13,8 +13,13 @@ from kpf.shm import lock
 from kpf.shm.extents import Extents
 from kpf.shm.layout import (
     ADDRESS,
+    AFFINITY_ENTRIES,
+    AFFINITY_TABLE,
+    AFFINITY_TABLE_WORDS,
+    AFFINITY_TABLES,
     ANCHORED,
     ARENA_WORDS,
+    CONNECT_TIME,
     COUNT_SHIFT,
     F_TOTAL,
     FRONTEND_CAPACITY,
@@ -26,19 +31,14 @@ from kpf.shm.layout import (
     INDEX_MASK,
     LIST,
     M_ACTIVE,
-    MAY_RETURN,
+    MAY_LOOP,
     MEMBER_CAPACITY,
     MEMBER_COUNTERS,
     MEMBERS_USED_AT,
     OFFSET_SHIFT,
-    PIN_TABLE,
-    PIN_TABLE_WORDS,
-    PIN_TABLES,
-    PINS,
     PORT,
     SERIAL_SHIFT,
     TIMEOUT,
-    USUAL,
     Address,
     notes_of,
 )
@@ -49,7 +49,7 @@ COLLECT_MS = 1_000
 
 
 class CapacityError(Exception):
-    """No slot, extent or pin table is left; nothing has changed."""
+    """No slot, extent or affinity table is left; nothing has changed."""
 
 
 @dataclass(slots=True)
@@ -89,7 +89,7 @@ class Directory:
         self._region, self._words, self._layout, self._clock = region, region.words, region.layout, clock
         self._frontends: dict[int, _Frontend] = {}
         self._frontend_slots, self._member_slots = _Slots(FRONTEND_CAPACITY), _Slots(MEMBER_CAPACITY)
-        self._tables = _Slots(PIN_TABLES)
+        self._tables = _Slots(AFFINITY_TABLES)
         self._observer = Observer(region)
         self._extents = Extents(ARENA_WORDS.bit_length() - 1)
         self._serial = 0
@@ -115,8 +115,9 @@ class Directory:
     def set_members(self, slot: int, members: Sequence[Address], *, affinity_timeout_ms: int) -> None:
         """Replace the members, sorted by address and port. `affinity_timeout_ms` 0: no session affinity.
 
-        Members that stay keep identity, health and pins; the turn goes on at the first that sorts after the one that
-        was served last. Raises `LockBusyError` (try again soon), `CapacityError`; nothing has changed then.
+        Members that stay keep identity, health and affinity entries; the cursor goes on at the first that sorts after
+        the one that was served last. Raises `LockBusyError` (try again soon), `CapacityError`; nothing has changed
+        then.
         """
         frontend, new = self._frontends[slot], tuple(members)
         if new == frontend.addresses:
@@ -141,18 +142,18 @@ class Directory:
             self._commit(slot, frontend, new, tuple(places[address] for address in new), offset)
             departed = set(old_slots).difference(frontend.slots)
             for member in departed:
-                # pins name a member only while it is in the list
+                # affinity entries name a member only while it is in the list
                 self._words[self._layout.member(member) + IDENTITY] = 0
         finally:
             lock.release(self.descriptor, slot)
         self._departed |= departed
         self._give_extent(old_offset, len(old_slots))
 
-    def set_may_return(self, slot: int, may_return: bool) -> None:
+    def set_may_loop(self, slot: int, may_loop: bool) -> None:
         """Whether it has but a share of each worker's sessions. One word that we alone write needs no lock."""
-        at = self._layout.frontend(slot) + MAY_RETURN
-        if self._words[at] != may_return:
-            self._words[at] = may_return
+        at = self._layout.frontend(slot) + MAY_LOOP
+        if self._words[at] != may_loop:
+            self._words[at] = may_loop
 
     def retire(self, slot: int) -> None:
         """The frontend is gone, and all workers have acknowledged it. Its sessions may go on."""
@@ -203,19 +204,19 @@ class Directory:
         self, slot: int, frontend: _Frontend, new: tuple[Address, ...], slots: tuple[int, ...], offset: int
     ) -> None:
         words, at = self._words, self._layout.frontend(slot) + LIST
-        turn, last = self._turn_after(frontend, words[at], new)
+        cursor, last = self._cursor_after(frontend, words[at], new)
         start = self._layout.arena + offset
         for index, member in enumerate(slots, start):
             words[index] = member
         for index in range(start + len(slots), start + len(slots) + notes_of(len(slots))):
             words[index] = 0
-        words[at] = offset << OFFSET_SHIFT | len(new) << COUNT_SHIFT | turn
+        words[at] = offset << OFFSET_SHIFT | len(new) << COUNT_SHIFT | cursor
         frontend.addresses, frontend.slots, frontend.offset, frontend.anchor = new, slots, offset, last
 
-    def _turn_after(self, frontend: _Frontend, word: int, new: tuple[Address, ...]) -> tuple[int, Address | None]:
-        """The turn in the new list, and who was served last if it is not in there."""
-        turn = word & INDEX_MASK
-        served = frontend.addresses[turn - 1] if turn and not word & ANCHORED else None
+    def _cursor_after(self, frontend: _Frontend, word: int, new: tuple[Address, ...]) -> tuple[int, Address | None]:
+        """The cursor in the new list, and who was served last if it is not in there."""
+        cursor = word & INDEX_MASK
+        served = frontend.addresses[cursor - 1] if cursor and not word & ANCHORED else None
         last = frontend.anchor if word & ANCHORED else served
         if last is None:
             return 0, None
@@ -235,7 +236,7 @@ class Directory:
     def _write_timeout(self, slot: int, frontend: _Frontend, table: int | None, timeout_ms: int) -> None:
         words, at = self._words, self._layout.frontend(slot)
         if table is not None:
-            words[at + PIN_TABLE] = table + 1
+            words[at + AFFINITY_TABLE] = table + 1
         words[at + TIMEOUT] = timeout_ms
         frontend.timeout_ms = timeout_ms
 
@@ -277,13 +278,13 @@ class Directory:
             self._extents.give(offset, length + notes_of(length))
 
     def _table_for(self, slot: int, frontend: _Frontend, timeout_ms: int) -> int | None:
-        """The frontend's pin table; empty if it has had no affinity until now: then nobody looks at it."""
+        """The frontend's affinity table; empty if it has had no affinity until now: then nobody looks at it."""
         if timeout_ms and not frontend.timeout_ms:
             if frontend.table is None:
                 frontend.table = self._tables.take()
             else:
-                self._region.discard(self._layout.pin_table(frontend.table), PIN_TABLE_WORDS)
-                self._words[self._layout.frontend(slot) + PINS] = 0
+                self._region.discard(self._layout.affinity_table(frontend.table), AFFINITY_TABLE_WORDS)
+                self._words[self._layout.frontend(slot) + AFFINITY_ENTRIES] = 0
         return frontend.table
 
     def _free_frontend(self, slot: int, frontend: _Frontend) -> None:
@@ -292,7 +293,7 @@ class Directory:
         self._departed.update(frontend.slots)
         self._give_extent(frontend.offset, len(frontend.slots))
         if frontend.table is not None:
-            self._region.discard(self._layout.pin_table(frontend.table), PIN_TABLE_WORDS)
+            self._region.discard(self._layout.affinity_table(frontend.table), AFFINITY_TABLE_WORDS)
             self._tables.free.append(frontend.table)
         self._clear(self._layout.frontend(slot), FRONTEND_WORDS)
         for worker in range(self._layout.workers):
@@ -302,7 +303,7 @@ class Directory:
     def _free_member(self, member: int) -> None:
         for worker in range(self._layout.workers):
             self._clear(self._layout.member_counter(worker, member), MEMBER_COUNTERS)
-        if self._words[at := self._layout.member(member) + USUAL]:
+        if self._words[at := self._layout.member(member) + CONNECT_TIME]:
             self._words[at] = 0
         self._member_slots.free.append(member)
 

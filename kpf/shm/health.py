@@ -1,28 +1,29 @@
 """A member's health, and what is normal for it: pure arithmetic on two words of its record.
 
-Slow is not dead. A member is shut out if it refused, or was unreachable, or stayed silent while another one answered
-the same client; never for being slow. While that silence is still being heard out, turns pass over it: it is suspected.
+Slow is not dead. A member is ejected if it refused, or was unreachable, or stayed silent while another one answered
+the same client; never for being slow. While that silence is still being heard out, picks pass over it: it is suspected.
 """
 
 from kpf.shm.layout import FOR_MASK, PROBING, UNTIL_SHIFT
 
-SHUT_OUT_FIRST_MS = 1_000
-SHUT_OUT_LAST_MS = 10_000
+EJECTION_FIRST_MS = 1_000
+EJECTION_LAST_MS = 10_000
 # until another member is dialled beside: the Connection Attempt Delay of RFC 8305, section 5
-PATIENCE_MS = 250
-# how long a dial that has lost may still answer; and no member's usual time is taken to be longer
-LESSON_MS = 3_000
-# a little more than the longest patience and a lesson: when the connection that probes is lost, the next one does
-PROBE_MS = PATIENCE_MS + 2 * LESSON_MS + 250
+ATTEMPT_DELAY_MS = 250
+# how long a dial that has lost may still answer; and no member's connect time is taken to be longer
+LOSING_DIAL_MS = 3_000
+# a little more than the longest attempt delay and a losing dial: when the connection that probes is lost, the next one
+# does
+PROBE_MS = ATTEMPT_DELAY_MS + 2 * LOSING_DIAL_MS + 250
 
 
-def is_shut_out(health: int, now_ms: int) -> bool:
+def is_ejected(health: int, now_ms: int) -> bool:
     """Others are to be dialled instead. So it is while one connection probes it."""
     return health >> UNTIL_SHIFT > now_ms
 
 
 def is_suspected(health: int) -> bool:
-    """Silent beside another one that answered, but not shut out before."""
+    """Silent beside another one that answered, but not ejected before."""
     return bool(health & PROBING) and not health & FOR_MASK
 
 
@@ -38,21 +39,21 @@ def probed(health: int, now_ms: int) -> int:
 
 def failed(health: int, now_ms: int) -> int:
     """Shut out for 1 s, doubling to 10 s. Dials that began before it was are the same failure, not another one."""
-    if is_shut_out(health, now_ms) and not health & PROBING:
+    if is_ejected(health, now_ms) and not health & PROBING:
         return health
-    out_ms = min(max((health & FOR_MASK) * 2, SHUT_OUT_FIRST_MS), SHUT_OUT_LAST_MS)
-    return (now_ms + out_ms) << UNTIL_SHIFT | out_ms
+    ejected_ms = min(max((health & FOR_MASK) * 2, EJECTION_FIRST_MS), EJECTION_LAST_MS)
+    return (now_ms + ejected_ms) << UNTIL_SHIFT | ejected_ms
 
 
-def patience_ms(usual_ms: int) -> int:
-    """How long to wait for a member whose usual time is this (0: quick) before another one is dialled beside it."""
-    return usual_ms + PATIENCE_MS
+def attempt_delay_ms(connect_time_ms: int) -> int:
+    """How long to wait for a member whose connect time is this (0: quick) before another one is dialled beside it."""
+    return connect_time_ms + ATTEMPT_DELAY_MS
 
 
-def learned(usual_ms: int, took_ms: int) -> int:
-    """A member's usual time after an answer that took so long: as slow as it has been, halved while it is quicker."""
-    if took_ms > max(usual_ms, PATIENCE_MS):
-        return min(took_ms, LESSON_MS)
-    if took_ms > usual_ms // 2:
-        return usual_ms
-    return usual_ms // 2 if usual_ms // 2 > PATIENCE_MS else 0
+def learned(connect_time_ms: int, took_ms: int) -> int:
+    """A member's connect time after an answer that took so long: as slow as it has been, halved while it is quicker."""
+    if took_ms > max(connect_time_ms, ATTEMPT_DELAY_MS):
+        return min(took_ms, LOSING_DIAL_MS)
+    if took_ms > connect_time_ms // 2:
+        return connect_time_ms
+    return connect_time_ms // 2 if connect_time_ms // 2 > ATTEMPT_DELAY_MS else 0

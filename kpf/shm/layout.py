@@ -1,11 +1,11 @@
 """Where everything is in the shared memory, in words of 8 bytes. Pure arithmetic, no memory is touched here.
 
 Who writes what:
-- A frontend's record, its member list, the records of its members and its pin table are read and written under the
+- A frontend's record, its member list, the records of its members and its affinity table are read and written under the
   frontend's lock only (`kpf.shm.lock`). A change takes effect by one aligned store of one word; what was written
   before it is garbage until then, so a holder that is killed at any instant leaves a consistent state.
 - A worker's own record and its counters have one writer, that worker, and need no lock.
-- The master alone gives out slots, extents and pin tables, and keeps the books about them in its own memory.
+- The master alone gives out slots, extents and affinity tables, and keeps the books about them in its own memory.
 
 Times are CLOCK_MONOTONIC milliseconds. Addresses are 16 bytes, IPv4 v4-mapped.
 """
@@ -25,22 +25,22 @@ ARENA_WORDS = 1 << 22
 # The header.
 MAGIC_AT, VERSION_AT, WORKERS_AT = 0, 1, 2
 FRONTENDS_USED_AT, MEMBERS_USED_AT = 3, 4  # slots from here on were never in use
-SEED_AT = 5  # two odd random words for the hash of pins
+SEED_AT = 5  # two odd random words for the hash of affinity tables
 HEADER_WORDS = 512
 
 # A worker's record, on cache lines of its own.
 HEARTBEAT, PAUSED, ACTIVE, TOTAL, PAUSES = range(5)
 WORKER_WORDS = 64
 
-# A frontend's record: the list word, the affinity timeout (ms, 0: none), 1 + the index of its pin table, entries in
-# use there, entries evicted from it. While the timeout is 0, no worker looks at the table. And, without the lock:
+# A frontend's record: the list word, the affinity timeout (ms, 0: none), 1 + the index of its affinity table, entries
+# in use there, entries evicted from it. While the timeout is 0, no worker looks at the table. And, without the lock:
 # whether connections may come back by another node (1), so that it has but a share of each worker's sessions.
-LIST, TIMEOUT, PIN_TABLE, PINS, EVICTIONS, MAY_RETURN = range(6)
+LIST, TIMEOUT, AFFINITY_TABLE, AFFINITY_ENTRIES, EVICTIONS, MAY_LOOP = range(6)
 FRONTEND_WORDS = 16
 
-# The list word: all that makes up a turn, so that one store commits list and turn together.
-# Turn: 0 = nobody was served, else 1 + the index of the last one served; next is turn % count. ANCHORED: the last one
-# served is not in the list any more (the master remembers it); turn is the index of the next one.
+# The list word: all that makes up the cursor, so that one store commits list and cursor together.
+# Cursor: 0 = nobody was served, else 1 + the index of the last one served; next is cursor % count. ANCHORED: the last
+# one served is not in the list any more (the master remembers it); cursor is the index of the next one.
 INDEX_MASK = (1 << 20) - 1
 COUNT_SHIFT = 20
 OFFSET_SHIFT = 40
@@ -49,31 +49,31 @@ ANCHORED = 1 << 63
 KEEP_LIST = (1 << 62) - (1 << 20)  # offset and count
 
 # A list is the slots of its members, and where it is longer than this, a note for each so many of them: until when
-# (ms) all of these are shut out for sure.
+# (ms) all of these are ejected for sure.
 NOTED_MEMBERS = 64
 
 # A member's record. Identity: 64 bit, serial << 24 | slot, never used again; 0 once it has left the list. Usual: how
 # long its answers take (ms); 0: not longer than a dial waits anyway.
-IDENTITY, ADDRESS, PORT, HEALTH, USUAL = 0, 1, 3, 4, 5
+IDENTITY, ADDRESS, PORT, HEALTH, CONNECT_TIME = 0, 1, 3, 4, 5
 MEMBER_WORDS = 8
 SLOT_MASK = (1 << 24) - 1
 SERIAL_SHIFT = 24
 
-# The health word: shut out until (ms) << 16 | one connection is probing it << 15 | shut out for (ms). 0: healthy.
-# Probed without having been shut out: it was silent while another one answered, and its dial is still waited for.
+# The health word: ejected until (ms) << 16 | one connection is probing it << 15 | ejected for (ms). 0: healthy.
+# Probed without having been ejected: it was silent while another one answered, and its dial is still waited for.
 UNTIL_SHIFT = 16
 PROBING = 1 << 15
 FOR_MASK = PROBING - 1
 
-# A pin table: buckets of entries; client address, identity (the entry counts when it is there), when it was last used.
-# 32,768 clients of one frontend on one node: 128 full nodes' worth of pods; 1 MiB at most, touched page by page.
-PIN_CLIENT, PIN_IDENTITY, PIN_STAMP = 0, 2, 3
-PIN_WORDS = 4
+# An affinity table: buckets of entries; client address, identity (the entry counts when it is there), when it was last
+# used. 32,768 clients of one frontend on one node: 128 full nodes' worth of pods; 1 MiB at most, touched page by page.
+ENTRY_CLIENT, ENTRY_IDENTITY, ENTRY_STAMP = 0, 2, 3
+ENTRY_WORDS = 4
 BUCKET_ENTRIES = 8
-BUCKET_WORDS = BUCKET_ENTRIES * PIN_WORDS
+BUCKET_WORDS = BUCKET_ENTRIES * ENTRY_WORDS
 BUCKET_BITS = 12
-PIN_TABLE_WORDS = BUCKET_WORDS << BUCKET_BITS
-PIN_TABLES = 1 << 12
+AFFINITY_TABLE_WORDS = BUCKET_WORDS << BUCKET_BITS
+AFFINITY_TABLES = 1 << 12
 
 PAGE_WORDS = 512
 
@@ -124,7 +124,7 @@ class Layout:
     arena: int = field(init=False)
     frontend_counters: int = field(init=False)
     member_counters: int = field(init=False)
-    pins: int = field(init=False)
+    affinity_tables: int = field(init=False)
     end: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -136,7 +136,7 @@ class Layout:
             ("arena", ARENA_WORDS),
             ("frontend_counters", self.workers * FRONTEND_CAPACITY * FRONTEND_COUNTERS),
             ("member_counters", self.workers * MEMBER_CAPACITY * MEMBER_COUNTERS),
-            ("pins", PIN_TABLES * PIN_TABLE_WORDS),
+            ("affinity_tables", AFFINITY_TABLES * AFFINITY_TABLE_WORDS),
         ):
             object.__setattr__(self, area, at)
             at += -(-words // PAGE_WORDS) * PAGE_WORDS
@@ -162,6 +162,6 @@ class Layout:
         """A worker's own counters for a member: `MEMBER_COUNTERS` words, by `M_TOTAL` and the others."""
         return self.member_counters + (worker * MEMBER_CAPACITY + slot) * MEMBER_COUNTERS
 
-    def pin_table(self, index: int) -> int:
-        """A pin table, 0..4,095: its first bucket."""
-        return self.pins + index * PIN_TABLE_WORDS
+    def affinity_table(self, index: int) -> int:
+        """An affinity table, 0..4,095: its first bucket."""
+        return self.affinity_tables + index * AFFINITY_TABLE_WORDS

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from kpf.shm.layout import (
     ACTIVE,
+    AFFINITY_ENTRIES,
     EVICTIONS,
     F_BYTES_IN,
     F_BYTES_OUT,
@@ -25,7 +26,6 @@ from kpf.shm.layout import (
     MEMBER_REASONS,
     PAUSED,
     PAUSES,
-    PINS,
     TOTAL,
     UNTIL_SHIFT,
     Address,
@@ -37,7 +37,7 @@ from kpf.shm.region import Region
 class FrontendView(NamedTuple):
     """Counts of a frontend, summed over all workers.
 
-    `pins`: entries of its table, expired ones that nobody has replaced included.
+    `affinity_entries`: entries of its table, expired ones that nobody has replaced included.
     """
 
     total: int
@@ -47,8 +47,8 @@ class FrontendView(NamedTuple):
     retries: int
     affinity_hits: int
     failed: dict[Reason, int]
-    pins: int
-    pin_evictions: int
+    affinity_entries: int
+    affinity_evictions: int
 
 
 class MemberView(NamedTuple):
@@ -56,14 +56,14 @@ class MemberView(NamedTuple):
 
     address: Address
     identity: int
-    shut_out: bool
+    ejected: bool
     total: int
     active: int
     failures: dict[Reason, int]
 
     @property
     def dial_failures(self) -> int:
-        """For whatever reason, those included that did not shut it out."""
+        """For whatever reason, those included that did not eject it."""
         return sum(self.failures.values())
 
 
@@ -98,18 +98,18 @@ class Observer:
             retries=counts[F_RETRIES],
             affinity_hits=counts[F_HITS],
             failed=dict(zip(Reason, counts[F_FAILED:], strict=False)),
-            pins=self._words[record + PINS],
-            pin_evictions=self._words[record + EVICTIONS],
+            affinity_entries=self._words[record + AFFINITY_ENTRIES],
+            affinity_evictions=self._words[record + EVICTIONS],
         )
 
     def member(self, member: int, address: Address, *, now_ms: int) -> MemberView:
-        """By its slot, and whether it is shut out at `now_ms` (CLOCK_MONOTONIC). `address` is passed on."""
+        """By its slot, and whether it is ejected at `now_ms` (CLOCK_MONOTONIC). `address` is passed on."""
         at = self._layout.member(member)
         counts = self._sums(self._layout.member_counter, member, MEMBER_COUNTERS)
         return MemberView(
             address=address,
             identity=self._words[at + IDENTITY],
-            shut_out=self._words[at + HEALTH] >> UNTIL_SHIFT > now_ms,
+            ejected=self._words[at + HEALTH] >> UNTIL_SHIFT > now_ms,
             total=counts[M_TOTAL],
             active=counts[M_ACTIVE],
             failures=dict(zip(MEMBER_REASONS, counts[M_FAILURES:], strict=False)),

@@ -27,7 +27,7 @@ class Cache:
 
     def put(self, origin: str, objects: Iterable[Decoded]) -> None:
         """These are all objects that the origin has now."""
-        complaints = self._nameless.get(origin, ())
+        known = self._nameless.get(origin, ())
         before = self._forget(origin)
         now: dict[Key, list[Decoded]] = {}
         nameless: list[Problem] = []
@@ -45,7 +45,7 @@ class Cache:
         self._keys[origin] = set(now)
         if nameless:
             self._nameless[origin] = tuple(nameless)
-        if self._dirty or tuple(nameless) != complaints:
+        if self._dirty or tuple(nameless) != known:
             self._last = None
 
     def drop(self, origin: str) -> None:

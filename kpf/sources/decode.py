@@ -20,7 +20,7 @@ from kpf.model.service import Service
 from kpf.model.snapshot import Node, Problem, ServiceCIDR
 from kpf.sources import nodes, services, slices, wire
 from kpf.sources.messages import path_of, shown
-from kpf.sources.parts import MalformedError, Mistake, form_of
+from kpf.sources.parts import FieldError, MalformedError, form_of
 
 MAX_PROBLEMS = 20
 DEFAULT_NAMESPACE = "default"
@@ -53,7 +53,7 @@ class Decoded:
     malformed: bool = False
 
 
-_Making = Callable[[Any, ObjectName, str], tuple[Value | None, list[Mistake]]]
+_Making = Callable[[Any, ObjectName, str], tuple[Value | None, list[FieldError]]]
 API_VERSIONS: Mapping[Kind, str] = {
     Kind.SERVICE: "v1",
     Kind.ENDPOINT_SLICE: "discovery.k8s.io/v1",
@@ -132,21 +132,23 @@ def _decode_known(raw: Mapping[str, Any], kind: Kind, origin: str, *, rules: boo
         name = ObjectName(namespace, metadata["name"])
         value, found = make(form.object, name, origin)
     except MalformedError as error:
-        mistakes = [one for one in error.mistakes if rules or not one.is_rule]
-        return Decoded(kind, _name_of(raw, kind), problems=_problems(raw, kind, origin, mistakes), malformed=True)
-    if not form.mistakes and not found:
+        field_errors = [one for one in error.field_errors if rules or not one.is_rule]
+        return Decoded(kind, _name_of(raw, kind), problems=_problems(raw, kind, origin, field_errors), malformed=True)
+    if not form.field_errors and not found:
         return Decoded(kind, name, value)
     found = [one for one in found if not one.is_rule or (rules and not form.lacks_some_of(one.place))]
     told = [one._replace(place=form.original(one.place)) for one in found[:MAX_PROBLEMS]]
-    problems = _problems(raw, kind, origin, [*form.mistakes, *told, *found[MAX_PROBLEMS:]])
+    problems = _problems(raw, kind, origin, [*form.field_errors, *told, *found[MAX_PROBLEMS:]])
     return Decoded(kind, name, value, problems)
 
 
-def _problems(raw: Mapping[str, Any], kind: Kind, origin: str, mistakes: Sequence[Mistake]) -> tuple[Problem, ...]:
+def _problems(
+    raw: Mapping[str, Any], kind: Kind, origin: str, field_errors: Sequence[FieldError]
+) -> tuple[Problem, ...]:
     described = _described(kind, raw)
-    problems = [Problem(origin, described, path_of(one.place), one.message) for one in mistakes[:MAX_PROBLEMS]]
-    if len(mistakes) > MAX_PROBLEMS:
-        problems.append(Problem(origin, described, "", f"has {len(mistakes) - MAX_PROBLEMS} more problems"))
+    problems = [Problem(origin, described, path_of(one.place), one.message) for one in field_errors[:MAX_PROBLEMS]]
+    if len(field_errors) > MAX_PROBLEMS:
+        problems.append(Problem(origin, described, "", f"has {len(field_errors) - MAX_PROBLEMS} more problems"))
     return tuple(problems)
 
 

@@ -1,6 +1,6 @@
 """Reads fields that several kinds of objects have: addresses, networks, times. Pure.
 
-Each function reads one, and adds to `mistakes` what is wrong with it. Wording follows Kubernetes 1.36.
+Each function reads one, and adds to `field_errors` what is wrong with it. Wording follows Kubernetes 1.36.
 """
 
 import re
@@ -11,24 +11,28 @@ from typing import TypeVar
 from kpf.model.names import IPAddress, IPNetwork
 from kpf.model.parsing import cidr_of, ip_of, strict_cidr, strict_ip
 from kpf.sources.messages import shown
-from kpf.sources.parts import Mistake, Place
+from kpf.sources.parts import FieldError, Place
 
 _Value = TypeVar("_Value", IPAddress, IPNetwork)
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.\d{1,9})?([Zz]|[-+]\d\d:\d\d)\Z", re.ASCII)
 
 
-def ip_at(place: Place, text: str, mistakes: list[Mistake]) -> IPAddress | None:
+def ip_at(place: Place, text: str, field_errors: list[FieldError]) -> IPAddress | None:
     """The address that is written there, None if it is none."""
-    return _read(place, text, mistakes, strict_ip, ip_of)
+    return _read(place, text, field_errors, strict_ip, ip_of)
 
 
-def cidr_at(place: Place, text: str, mistakes: list[Mistake]) -> IPNetwork | None:
+def cidr_at(place: Place, text: str, field_errors: list[FieldError]) -> IPNetwork | None:
     """The network that is written there, None if it is none."""
-    return _read(place, text, mistakes, strict_cidr, cidr_of)
+    return _read(place, text, field_errors, strict_cidr, cidr_of)
 
 
 def _read(
-    place: Place, text: str, mistakes: list[Mistake], strict: Callable[[str], _Value], sloppy: Callable[[str], _Value]
+    place: Place,
+    text: str,
+    field_errors: list[FieldError],
+    strict: Callable[[str], _Value],
+    sloppy: Callable[[str], _Value],
 ) -> _Value | None:
     try:
         return strict(text)
@@ -36,15 +40,15 @@ def _read(
         try:
             value = sloppy(text)
         except ValueError as error:
-            mistakes.append(Mistake(place, f"{error}, not {shown(text)}"))
+            field_errors.append(FieldError(place, f"{error}, not {shown(text)}"))
             return None
-        mistakes.append(Mistake(place, f"{refusal}, not {shown(text)}: it is read as {value}", is_rule=True))
+        field_errors.append(FieldError(place, f"{refusal}, not {shown(text)}: it is read as {value}", is_rule=True))
         return value
 
 
-def cidrs_at(place: Place, texts: Sequence[str], mistakes: list[Mistake]) -> tuple[IPNetwork, ...]:
+def cidrs_at(place: Place, texts: Sequence[str], field_errors: list[FieldError]) -> tuple[IPNetwork, ...]:
     """Those of a list that are networks."""
-    read = [cidr_at((*place, index), text, mistakes) for index, text in enumerate(texts)]
+    read = [cidr_at((*place, index), text, field_errors) for index, text in enumerate(texts)]
     return tuple(one for one in read if one is not None)
 
 

@@ -40,7 +40,7 @@ class Indexer:
 
         The first one counts, if it can be used.
         """
-        changed = self._complain(key, (*(problem for one in versions for problem in one.problems), *problems))
+        changed = self._set_problems(key, (*(problem for one in versions for problem in one.problems), *problems))
         before = self._in_force.get(key)
         value = _choose(versions, before)
         if value == before:
@@ -52,7 +52,7 @@ class Indexer:
         self._file(key, before, value)
         return True
 
-    def _complain(self, key: Key, problems: tuple[Problem, ...]) -> bool:
+    def _set_problems(self, key: Key, problems: tuple[Problem, ...]) -> bool:
         before = self._problems.pop(key, ())
         if problems:
             self._problems[key] = problems

@@ -46,7 +46,7 @@ _SPARED_FOR_VALUES = _SPARED | {
 _WITH_ANY_KEY = ("annotations", "labels")
 
 
-class Mistake(NamedTuple):
+class FieldError(NamedTuple):
     """`is_rule`: the API server would refuse it, but nothing has to be left out for it."""
 
     place: Place
@@ -55,11 +55,11 @@ class Mistake(NamedTuple):
 
 
 class MalformedError(Exception):
-    """The object cannot be used at all. `mistakes`: why."""
+    """The object cannot be used at all. `field_errors`: why."""
 
-    def __init__(self, mistakes: list[Mistake]) -> None:
-        super().__init__(mistakes)
-        self.mistakes = mistakes
+    def __init__(self, field_errors: list[FieldError]) -> None:
+        super().__init__(field_errors)
+        self.field_errors = field_errors
 
 
 LeftOut = dict[int | str, "LeftOut | None"]
@@ -67,10 +67,10 @@ LeftOut = dict[int | str, "LeftOut | None"]
 
 
 class Form(NamedTuple):
-    """An object as its type has it, without the parts that are left out for the sake of `mistakes`."""
+    """An object as its type has it, without the parts that are left out for the sake of `field_errors`."""
 
     object: Any
-    mistakes: list[Mistake]
+    field_errors: list[FieldError]
     left_out: LeftOut
 
     def original(self, place: Place) -> Place:
@@ -102,17 +102,17 @@ def form_of(shape: TypeAdapter[Any], raw: Mapping[str, Any]) -> Form:
         return Form(shape.validate_python(raw), [], {})
     except ValidationError as error:
         found = error.errors(include_url=False)
-    mistakes = [Mistake(one["loc"], message_of(one)) for one in found]
+    field_errors = [FieldError(one["loc"], message_of(one)) for one in found]
     left_out: LeftOut = {}
     for one in found:
         place = _spared(one["loc"], is_value=not _is_of_type(one["type"]))
         if place is None:
-            raise MalformedError(mistakes)
+            raise MalformedError(field_errors)
         _leave_out(left_out, place)
     try:
-        return Form(shape.validate_python(_without(raw, left_out)), mistakes, left_out)
+        return Form(shape.validate_python(_without(raw, left_out)), field_errors, left_out)
     except ValidationError:
-        raise MalformedError(mistakes) from None
+        raise MalformedError(field_errors) from None
 
 
 def _is_of_type(error: str) -> bool:

@@ -11,7 +11,7 @@ from kpf.model.names import Family, IPAddress, ObjectName, Protocol
 from kpf.sources import wire
 from kpf.sources.fields import ip_at
 from kpf.sources.messages import shown
-from kpf.sources.parts import Mistake, Place
+from kpf.sources.parts import FieldError, Place
 
 LABEL_HEADLESS = "service.kubernetes.io/headless"
 LABEL_SERVICE_NAME = "kubernetes.io/service-name"
@@ -24,25 +24,25 @@ _NO_ADDRESS = "must have at least 1 element"
 
 def endpoint_slice(
     raw: wire.EndpointSlice, name: ObjectName, origin: str
-) -> tuple[EndpointSlice | None, list[Mistake]]:
+) -> tuple[EndpointSlice | None, list[FieldError]]:
     """The slice; None if it does not count: no Service, headless, or no IP addresses in it."""
-    mistakes: list[Mistake] = []
-    ports = _ports(raw.get("ports") or (), mistakes)
+    field_errors: list[FieldError] = []
+    ports = _ports(raw.get("ports") or (), field_errors)
     address_type = raw["addressType"]
     family = _FAMILIES.get(address_type)
     if family is None:
         if address_type != _NOT_SERVED:
             message = f"must be one of 'IPv4', 'IPv6' or '{_NOT_SERVED}', not {shown(address_type)}"
-            mistakes.append(Mistake(("addressType",), message))
+            field_errors.append(FieldError(("addressType",), message))
         for index, one in enumerate(raw.get("endpoints") or ()):
             if not one["addresses"]:
-                mistakes.append(Mistake(("endpoints", index, "addresses"), _NO_ADDRESS, is_rule=True))
-        return None, mistakes
-    endpoints = _endpoints(raw.get("endpoints") or (), family, mistakes)
+                field_errors.append(FieldError(("endpoints", index, "addresses"), _NO_ADDRESS, is_rule=True))
+        return None, field_errors
+    endpoints = _endpoints(raw.get("endpoints") or (), family, field_errors)
     labels = raw["metadata"].get("labels") or {}
     service_name = labels.get(LABEL_SERVICE_NAME)
     if not service_name or LABEL_HEADLESS in labels:
-        return None, mistakes
+        return None, field_errors
     return EndpointSlice(
         name=name,
         service=ObjectName(name.namespace, service_name),
@@ -50,16 +50,16 @@ def endpoint_slice(
         ports=ports,
         endpoints=endpoints,
         origin=origin,
-    ), mistakes
+    ), field_errors
 
 
-def _ports(listed: Sequence[wire.EndpointPort | None], mistakes: list[Mistake]) -> tuple[EndpointPort, ...]:
-    mistakes += _too_many(("ports",), len(listed), MAX_PORTS)
+def _ports(listed: Sequence[wire.EndpointPort | None], field_errors: list[FieldError]) -> tuple[EndpointPort, ...]:
+    field_errors += _too_many(("ports",), len(listed), MAX_PORTS)
     ports = [_port(port or {}) for port in listed[:MAX_PORTS]]
     names: set[str] = set()
     for index, port in enumerate(ports):
         if port.name in names:
-            mistakes.append(Mistake(("ports", index, "name"), f"is given twice: {port.name!r}", is_rule=True))
+            field_errors.append(FieldError(("ports", index, "name"), f"is given twice: {port.name!r}", is_rule=True))
         names.add(port.name)
     return tuple(ports)
 
@@ -68,40 +68,40 @@ def _port(raw: wire.EndpointPort) -> EndpointPort:
     return EndpointPort(raw.get("name") or "", Protocol(raw.get("protocol") or Protocol.TCP), raw.get("port"))
 
 
-def _endpoints(listed: Sequence[wire.Endpoint], family: Family, mistakes: list[Mistake]) -> tuple[Endpoint, ...]:
-    mistakes += _too_many(("endpoints",), len(listed), MAX_ENDPOINTS)
+def _endpoints(listed: Sequence[wire.Endpoint], family: Family, field_errors: list[FieldError]) -> tuple[Endpoint, ...]:
+    field_errors += _too_many(("endpoints",), len(listed), MAX_ENDPOINTS)
     endpoints = []
     for index, endpoint in enumerate(listed[:MAX_ENDPOINTS]):
-        address = _address(endpoint["addresses"], family, ("endpoints", index, "addresses"), mistakes)
+        address = _address(endpoint["addresses"], family, ("endpoints", index, "addresses"), field_errors)
         if address is not None:
             endpoints.append(_endpoint(endpoint, address))
     return tuple(endpoints)
 
 
-def _too_many(place: Place, count: int, most: int) -> Iterator[Mistake]:
+def _too_many(place: Place, count: int, most: int) -> Iterator[FieldError]:
     if count > most:
-        yield Mistake(place, f"must have at most {most} elements, not {count}")
+        yield FieldError(place, f"must have at most {most} elements, not {count}")
 
 
-def _address(texts: Sequence[str], family: Family, place: Place, mistakes: list[Mistake]) -> IPAddress | None:
+def _address(texts: Sequence[str], family: Family, place: Place, field_errors: list[FieldError]) -> IPAddress | None:
     """The first one, which alone is used, as by kube-proxy; None if it is of no use."""
     if not texts:
-        mistakes.append(Mistake(place, _NO_ADDRESS))
+        field_errors.append(FieldError(place, _NO_ADDRESS))
         return None
-    address = _of_family(texts[0], family, (*place, 0), mistakes)
+    address = _of_family(texts[0], family, (*place, 0), field_errors)
     if len(texts) > 1:
-        others: list[Mistake] = []
+        others: list[FieldError] = []
         for position, text in enumerate(texts[1:MAX_ADDRESSES], 1):
             _of_family(text, family, (*place, position), others)
-        mistakes += [one._replace(is_rule=True) for one in (*others, *_too_many(place, len(texts), MAX_ADDRESSES))]
+        field_errors += [one._replace(is_rule=True) for one in (*others, *_too_many(place, len(texts), MAX_ADDRESSES))]
     return address
 
 
-def _of_family(text: str, family: Family, place: Place, mistakes: list[Mistake]) -> IPAddress | None:
-    address = ip_at(place, text, mistakes)
+def _of_family(text: str, family: Family, place: Place, field_errors: list[FieldError]) -> IPAddress | None:
+    address = ip_at(place, text, field_errors)
     if address is None or address.version == family:
         return address
-    mistakes.append(Mistake(place, f"must be an {family!s} address as addressType says, not {shown(text)}"))
+    field_errors.append(FieldError(place, f"must be an {family!s} address as addressType says, not {shown(text)}"))
     return None
 
 

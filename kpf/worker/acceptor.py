@@ -1,4 +1,4 @@
-"""Accepts a few connections of each listener a turn: fair between them, and seldom a call that says "nothing there".
+"""Accepts a few connections of each listener an iteration: fair between them, and seldom a call for nothing.
 
 Listeners are level-triggered. At the connection limit, or short of descriptors or memory, a worker stops accepting:
 clients wait in the kernel's queue, the master steers new ones away, and it goes on by itself. The master steers around
@@ -15,7 +15,7 @@ from kpf.shm.region import Region
 from kpf.worker.attempt import SHORTAGES
 from kpf.worker.clock import Clock
 from kpf.worker.dialer import Dialer
-from kpf.worker.listener import Listener
+from kpf.worker.listening import ListeningSocket
 from kpf.worker.sessions import NO_WATCHES, Sessions
 
 NOBODY = {errno.EAGAIN}
@@ -34,19 +34,19 @@ GONE = {
     errno.EPERM,
 }
 # somebody has shut the listener down, or a security module is against it
-DEAF = {errno.EINVAL, errno.EACCES}
+SHUT_DOWN = {errno.EINVAL, errno.EACCES}
 
 # beside sessions and listeners: channel, epoll, shared memory, standard streams
 OWN_DESCRIPTORS = 32
 # a message of the master's, for which there must be room at all times
 MESSAGE_DESCRIPTORS = MAX_DESCRIPTORS
 PAUSE_MS = 100
-# of one listener in a turn, before others get theirs
+# of one listener in an iteration, before others get theirs
 MAX_BURST = 32
 # of this worker's sessions, as a divisor, that a frontend may have whose connections may come back
-RETURNING_SHARE = 8
+LOOPING_SHARE = 8
 # for the sake of `close`: bursts before others get their turn
-DRAINS_A_TURN = 16
+DRAINS_AN_ITERATION = 16
 # of pauses without anything accepted, after which what is queued there is left to be reset
 CLOSE_LIMIT_MS = 2_000
 
@@ -64,9 +64,9 @@ class Acceptor:
         self._sessions, self._dialer, self._clock, self._worker = sessions, dialer, clock, worker
         self._words, self._layout = region.words, region.layout
         self._record = region.layout.worker(worker)
-        self.listeners: dict[int, Listener] = {}
-        self._closing: dict[int, Listener] = {}
-        self._deaf: set[int] = set()
+        self.listeners: dict[int, ListeningSocket] = {}
+        self._closing: dict[int, ListeningSocket] = {}
+        self._shut_down: set[int] = set()
         self._unwatched: set[int] = set()
         self._watch_again_ms = 0
         self._lacks_listeners = False
@@ -86,7 +86,7 @@ class Acceptor:
 
     @property
     def is_unsettled(self) -> bool:
-        """True while `settle` has to be called after every turn."""
+        """True while `settle` has to be called after every iteration."""
         return bool(self._paused_ms or self._closing or self._sessions.short or self._unwatched)
 
     @property
@@ -97,7 +97,7 @@ class Acceptor:
     def open(self, descriptor: int, frontend: int) -> None:
         """Accept on this listening socket from now on, and own it."""
         self._sessions.make_room(descriptor)
-        self.listeners[descriptor] = Listener(descriptor, frontend, layout=self._layout, worker=self._worker)
+        self.listeners[descriptor] = ListeningSocket(descriptor, frontend, layout=self._layout, worker=self._worker)
         if not self._paused_ms:
             self._watch(descriptor)
         self._set_limit()
@@ -120,18 +120,18 @@ class Acceptor:
             if frontends is None or listener.frontend in frontends
         }
 
-    def ready(self, listener: Listener) -> None:
+    def ready(self, listener: ListeningSocket) -> None:
         """epoll says so of a listener: accept a few connections."""
-        # still ready in the turn after: there is a queue, and larger batches cost less. A lone connection is taken
+        # still ready in the iteration after: there is a queue, and larger batches cost less. A lone connection is taken
         # without asking whether there is another one
-        listener.burst = min(2 * listener.burst, MAX_BURST) if listener.turn == self._clock.turn - 1 else 1
-        listener.turn = self._clock.turn
+        listener.burst = min(2 * listener.burst, MAX_BURST) if listener.iteration == self._clock.iteration - 1 else 1
+        listener.iteration = self._clock.iteration
         accepted = self.accept(listener, listener.burst)
         if accepted < listener.burst:
             listener.burst = max(accepted, 1)
 
     def settle(self) -> bool:
-        """At the end of a turn: pause, go on, finish what is to be closed. True if there is more to do at once."""
+        """At the end of an iteration: pause, go on, finish closing. True if there is more to do at once."""
         if self._paused_ms:
             self._resume()
         elif self._sessions.short:
@@ -143,7 +143,7 @@ class Acceptor:
         return self.is_closing and not self._paused_ms
 
     def _drain(self) -> None:
-        for _ in range(DRAINS_A_TURN):
+        for _ in range(DRAINS_AN_ITERATION):
             # others are told of nothing until this is done, so it may not take as long as a pause can
             gives_up = self._paused_ms and self._clock.now_ms - self._stalled_ms >= CLOSE_LIMIT_MS
             if not self._closing or (self._paused_ms and not gives_up):
@@ -152,11 +152,11 @@ class Acceptor:
             if gives_up or (self.accept(listener, MAX_BURST) < MAX_BURST and not self._paused_ms):
                 del self._closing[descriptor], self.listeners[descriptor]
                 self._unwatch(descriptor)
-                self._deaf.discard(descriptor)
+                self._shut_down.discard(descriptor)
                 listener.sock.close()
                 self._set_limit()
 
-    def accept(self, listener: Listener, most: int) -> int:
+    def accept(self, listener: ListeningSocket, most: int) -> int:
         """Accept up to so many connections. Returns how many there were, or room for."""
         sessions, words, active = self._sessions, self._words, self._record + ACTIVE
         accepted: list[tuple[int, str]] = []
@@ -179,9 +179,9 @@ class Acceptor:
                     continue
                 if error.errno in SHORTAGES:
                     self._pause()
-                elif error.errno in DEAF:
+                elif error.errno in SHUT_DOWN:
                     self._unwatch(listener.descriptor)
-                    self._deaf.add(listener.descriptor)
+                    self._shut_down.add(listener.descriptor)
                 elif error.errno not in NOBODY:
                     raise
                 break
@@ -191,17 +191,17 @@ class Acceptor:
         if accepted:
             self._total += len(accepted)
             words[self._record + TOTAL] = self._total
-            if words[listener.may_return]:
+            if words[listener.may_loop]:
                 self._begin_share(listener, accepted)
             else:
                 self._dialer.begin(listener, accepted)
         return len(accepted) + gone
 
-    def _begin_share(self, listener: Listener, accepted: list[tuple[int, str]]) -> None:
+    def _begin_share(self, listener: ListeningSocket, accepted: list[tuple[int, str]]) -> None:
         """One connection that comes back again and again would else take all sessions of all workers of two nodes."""
         words, counters = self._words, listener.counters
         active = words[counters + F_TOTAL] - words[counters + F_ENDED]
-        room = max(self.limit // RETURNING_SHARE - active, 0)
+        room = max(self.limit // LOOPING_SHARE - active, 0)
         if accepted[:room]:
             self._dialer.begin(listener, accepted[:room])
         if accepted[room:]:
@@ -219,7 +219,7 @@ class Acceptor:
         self._tell()
 
     def _resume(self) -> None:
-        """Go on when there is room for more than one, and not at every turn: there may be many listeners."""
+        """Go on when there is room for more than one, and not at every iteration: there may be many listeners."""
         room = self.limit - self._sessions.active - self._sessions.extra // 2
         is_full = room <= self.limit // 64 or self._sessions.unwatched
         if self._clock.now_ms - self._paused_ms < PAUSE_MS or is_full:
@@ -232,7 +232,7 @@ class Acceptor:
         self._tell()
 
     def _watch(self, descriptor: int) -> None:
-        if descriptor in self._deaf:
+        if descriptor in self._shut_down:
             return
         try:
             self._sessions.epoll.register(descriptor, select.EPOLLIN)
@@ -246,7 +246,7 @@ class Acceptor:
     def _unwatch(self, descriptor: int) -> None:
         if descriptor in self._unwatched:
             self._unwatched.remove(descriptor)
-        elif not self._paused_ms and descriptor not in self._deaf:
+        elif not self._paused_ms and descriptor not in self._shut_down:
             self._sessions.epoll.unregister(descriptor)
 
     def _watch_again(self) -> None:

@@ -6,7 +6,7 @@ import socket
 from typing import NamedTuple
 
 from kpf.shm.balancer import Choice
-from kpf.shm.health import PATIENCE_MS
+from kpf.shm.health import ATTEMPT_DELAY_MS
 from kpf.shm.layout import Reason
 from kpf.uapi.sockets import TCPI_RTT
 from kpf.worker.half import Half
@@ -35,13 +35,13 @@ class Attempt(NamedTuple):
         assert choice is not None
         return choice
 
-    def took_ms(self, now_ms: int, usual_ms: int) -> int:
+    def took_ms(self, now_ms: int, connect_time_ms: int) -> int:
         """How long the answer has taken.
 
         If longer than usual: without SYNs that were lost, as the kernel knows (0: it does not).
         """
         took_ms = now_ms - self.began_ms
-        if took_ms <= max(usual_ms, PATIENCE_MS):
+        if took_ms <= max(connect_time_ms, ATTEMPT_DELAY_MS):
             return took_ms
         (rtt_us,) = TCPI_RTT.unpack(self.backend.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCPI_RTT.size))
         return min(took_ms, -(-int(rtt_us) // 1000))

@@ -6,11 +6,11 @@ import select
 import socket
 
 from kpf.shm.balancer import Balancer, Choice
-from kpf.shm.health import PATIENCE_MS
+from kpf.shm.health import ATTEMPT_DELAY_MS
 from kpf.shm.layout import F_BYTES_OUT, F_ENDED, F_FAILED, Reason
 from kpf.shm.region import Words
 from kpf.worker.half import Half
-from kpf.worker.listener import Listener
+from kpf.worker.listening import ListeningSocket
 from kpf.worker.relay import RESET, Relay
 from kpf.worker.sessions import Sessions
 
@@ -36,7 +36,7 @@ class Connector:
         backend.join(backend.fileno(), counters + F_BYTES_OUT, choice)
         return backend, 0
 
-    def connected(self, client: Half, backend: Half, listener: Listener, took_ms: int) -> None:
+    def connected(self, client: Half, backend: Half, listener: ListeningSocket, took_ms: int) -> None:
         """The backend has answered after `took_ms`: bytes may go.
 
         Shared memory learns of it only where it is news: the member was not healthy, is slow, or was.
@@ -45,20 +45,20 @@ class Connector:
         assert choice is not None
         words = self._words
         words[choice.total] += 1
-        if words[choice.health] or words[choice.usual] or took_ms > PATIENCE_MS:
+        if words[choice.health] or words[choice.connect_time] or took_ms > ATTEMPT_DELAY_MS:
             self._balancer.answered(listener.frontend, choice.identity, took_ms)
         if not backend.mask & select.EPOLLOUT:
             self._sessions.watch(backend)
         self._relay.begin(client, backend)
 
-    def give_up(self, client: Half, listener: Listener, reason: Reason) -> None:
+    def give_up(self, client: Half, listener: ListeningSocket, reason: Reason) -> None:
         """A reset tells the client that this is not an answer."""
         with contextlib.suppress(OSError):
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self._words[listener.counters + F_FAILED + reason] += 1
         self.bury(client, listener)
 
-    def bury(self, client: Half, listener: Listener) -> None:
+    def bury(self, client: Half, listener: ListeningSocket) -> None:
         """The connection has ended: the client is closed with the batch, and no longer counted as active."""
         self._sessions.bury(client)
         self._words[listener.counters + F_ENDED] += 1

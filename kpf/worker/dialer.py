@@ -1,4 +1,4 @@
-"""Finds a backend for a client: pick, dial; and pursue it where that is not answered at once. Never blocks.
+"""Finds a backend for a client: pick, dial; what is not answered at once is `racing`'s. Never blocks.
 
 A dial that completes inside connect(), as on loopback and veth, is used at once and saves a wake-up: connect() says
 EINPROGRESS all the same, but a send tells how it is. It sends what the client has sent so far, if only nothing; where
@@ -17,15 +17,15 @@ from kpf.worker.attempt import answer
 from kpf.worker.clock import Clock
 from kpf.worker.connector import Connector
 from kpf.worker.half import Half
-from kpf.worker.listener import Listener
-from kpf.worker.pursuit import Pursuit
+from kpf.worker.listening import ListeningSocket
+from kpf.worker.racing import Racing
 from kpf.worker.relay import RESET, Relay
 from kpf.worker.sessions import Sessions
 from kpf.worker.states import PENDING
 from kpf.worker.transfer import DONTWAIT
 
 # of what a client has sent before its backend answers, kept meanwhile: thousands may wait for a black hole
-EARLY_SIZE = 1 << 14
+EARLY_DATA_BYTES = 1 << 14
 
 
 class Dialer:
@@ -34,10 +34,10 @@ class Dialer:
     def __init__(self, sessions: Sessions, relay: Relay, balancer: Balancer, words: Words, clock: Clock) -> None:
         self._sessions, self._balancer, self._words, self._clock = sessions, balancer, words, clock
         self._connector = Connector(sessions, relay, balancer, words)
-        self._pursuit = Pursuit(sessions, relay, balancer, words, clock, self._connector)
-        self.expire = self._pursuit.expire
+        self._racing = Racing(sessions, relay, balancer, words, clock, self._connector)
+        self.expire = self._racing.expire
 
-    def begin(self, listener: Listener, accepted: Sequence[tuple[int, str]]) -> None:
+    def begin(self, listener: ListeningSocket, accepted: Sequence[tuple[int, str]]) -> None:
         """Clients were accepted, and counted as active by who accepted them: their descriptors and their addresses."""
         self._words[listener.counters + F_TOTAL] += len(accepted)
         self._sessions.make_room(max(accepted)[0])
@@ -50,7 +50,7 @@ class Dialer:
             else:
                 self._dial_first(client, host, choice, listener)
 
-    def refuse(self, listener: Listener, accepted: Sequence[tuple[int, str]]) -> None:
+    def refuse(self, listener: ListeningSocket, accepted: Sequence[tuple[int, str]]) -> None:
         """The same, and there are too many of them."""
         self._words[listener.counters + F_TOTAL] += len(accepted)
         self._sessions.make_room(max(accepted)[0])
@@ -59,12 +59,12 @@ class Dialer:
             client.join(descriptor, listener.counters + F_BYTES_IN, None)
             self._connector.give_up(client, listener, Reason.RESOURCES)
 
-    def _dial_first(self, client: Half, host: str, choice: Choice, listener: Listener) -> None:
+    def _dial_first(self, client: Half, host: str, choice: Choice, listener: ListeningSocket) -> None:
         backend, error = self._connector.open(choice, listener.counters)
         data, sent = b"", 0
         try:
             # its request is there most of the time
-            data = client.recv(EARLY_SIZE, DONTWAIT)
+            data = client.recv(EARLY_DATA_BYTES, DONTWAIT)
         except BlockingIOError:
             pass
         except OSError:
@@ -81,9 +81,9 @@ class Dialer:
         if backend is not None and not error:
             self._connector.connected(client, backend, listener, 0)
             return
-        self._pursuit.begin(client, host, listener, choice, backend, error)
+        self._racing.begin(client, host, listener, choice, backend, error)
 
-    def _abandon(self, client: Half, backend: Half | None, choice: Choice, listener: Listener) -> None:
+    def _abandon(self, client: Half, backend: Half | None, choice: Choice, listener: ListeningSocket) -> None:
         """The client has reset its connection before it had a backend: the dial's answer counts all the same."""
         if backend is not None:
             if self._words[choice.health] and not answer(backend):

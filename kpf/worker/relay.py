@@ -36,7 +36,7 @@ RESET = b"\1\0\0\0\0\0\0\0"  # struct linger: on, 0 seconds
 class Relay:
     """Moves what sockets have to say. `on_dial` is told of backends' sockets that are not connected yet.
 
-    `again`: directions that have used up their rounds, and go on in the next turn.
+    `again`: directions that have used up their rounds, and go on in the next iteration.
     """
 
     on_dial: Callable[[Half, int], None]

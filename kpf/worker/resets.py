@@ -1,4 +1,4 @@
-"""Ends sessions whose clients have come to an address that is no longer this node's, some a turn."""
+"""Ends sessions whose clients have come to an address that is no longer this node's, some an iteration."""
 
 import contextlib
 import socket
@@ -10,7 +10,7 @@ from kpf.worker.sessions import Sessions
 from kpf.worker.states import DIALLING
 
 # before others get their turn: 20 ms
-RESETS_A_TURN = 500
+RESETS_AN_ITERATION = 500
 
 
 class Resets:
@@ -26,13 +26,13 @@ class Resets:
         self.due += [client for client in clients if client.getsockname()[0] in addresses]
 
     def settle(self) -> bool:
-        """Reset `RESETS_A_TURN` of them at most. True if there are more."""
-        for client in self.due[-RESETS_A_TURN:]:
+        """Reset `RESETS_AN_ITERATION` of them at most. True if there are more."""
+        for client in self.due[-RESETS_AN_ITERATION:]:
             if client.state & DIALLING:
                 self._reset_alone(client)
             else:
                 self._relay.fail(client)
-        del self.due[-RESETS_A_TURN:]
+        del self.due[-RESETS_AN_ITERATION:]
         return bool(self.due)
 
     def _reset_alone(self, client: Half) -> None:

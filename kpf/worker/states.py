@@ -10,7 +10,8 @@ a direction is about is its phase; `Half.state` (bits) and `Half.end` tell which
     backend   DIALLED ---answer--------+                                            both are: DEAD --+
 
 - DRY: nothing in hand, and epoll tells when there is something to read. FULL: the other side had no room for what is in
-  hand, and epoll tells when it has. RESTED: its rounds are used up; whatever calls for it, it goes on in the next turn.
+  hand, and epoll tells when it has. RESTED: its rounds are used up; whatever calls for it, it goes on in the next
+  iteration.
 - What is in hand is in memory, or in a pipe that was lent for it. It is passed on before anything else is read: so with
   the end seen nothing is in a pipe, nobody splices any more, and the end goes after all bytes, once.
 - Halves that have no peer yet are the dialer's: what epoll says of them is about dials. NO_ANSWER: they are DEAD.
@@ -30,7 +31,7 @@ from enum import Enum, auto
 # SPLICING: what comes is bulk.
 # NAGLING: the client has sent only once, and the backend's socket does not have TCP_NODELAY yet.
 # URGENT: there may be an urgent mark, where a splice stops as if there were no more.
-# RESTING: it has had its rounds, and goes on in the next turn.
+# RESTING: it has had its rounds, and goes on in the next iteration.
 DIALLING, PENDING, PIPED, SPLICING, DEAD, NAGLING, URGENT, RESTING = 1, 2, 4, 8, 16, 32, 64, 128
 
 # Half.end: whether this side may still send; its end was seen; all bytes and the end were passed on.

@@ -98,7 +98,7 @@ class Worker:
             wait_ms = 0 if more else clock.due_ms - clock.now_ms
             batch = poll(wait_ms / 1000 if wait_ms > 0 else 0, BATCH)
             clock.now_ms = words[heartbeat] = monotonic_ns() // 1_000_000
-            clock.turn += 1
+            clock.iteration += 1
             for descriptor in carry(batch):
                 if descriptor in listeners:
                     accept(listeners[descriptor])

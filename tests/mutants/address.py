@@ -161,7 +161,7 @@ MUTANTS = (
     Mutant(
         "so many connections are reset, and the others hang",
         "kpf/worker/resets.py",
-        "        del self.due[-RESETS_A_TURN:]",
+        "        del self.due[-RESETS_AN_ITERATION:]",
         "        self.due.clear()",
         ("tests/test_worker_life.py::test_resets_go_on_until_all_are_done",),
     ),

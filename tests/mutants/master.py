@@ -60,7 +60,7 @@ MUTANTS = (
     ),
     Mutant(
         "newborns are told of withdrawn listeners",
-        "kpf/master/listeners.py",
+        "kpf/master/listening.py",
         "        self._announced.difference_update(listeners)\n        return",
         "        return",
         (HANDOVER + "test_a_newborn_is_told_of_what_is_announced_and_of_nothing_that_is_withdrawn",),

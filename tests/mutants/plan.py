@@ -44,8 +44,8 @@ MUTANTS = (
     Mutant(
         "workers' dials are refused where a portal refuses",
         "kpf/nft/schema.py",
-        "(*OUTPUT, -110), known, *dialled, under_way, guards, verdicts)",
-        "(*OUTPUT, -110), known, under_way, guards, verdicts)",
+        "(*OUTPUT, -110), known, *dialled, under_way, sources, verdicts)",
+        "(*OUTPUT, -110), known, under_way, sources, verdicts)",
         (
             f"{TRAFFIC}::test_what_workers_dial_is_no_portal",
             f"{TRAFFIC}::test_what_workers_dial_is_not_judged_by_its_guard",
@@ -148,15 +148,15 @@ MUTANTS = (
     Mutant(
         "a segment of a connection from before kpf is redirected",
         "kpf/nft/schema.py",
-        "(*PREROUTING, -105), under_way, (st.jump(FAR_REDIRECTS),), redirects)",
-        "(*PREROUTING, -105), (st.jump(FAR_REDIRECTS),), redirects)",
+        "(*PREROUTING, -105), under_way, (st.jump(OFF_NODE_REDIRECTS),), redirects",
+        "(*PREROUTING, -105), (st.jump(OFF_NODE_REDIRECTS),), redirects",
         (f"{TRAFFIC}::test_a_connection_from_before_goes_on_from_what_is_a_node_port_now",),
     ),
     Mutant(
         "a segment of a connection from before kpf is refused",
         "kpf/nft/schema.py",
-        "known, judged, under_way, guards,",
-        "known, judged, guards,",
+        "known, judged, under_way, sources,",
+        "known, judged, sources,",
         (f"{TRAFFIC}::test_a_connection_from_before_goes_on_from_what_is_a_node_port_now",),
     ),
     Mutant(
@@ -176,14 +176,14 @@ MUTANTS = (
     Mutant(
         "what goes round between nodes has no bound",
         "kpf/master/effects.py",
-        "                self._directory.set_may_return(slot, frontend.may_return)\n",
+        "                self._directory.set_may_loop(slot, frontend.may_loop)\n",
         "",
         ("tests/e2e/test_loops.py::test_what_goes_round_ends_and_takes_nothing_from_others",),
     ),
     Mutant(
         "what goes round has all sessions of a worker",
         "kpf/worker/acceptor.py",
-        "        room = max(self.limit // RETURNING_SHARE - active, 0)",
+        "        room = max(self.limit // LOOPING_SHARE - active, 0)",
         "        room = max(self.limit - active, 0)",
         ("tests/test_worker_share.py",),
     ),

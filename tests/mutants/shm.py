@@ -1,4 +1,4 @@
-"""Shared memory: turns, members, affinity."""
+"""Shared memory: round robin, members, affinity."""
 
 from tests.mutants import Mutant
 
@@ -7,37 +7,37 @@ BALANCER = "tests/test_shm_balancer.py"
 MUTANTS = (
     Mutant(
         "a next try may pick a member that was tried",
-        "kpf/shm/turns.py",
+        "kpf/shm/round_robin.py",
         "            elif words[record + IDENTITY] not in tried:",
         "            elif True:",
         (BALANCER,),
     ),
     Mutant(
-        "a pin that was not counted makes the count negative",
+        "an affinity entry that was not counted makes the count negative",
         "kpf/shm/balancer.py",
-        "words[at + PINS] = max(words[at + PINS] - 1, 0)",
-        "words[at + PINS] -= 1",
+        "words[at + AFFINITY_ENTRIES] = max(words[at + AFFINITY_ENTRIES] - 1, 0)",
+        "words[at + AFFINITY_ENTRIES] -= 1",
         (f"{BALANCER}::test_a_pin_that_was_not_counted_does_not_make_the_count_negative",),
     ),
     Mutant(
-        "a pin's identity is written before its client",
-        "kpf/shm/pins.py",
-        "            words[entry + PIN_IDENTITY] = 0\n"
-        "            words[entry + PIN_CLIENT], words[entry + PIN_CLIENT + 1] = client\n",
-        "            words[entry + PIN_IDENTITY] = identity\n"
-        "            words[entry + PIN_CLIENT], words[entry + PIN_CLIENT + 1] = client\n",
+        "an affinity entry's identity is written before its client",
+        "kpf/shm/affinity.py",
+        "            words[entry + ENTRY_IDENTITY] = 0\n"
+        "            words[entry + ENTRY_CLIENT], words[entry + ENTRY_CLIENT + 1] = client\n",
+        "            words[entry + ENTRY_IDENTITY] = identity\n"
+        "            words[entry + ENTRY_CLIENT], words[entry + ENTRY_CLIENT + 1] = client\n",
         (f"{BALANCER}::test_a_pin_that_was_half_stored_is_nobodys",),
     ),
     Mutant(
-        "a pin that is used is not lengthened",
+        "an affinity entry that is used is not lengthened",
         "kpf/shm/balancer.py",
-        "        words[entry + PIN_STAMP] = now_ms\n        return record",
+        "        words[entry + ENTRY_STAMP] = now_ms\n        return record",
         "        return record",
         (f"{BALANCER}::test_a_pin_that_is_used_is_lengthened",),
     ),
     Mutant(
-        "a pin to a member that has left counts as good",
-        "kpf/shm/pins.py",
+        "an affinity entry for a member that has left counts as good",
+        "kpf/shm/affinity.py",
         "return self._words[self._layout.member(identity & SLOT_MASK) + IDENTITY] == identity",
         "return True",
         (

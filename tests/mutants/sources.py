@@ -29,12 +29,12 @@ MUTANTS = (
     Mutant(
         "networks are read strictly",
         "kpf/sources/fields.py",
-        "mistakes, strict_cidr, cidr_of)",
-        "mistakes, strict_cidr, strict_cidr)",
+        "field_errors, strict_cidr, cidr_of)",
+        "field_errors, strict_cidr, strict_cidr)",
         (MISTAKES,),
     ),
     Mutant(
-        "a range that cannot be read opens the guard",
+        "a range that cannot be read lets everybody in",
         "kpf/sources/services.py",
         "(*found,) if is_whole else (*found, *NOBODY)",
         "(*found,)",

@@ -73,8 +73,8 @@ MUTANTS = (
         ("tests/test_shm_balancer.py::test_what_is_noted_during_a_probe_does_not_outlast_its_failure",),
     ),
     Mutant(
-        "a lesson gives its member's place away before it has told",
-        "kpf/worker/lessons.py",
+        "a losing gives its member's place away before it has told",
+        "kpf/worker/losing.py",
         "        self._sessions.extra -= 1\n        if error:\n",
         "        self._sessions.extra -= 1\n        words[choice.active] -= 1\n        if error:\n",
         ("tests/test_worker_life.py::test_a_lesson_is_counted_for_its_member_until_all_is_told",),
@@ -139,7 +139,7 @@ MUTANTS = (
     ),
     Mutant(
         "a client that has a backend is watched as one that waits",
-        "kpf/worker/pursuit.py",
+        "kpf/worker/racing.py",
         "            client.state &= ~DIALLING\n",
         "",
         (MOVES,),
@@ -192,15 +192,15 @@ MUTANTS = (
     Mutant(
         "a listener that was shut down ends the worker",
         "kpf/worker/acceptor.py",
-        "DEAF = {errno.EINVAL, errno.EACCES}",
-        "DEAF = {errno.EACCES}",
+        "SHUT_DOWN = {errno.EINVAL, errno.EACCES}",
+        "SHUT_DOWN = {errno.EACCES}",
         (f"{SHORTAGES}::test_a_listener_that_somebody_has_shut_down_costs_nobody_else_anything",),
     ),
     Mutant(
         "a listener that was shut down is watched on: a busy loop",
         "kpf/worker/acceptor.py",
-        "                    self._unwatch(listener.descriptor)\n                    self._deaf",
-        "                    self._deaf",
+        "                    self._unwatch(listener.descriptor)\n                    self._shut_down",
+        "                    self._shut_down",
         (f"{SHORTAGES}::test_a_listener_that_somebody_has_shut_down_costs_nobody_else_anything",),
     ),
     Mutant(

@@ -127,7 +127,7 @@ class Client:
         self._session: _Session | None = None
         self._distrusted, self._loaded_s = False, float("-inf")
         self._loading = asyncio.Lock()
-        self._complaint, self._failed_stamp, self._failed_s = "", Stamp(), float("-inf")
+        self._failure, self._failed_stamp, self._failed_s = "", Stamp(), float("-inf")
 
     @property
     def server(self) -> str:
@@ -191,27 +191,27 @@ class Client:
             if session is not None and (failed_just_now or (session.stamp == stamp and not is_due)):
                 return session
             if failed_just_now:
-                raise UnreachableError(self._complaint)
+                raise UnreachableError(self._failure)
             try:
                 api = await self._connected()
             except (AccessError, OSError) as error:
                 # OSError: a file that was replaced just now
                 self._failed_stamp, self._failed_s = stamp, now_s
                 return self._last(session, str(error))
-            self._loaded_s, self._distrusted, self._complaint = now_s, False, ""
+            self._loaded_s, self._distrusted, self._failure = now_s, False, ""
             self._session = _Session(api, stamp)
             if session is not None:
                 log.log(logging.DEBUG if session.stamp == stamp else logging.INFO, "credentials are read anew")
                 await session.retire()
             return self._session
 
-    def _last(self, session: _Session | None, complaint: str) -> _Session:
+    def _last(self, session: _Session | None, failure: str) -> _Session:
         """The credentials of before, if there are any, for there are no others."""
-        told, self._complaint = self._complaint, complaint
+        told, self._failure = self._failure, failure
         if session is None:
-            raise UnreachableError(complaint)
-        if complaint != told:
-            log.warning("the credentials cannot be read anew, the last ones stay: %s", complaint)
+            raise UnreachableError(failure)
+        if failure != told:
+            log.warning("the credentials cannot be read anew, the last ones stay: %s", failure)
         return session
 
     async def _connected(self) -> Any:

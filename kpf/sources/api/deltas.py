@@ -9,7 +9,7 @@ from kpf.model.names import ObjectName
 from kpf.sources.decode import Decoded, Kind, decode_as
 
 
-class Known(NamedTuple):
+class ApiObject(NamedTuple):
     """An object of the API server: what it was decoded to, and what identifies this version of it."""
 
     decoded: Decoded
@@ -22,13 +22,13 @@ class Known(NamedTuple):
         return self.decoded.name
 
 
-def known(kind: Kind, raw: Any) -> Known:
+def api_object(kind: Kind, raw: Any) -> ApiObject:
     """Decode one object; never raises, whatever it is."""
     metadata: Mapping[str, Any] = MappingProxyType({})
     if isinstance(raw, dict) and isinstance(raw.get("metadata"), dict):
         metadata = raw["metadata"]
     uid, version = metadata.get("uid"), metadata.get("resourceVersion")
-    return Known(
+    return ApiObject(
         decode_as(kind, raw),
         uid if isinstance(uid, str) else "",
         version if isinstance(version, str) else "",
@@ -39,7 +39,7 @@ def known(kind: Kind, raw: Any) -> Known:
 class Updated:
     """The object is there, or has changed."""
 
-    object: Known
+    object: ApiObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +53,14 @@ class Deleted:
 class Replaced:
     """These are all objects there are."""
 
-    objects: tuple[Known, ...]
+    objects: tuple[ApiObject, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Remark:
+class LogLine:
     """No change, but something that people should know of."""
 
     text: str
 
 
-Delta = Updated | Deleted | Replaced | Remark
+Delta = Updated | Deleted | Replaced | LogLine

@@ -9,7 +9,7 @@ from typing import Any
 
 from kpf.model.snapshot import Problem
 from kpf.sources.api.client import Client, UnreachableError
-from kpf.sources.api.notices import Notices, event
+from kpf.sources.api.correlator import EventCorrelator, event
 from kpf.sources.api.store import Store
 
 log = logging.getLogger("kpf")
@@ -27,12 +27,12 @@ class EventRecorder:
 
     def __init__(self, client: Client, store: Store, *, node_name: str) -> None:
         self._client, self._store, self._node_name = client, store, node_name
-        self._notices = Notices(time.monotonic)
+        self._correlator = EventCorrelator(time.monotonic)
         self._added = asyncio.Event()
 
     def report(self, problems: tuple[Problem, ...]) -> None:
         """Problems that are new; they are sent before long, or never."""
-        self._notices.add(problems)
+        self._correlator.add(problems)
         self._added.set()
 
     async def run(self) -> None:
@@ -40,10 +40,10 @@ class EventRecorder:
         while True:
             await self._added.wait()
             self._added.clear()
-            while (notice := self._notices.take()) is not None:
+            while (pending := self._correlator.take()) is not None:
                 made = event(
-                    notice,
-                    self._store.version(notice.kind, notice.name),
+                    pending,
+                    self._store.version(pending.kind, pending.name),
                     node_name=self._node_name,
                     now=datetime.now(UTC),
                 )

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from kpf.model.names import ObjectName
 from kpf.sources.api.answers import Lines, ListPage, Refusal, WatchEvent, event_of, from_answer, from_status, page_of
 from kpf.sources.api.backoff import Backoff
-from kpf.sources.api.deltas import Deleted, Delta, Known, Remark, Replaced, Updated, known
+from kpf.sources.api.deltas import ApiObject, Deleted, Delta, LogLine, Replaced, Updated, api_object
 from kpf.sources.api.resources import Ask, Page, Request, Resource, request
 
 # fewer than the 500 that are usual: what is decoded at one go holds up all else
@@ -58,7 +58,7 @@ class Reflector:
         self._version, self._suspect = "", False
         self._by_pages, self._page_objects, self._continue = False, PAGE_OBJECTS, ""
         self._selects_fields = bool(resource.field_selector)
-        self._collected: dict[ObjectName, Known] | None = None
+        self._collected: dict[ObjectName, ApiObject] | None = None
         self._absent, self._refusals = False, 0
         self._due_s = float("-inf")
         self._breaks = 0
@@ -179,7 +179,7 @@ class Reflector:
     def _listed(self, page: ListPage) -> Iterator[Delta]:
         collected = self._collected = {} if self._collected is None else self._collected
         for raw in page.items:
-            one = known(self.resource.kind, raw)
+            one = api_object(self.resource.kind, raw)
             if one.name is None:
                 yield self._passed_over(one)
             else:
@@ -202,7 +202,7 @@ class Reflector:
         self._backoff.reset()
         ours, theirs = self._version, page.version
         if ours.isdecimal() and theirs.isdecimal() and int(theirs) < int(ours):
-            yield Remark(f"the API server has gone back in time, from version {ours} to {theirs}")
+            yield LogLine(f"the API server has gone back in time, from version {ours} to {theirs}")
             self._list_again()
 
     # streams
@@ -211,7 +211,7 @@ class Reflector:
         too_long = self._lines.too_long
         lines = self._lines.feed(data)
         if self._lines.too_long > too_long:
-            yield Remark(f"an object of more than {MAX_LINE_BYTES >> 20} MiB is passed over")
+            yield LogLine(f"an object of more than {MAX_LINE_BYTES >> 20} MiB is passed over")
         for line in lines:
             yield from self._read_line(line, now_s)
             if self.hangs_up:
@@ -236,11 +236,11 @@ class Reflector:
             yield self._complete(event.version)
 
     def _changed(self, event: WatchEvent) -> Iterator[Delta]:
-        one, is_gone = known(self.resource.kind, event.raw), event.kind == "DELETED"
+        one, is_gone = api_object(self.resource.kind, event.raw), event.kind == "DELETED"
         if one.name is None:
             yield self._passed_over(one)
         elif event.kind not in ("ADDED", "MODIFIED", "DELETED"):
-            yield Remark(f"an event of unknown type {event.kind!r:.40} is passed over")
+            yield LogLine(f"an event of unknown type {event.kind!r:.40} is passed over")
         elif self._collected is None:
             yield Deleted(one.name) if is_gone else Updated(one)
         elif is_gone:
@@ -248,8 +248,8 @@ class Reflector:
         else:
             self._collected[one.name] = one
 
-    def _passed_over(self, one: Known) -> Remark:
-        return Remark(f"{'; '.join(map(str, one.decoded.problems))}: the object is passed over")
+    def _passed_over(self, one: ApiObject) -> LogLine:
+        return LogLine(f"{'; '.join(map(str, one.decoded.problems))}: the object is passed over")
 
     def _broke(self, refusal: Refusal, now_s: float) -> None:
         """The stream cannot be believed, or the server says that it cannot go on."""

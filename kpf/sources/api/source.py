@@ -13,7 +13,7 @@ from kpf.model.snapshot import Problem, Snapshot
 from kpf.sources.api.access import Access
 from kpf.sources.api.address import FROM_THE_ENVIRONMENT, circular
 from kpf.sources.api.client import Client, UnreachableError
-from kpf.sources.api.deltas import Delta, Remark, Replaced
+from kpf.sources.api.deltas import Delta, LogLine, Replaced
 from kpf.sources.api.recorder import EventRecorder
 from kpf.sources.api.reflector import Reflector
 from kpf.sources.api.resources import Request, resources
@@ -138,7 +138,7 @@ class ApiSource:
     def _take_in(self, reflector: Reflector, deltas: Iterable[Delta]) -> None:
         kind, changed = reflector.resource.kind, False
         for delta in deltas:
-            if isinstance(delta, Remark):
+            if isinstance(delta, LogLine):
                 log.warning("%s: %s", kind, delta.text)
             # also a list of nothing, or of nothing new, may be what was waited for
             changed = self._store.apply(kind, delta) or changed or isinstance(delta, Replaced)

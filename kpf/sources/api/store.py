@@ -2,7 +2,7 @@
 
 from kpf.model.names import ObjectName
 from kpf.model.snapshot import Snapshot
-from kpf.sources.api.deltas import Deleted, Delta, Known, Replaced, Updated
+from kpf.sources.api.deltas import ApiObject, Deleted, Delta, Replaced, Updated
 from kpf.sources.decode import Kind
 from kpf.sources.indexer import Indexer
 
@@ -32,7 +32,7 @@ class Store:
             self._last = None
         return changed
 
-    def _update(self, kind: Kind, one: Known) -> bool:
+    def _update(self, kind: Kind, one: ApiObject) -> bool:
         name = one.name
         if name is None:
             return False

@@ -1,12 +1,12 @@
-"""Whose turn it is in a member list. Everything here happens under the frontend's lock.
+"""The round-robin cursor of a member list: who is next. Everything here happens under the frontend's lock.
 
-A list of more than 64 members has a note behind it for each 64 of them: until when all of these are shut out. So a pick
+A list of more than 64 members has a note behind it for each 64 of them: until when all of these are ejected. So a pick
 among a thousand dead members looks at a few words, and is still the pick that looking at all of them would give.
 """
 
 from collections.abc import Collection
 
-from kpf.shm.health import is_shut_out
+from kpf.shm.health import is_ejected
 from kpf.shm.layout import (
     COUNT_SHIFT,
     HEALTH,
@@ -24,16 +24,16 @@ from kpf.shm.layout import (
 from kpf.shm.region import Region
 
 
-class Turns:
-    """The turns of all frontends. `at`: a frontend's record; `tried`: identities to pass over."""
+class RoundRobin:
+    """The cursors of all frontends. `at`: a frontend's record; `tried`: identities to pass over."""
 
     def __init__(self, region: Region) -> None:
         self._words = region.words
         self._members, self._arena = region.layout.members, region.layout.arena
-        self._besides = 0
+        self._hedges = 0
 
     def take(self, at: int, tried: Collection[int], now_ms: int) -> int:
-        """The record of the member whose turn it is, 0 if there is none left. If all are shut out, none is."""
+        """The record of the next member, 0 if there is none left. If all are ejected, none is."""
         words, (start, count, first) = self._words, self._list(at)
         index = self._pick(start, count, first, tried, now_ms)
         if index < 0:
@@ -41,22 +41,22 @@ class Turns:
         words[at + LIST] = words[at + LIST] & KEEP_LIST | index + 1
         return self._record(start + index)
 
-    def beside(self, at: int, tried: Collection[int], now_ms: int) -> int:
-        """The record of another member, and the turn stays where it is. Scattered, so that none is dialled by all."""
+    def hedge(self, at: int, tried: Collection[int], now_ms: int) -> int:
+        """The record of another member, and the cursor stays where it is. Scattered, so that none is dialled by all."""
         start, count, first = self._list(at)
         if not count:
             return 0
-        self._besides += 1
-        index = self._pick(start, count, (first + self._besides) % count, tried, now_ms)
+        self._hedges += 1
+        index = self._pick(start, count, (first + self._hedges) % count, tried, now_ms)
         return self._record(start + index) if index >= 0 else 0
 
     def any_usable(self, at: int, tried: Collection[int], now_ms: int) -> bool:
-        """True if there is a member that is not shut out."""
+        """True if there is a member that is not ejected."""
         start, count, first = self._list(at)
         return self._usable(start, count, first, tried, now_ms) >= 0
 
     def forget(self, at: int) -> None:
-        """One of the members is no longer shut out, or not for as long as the notes say."""
+        """One of the members is no longer ejected, or not for as long as the notes say."""
         start, count, _ = self._list(at)
         for note in range(start + count, start + count + notes_of(count)):
             self._words[note] = 0
@@ -71,7 +71,7 @@ class Turns:
         return self._members + self._words[at] * MEMBER_WORDS
 
     def _pick(self, start: int, count: int, first: int, tried: Collection[int], now_ms: int) -> int:
-        """The index of the first member that is not shut out, else of the first one; -1 if all have been tried."""
+        """The index of the first member that is not ejected, else of the first one; -1 if all have been tried."""
         index = self._usable(start, count, first, tried, now_ms)
         if index >= 0:
             return index
@@ -82,7 +82,7 @@ class Turns:
         return -1
 
     def _usable(self, start: int, count: int, first: int, tried: Collection[int], now_ms: int) -> int:
-        """The index of the first member that has not been tried and is not shut out, -1 if there is none."""
+        """The index of the first member that has not been tried and is not ejected, -1 if there is none."""
         words, notes = self._words, notes_of(count)
         index, left = first, count
         while left:
@@ -99,12 +99,12 @@ class Turns:
         return -1
 
     def _look(self, start: int, index: int, end: int, tried: Collection[int], now_ms: int) -> tuple[int, int]:
-        """The index of the first that may be used, -1 if there is none; and until when all are shut out, 0: not all."""
+        """The index of the first that may be used, -1 if there is none; and until when all are ejected, 0: not all."""
         words, soonest_ms = self._words, 0
         for place in range(index, end):
             record = self._members + words[start + place] * MEMBER_WORDS
             health = words[record + HEALTH]
-            if is_shut_out(health, now_ms):
+            if is_ejected(health, now_ms):
                 until_ms = health >> UNTIL_SHIFT
                 soonest_ms = until_ms if place == index else min(soonest_ms, until_ms)
             elif words[record + IDENTITY] not in tried:

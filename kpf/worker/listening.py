@@ -2,17 +2,17 @@
 
 import socket
 
-from kpf.shm.layout import MAY_RETURN, Layout
+from kpf.shm.layout import MAY_LOOP, Layout
 
 
-class Listener:
+class ListeningSocket:
     """`frontend`: its slot in shared memory; `counters`: this worker's words for it.
 
-    `may_return`: the word that says whether its connections may come back by another node.
-    `burst`: how many connections to accept in one turn; `turn`: when it was ready last.
+    `may_loop`: the word that says whether its connections may come back by another node.
+    `burst`: how many connections to accept in one iteration; `iteration`: when it was ready last.
     """
 
-    __slots__ = ("burst", "counters", "descriptor", "family", "frontend", "may_return", "sock", "turn")
+    __slots__ = ("burst", "counters", "descriptor", "family", "frontend", "iteration", "may_loop", "sock")
 
     def __init__(self, descriptor: int, frontend: int, *, layout: Layout, worker: int) -> None:
         self.descriptor, self.frontend = descriptor, frontend
@@ -21,6 +21,6 @@ class Listener:
             self.family = known.family
             known.detach()
         self.sock = socket.SocketType(self.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, descriptor)
-        self.burst, self.turn = 1, 0
+        self.burst, self.iteration = 1, 0
         self.counters = layout.frontend_counter(worker, frontend)
-        self.may_return = layout.frontend(frontend) + MAY_RETURN
+        self.may_loop = layout.frontend(frontend) + MAY_LOOP

@@ -1,4 +1,4 @@
-"""What is to be looked at when: dials that wait, and lessons that go on."""
+"""What is to be looked at when: dials that wait, and losing ones that go on."""
 
 from heapq import heappop, heappush
 from itertools import count
@@ -9,36 +9,36 @@ from kpf.worker.clock import Clock
 NEVER = -1
 
 
-class Subject(Protocol):
+class Timed(Protocol):
     """`due_ms`: its only date, NEVER if it has none."""
 
     due_ms: int
 
 
-class Agenda:
+class Timers:
     """A heap. A date that was put off, or cancelled by NEVER, is passed over."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._dates: list[tuple[int, int, Subject]] = []
+        self._dates: list[tuple[int, int, Timed]] = []
         self._serial = count()
 
-    def at(self, subject: Subject, due_ms: int) -> None:
+    def at(self, timed: Timed, due_ms: int) -> None:
         """Look at it then, and at no other time."""
-        subject.due_ms = due_ms
-        heappush(self._dates, (due_ms, next(self._serial), subject))
+        timed.due_ms = due_ms
+        heappush(self._dates, (due_ms, next(self._serial), timed))
         self._clock.at(due_ms)
 
-    def due(self) -> Subject | None:
+    def due(self) -> Timed | None:
         """The next one whose time has come; else None, and the clock knows when there will be one."""
         while self._dates:
-            due_ms, _, subject = self._dates[0]
-            if subject.due_ms == due_ms:
+            due_ms, _, timed = self._dates[0]
+            if timed.due_ms == due_ms:
                 if due_ms > self._clock.now_ms:
                     self._clock.at(due_ms)
                     return None
-                subject.due_ms = NEVER
+                timed.due_ms = NEVER
                 heappop(self._dates)
-                return subject
+                return timed
             heappop(self._dates)
         return None

@@ -1,6 +1,6 @@
 """Clients whose first dial was not answered at once: the next one where it failed, one more beside where it is silent.
 
-Which member, how often and when, `kpf.worker.session` says. Whoever waits for long is watched, and given up when it
+Which member, how often and when, `kpf.worker.retry` says. Whoever waits for long is watched, and given up when it
 leaves.
 """
 
@@ -8,24 +8,24 @@ import select
 import socket
 
 from kpf.shm.balancer import Balancer, Choice
-from kpf.shm.health import is_shut_out, patience_ms
+from kpf.shm.health import attempt_delay_ms, is_ejected
 from kpf.shm.layout import F_RETRIES, PROBING, Reason
 from kpf.shm.region import Words
-from kpf.worker.agenda import NEVER, Agenda
 from kpf.worker.attempt import UNDER_WAY, Attempt, answer, discard, reason_of
 from kpf.worker.clock import Clock
 from kpf.worker.connector import Connector
 from kpf.worker.half import EITHER, Half
-from kpf.worker.lessons import Lesson, Lessons
-from kpf.worker.listener import Listener
+from kpf.worker.listening import ListeningSocket
+from kpf.worker.losing import LosingDial, LosingDials
 from kpf.worker.relay import EPOLLIN, Relay
-from kpf.worker.session import GIVE_UP_MS, LATER_MS, LOOK_AGAIN_MS, PARALLEL, SHUTS_OUT, Command, Session, next_ms
+from kpf.worker.retry import EJECTING, GIVE_UP_MS, LATER_MS, LOOK_AGAIN_MS, PARALLEL, Command, RetryState, next_ms
 from kpf.worker.sessions import Sessions
 from kpf.worker.states import DEAD, DIALLING, PENDING
+from kpf.worker.timers import NEVER, Timers
 from kpf.worker.transfer import DONTWAIT
 
-# next dials in one turn of the loop, some 0.1 ms each: those beyond are made in the next turn
-DIALS_A_TURN = 64
+# next dials in one iteration of the loop, some 0.1 ms each: those beyond are made in the next iteration
+DIALS_AN_ITERATION = 64
 
 _FAILED = select.EPOLLERR | select.EPOLLHUP
 _LEAVING = select.EPOLLRDHUP | select.EPOLLET
@@ -39,16 +39,16 @@ class Dial:
     its turn.
     """
 
-    __slots__ = ("attempts", "client", "deadline_ms", "due_ms", "host", "listener", "session")
+    __slots__ = ("attempts", "client", "deadline_ms", "due_ms", "host", "listener", "retry")
 
-    def __init__(self, client: Half, listener: Listener, host: str, deadline_ms: int) -> None:
+    def __init__(self, client: Half, listener: ListeningSocket, host: str, deadline_ms: int) -> None:
         self.client, self.listener, self.host, self.deadline_ms = client, listener, host, deadline_ms
-        self.session = Session()
+        self.retry = RetryState()
         self.attempts: list[Attempt] = []
         self.due_ms = NEVER
 
 
-class Pursuit:
+class Racing:
     """All clients of this worker that wait for a backend."""
 
     def __init__(
@@ -62,30 +62,30 @@ class Pursuit:
     ) -> None:
         self._sessions, self._relay, self._balancer = sessions, relay, balancer
         self._words, self._clock, self._connector = words, clock, connector
-        self._agenda = Agenda(clock)
-        self._lessons = Lessons(sessions, balancer, words, clock, self._agenda)
+        self._timers = Timers(clock)
+        self._losing = LosingDials(sessions, balancer, words, clock, self._timers)
         # by the descriptors of backends, and of clients that are watched
         self._dials: dict[int, Dial] = {}
-        self._budget = DIALS_A_TURN
+        self._budget = DIALS_AN_ITERATION
         relay.on_dial = self._ready
 
     def begin(
-        self, client: Half, host: str, listener: Listener, choice: Choice, backend: Half | None, error: int
+        self, client: Half, host: str, listener: ListeningSocket, choice: Choice, backend: Half | None, error: int
     ) -> None:
         """The client's first dial is under way, or has failed."""
         dial = Dial(client, listener, host, self._clock.now_ms + GIVE_UP_MS)
         if not self._is_under_way(dial, choice, backend, error):
-            self._pursue(dial)
+            self._dial_on(dial)
 
     def expire(self) -> None:
-        """Look at whatever is due, as far as this turn's budget goes."""
-        self._budget = DIALS_A_TURN
-        while self._budget > 0 and (subject := self._agenda.due()):
+        """Look at whatever is due, as far as this iteration's budget goes."""
+        self._budget = DIALS_AN_ITERATION
+        while self._budget > 0 and (timed := self._timers.due()):
             self._budget -= 1
-            if isinstance(subject, Lesson):
-                self._lessons.look_at(subject)
-            elif isinstance(subject, Dial):
-                self._look_at(subject)
+            if isinstance(timed, LosingDial):
+                self._losing.look_at(timed)
+            elif isinstance(timed, Dial):
+                self._look_at(timed)
         if self._budget <= 0:
             self._clock.at(self._clock.now_ms)
 
@@ -103,30 +103,30 @@ class Pursuit:
                 return
             if (due_ms := self._due_ms(dial)) > now_ms:
                 # more is known by now of what is normal
-                self._agenda.at(dial, due_ms)
+                self._timers.at(dial, due_ms)
                 return
             self._watch_client(dial)
-        self._pursue(dial)
+        self._dial_on(dial)
 
     def _due_ms(self, dial: Dial) -> int:
         began_ms = [attempt.began_ms for attempt in dial.attempts]
-        usual_ms = self._words[dial.attempts[0].choice.usual]
-        return min(next_ms(began_ms, patience_ms(usual_ms)), dial.deadline_ms)
+        connect_time_ms = self._words[dial.attempts[0].choice.connect_time]
+        return min(next_ms(began_ms, attempt_delay_ms(connect_time_ms)), dial.deadline_ms)
 
-    def _pursue(self, dial: Dial) -> None:
+    def _dial_on(self, dial: Dial) -> None:
         """Dial one member after another, until one may answer or there is none left."""
         counters, now_ms = dial.listener.counters, self._clock.now_ms
         while True:
             if self._budget <= 0:
-                self._agenda.at(dial, now_ms)
+                self._timers.at(dial, now_ms)
                 return
             self._budget -= 1
             choice = self._next(dial)
             if choice is None:
                 if dial.attempts:
-                    self._agenda.at(dial, min(now_ms + LOOK_AGAIN_MS, dial.deadline_ms))
+                    self._timers.at(dial, min(now_ms + LOOK_AGAIN_MS, dial.deadline_ms))
                 else:
-                    self._give_up_dial(dial, dial.session.reason)
+                    self._give_up_dial(dial, dial.retry.reason)
                 return
             self._words[counters + F_RETRIES] += 1
             backend, error = self._connector.open(choice, counters)
@@ -139,24 +139,24 @@ class Pursuit:
                 return
 
     def _next(self, dial: Dial) -> Choice | None:
-        """The member to dial now: beside others that are merely slow, else in its turn."""
-        frontend, session, now_ms = dial.listener.frontend, dial.session, self._clock.now_ms
-        if not session.may_retry:
+        """The member to dial now: hedged where others are merely slow, else the next in turn."""
+        frontend, retry, now_ms = dial.listener.frontend, dial.retry, self._clock.now_ms
+        if not retry.may_retry:
             return None
         if dial.attempts:
-            session.is_beside = True
-            choice = self._balancer.pick_beside(frontend, session.tried, now_ms)
+            retry.is_hedged = True
+            choice = self._balancer.pick_hedge(frontend, retry.tried, now_ms)
         else:
-            choice = self._balancer.pick(frontend, dial.host, session.tried, now_ms)
+            choice = self._balancer.pick(frontend, dial.host, retry.tried, now_ms)
         if choice is not None:
             health = self._words[choice.health]
-            session.retried(is_shut_out=is_shut_out(health, now_ms) and not health & PROBING)
+            retry.retried(is_ejected=is_ejected(health, now_ms) and not health & PROBING)
             if len(dial.attempts) == PARALLEL:
                 oldest = dial.attempts[0]
                 self._part(dial, oldest)
                 discard(self._sessions, oldest.backend)
                 self._count_failure(oldest.choice, Reason.TIMEOUT)
-                session.dial_failed(oldest.choice.identity, Reason.TIMEOUT)
+                retry.dial_failed(oldest.choice.identity, Reason.TIMEOUT)
         return choice
 
     def _is_under_way(self, dial: Dial, choice: Choice, backend: Half | None, error: int) -> bool:
@@ -172,8 +172,8 @@ class Pursuit:
         self._dials[backend.fd] = dial
         self._sessions.extra += bool(dial.attempts)
         dial.attempts.append(Attempt(backend, self._clock.now_ms))
-        dial.session.tried.add(choice.identity)
-        self._agenda.at(dial, self._due_ms(dial))
+        dial.retry.tried.add(choice.identity)
+        self._timers.at(dial, self._due_ms(dial))
         return True
 
     def _part(self, dial: Dial, attempt: Attempt) -> None:
@@ -193,7 +193,7 @@ class Pursuit:
         if not error and not events & select.EPOLLOUT:
             return
         if half.fd not in self._dials:
-            self._lessons.answered(half, error)
+            self._losing.answered(half, error)
             return
         dial = self._dials[half.fd]
         self._answered(dial, next(one for one in dial.attempts if one.backend is half), error)
@@ -207,11 +207,11 @@ class Pursuit:
         self._part(dial, attempt)
         self._sessions.bury(attempt.backend)
         if not self._is_settled(dial, attempt.choice, reason_of(error)):
-            self._pursue(dial)
+            self._dial_on(dial)
 
     def _won(self, dial: Dial, attempt: Attempt) -> None:
-        """This one has answered first; the others have lost, and teach what they can."""
-        client, listener, session, now_ms = dial.client, dial.listener, dial.session, self._clock.now_ms
+        """This one has answered first; the others have lost, and tell what they can."""
+        client, listener, retry, now_ms = dial.client, dial.listener, dial.retry, self._clock.now_ms
         frontend, identity = listener.frontend, attempt.choice.identity
         if attempt in dial.attempts:
             self._part(dial, attempt)
@@ -219,20 +219,20 @@ class Pursuit:
         while dial.attempts:
             loser = dial.attempts[0]
             self._part(dial, loser)
-            self._lessons.begin(loser, frontend, dial.host, identity)
-        for silent in session.silent:
+            self._losing.begin(loser, frontend, dial.host, identity)
+        for silent in retry.silent:
             self._balancer.failed(frontend, silent, dial.host, now_ms)
-        if session.is_beside:
+        if retry.is_hedged:
             self._balancer.adopt(frontend, identity, dial.host, now_ms)
         self._end(dial)
-        took_ms = attempt.took_ms(now_ms, self._words[attempt.choice.usual])
+        took_ms = attempt.took_ms(now_ms, self._words[attempt.choice.connect_time])
         self._connector.connected(client, attempt.backend, listener, took_ms)
 
     def _is_settled(self, dial: Dial, choice: Choice, reason: Reason) -> bool:
         """Account for a dial that has failed. False if the next member is to be dialled."""
         self._count_failure(choice, reason)
-        command = dial.session.dial_failed(choice.identity, reason)
-        if reason in SHUTS_OUT and reason is not Reason.TIMEOUT:
+        command = dial.retry.dial_failed(choice.identity, reason)
+        if reason in EJECTING and reason is not Reason.TIMEOUT:
             self._balancer.failed(dial.listener.frontend, choice.identity, dial.host, self._clock.now_ms)
         if command is Command.DIAL_NEXT:
             return False
@@ -240,7 +240,7 @@ class Pursuit:
             self._give_up_dial(dial, reason)
         else:
             self._sessions.short = self._clock.is_restless = True
-            self._agenda.at(dial, self._clock.now_ms + LATER_MS)
+            self._timers.at(dial, self._clock.now_ms + LATER_MS)
         return True
 
     def _count_failure(self, choice: Choice, reason: Reason) -> None:

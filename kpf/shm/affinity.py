@@ -1,4 +1,4 @@
-"""Pin tables: which member a client stays with. Everything here happens under the frontend's lock.
+"""Session affinity: which member a client stays with. Everything here happens under the frontend's lock.
 
 A table has buckets of 8 entries; a client's entry is in the one bucket that its address hashes to. The hash is seeded
 at random, so nobody can aim at a bucket. An entry takes effect, and ends, with its identity word.
@@ -11,11 +11,11 @@ from kpf.shm.layout import (
     BUCKET_BITS,
     BUCKET_ENTRIES,
     BUCKET_WORDS,
+    ENTRY_CLIENT,
+    ENTRY_IDENTITY,
+    ENTRY_STAMP,
+    ENTRY_WORDS,
     IDENTITY,
-    PIN_CLIENT,
-    PIN_IDENTITY,
-    PIN_STAMP,
-    PIN_WORDS,
     SEED_AT,
     SLOT_MASK,
 )
@@ -32,7 +32,7 @@ class Client(NamedTuple):
     low: int
 
 
-class PinTable(NamedTuple):
+class AffinityTable(NamedTuple):
     """Where a frontend's table begins, and how long its entries count after they were used last."""
 
     start: int
@@ -47,64 +47,64 @@ def client_of(host: str) -> Client:
     return Client(int.from_bytes(packed[:8], "big"), int.from_bytes(packed[8:], "big"))
 
 
-class Pins:
-    """The entries of all pin tables. `entry` is the index of an entry's first word; 0 is none."""
+class AffinityEntries:
+    """The entries of all affinity tables. `entry` is the index of an entry's first word; 0 is none."""
 
     def __init__(self, region: Region) -> None:
         self._words, self._layout = region.words, region.layout
         self._seeds = self._words[SEED_AT], self._words[SEED_AT + 1]
 
-    def find(self, table: PinTable, client: Client, *, now_ms: int) -> int:
+    def find(self, table: AffinityTable, client: Client, *, now_ms: int) -> int:
         """The client's entry, if it names a member that is there and has not expired; else 0."""
         words, bucket = self._words, self._bucket(table, client)
         high, low = client
-        for entry in range(bucket, bucket + BUCKET_WORDS, PIN_WORDS):
+        for entry in range(bucket, bucket + BUCKET_WORDS, ENTRY_WORDS):
             if words[entry + 1] == low and words[entry] == high and self.counts(table, entry, now_ms):
                 return entry
         return 0
 
-    def counts(self, table: PinTable, entry: int, now_ms: int) -> bool:
+    def counts(self, table: AffinityTable, entry: int, now_ms: int) -> bool:
         """True if the entry is in use, its member is in the list, and it has not expired."""
-        identity, stamp_ms = self._words[entry + PIN_IDENTITY], self._words[entry + PIN_STAMP]
+        identity, stamp_ms = self._words[entry + ENTRY_IDENTITY], self._words[entry + ENTRY_STAMP]
         if identity == 0 or now_ms - stamp_ms >= table.timeout_ms:
             return False
         return self._words[self._layout.member(identity & SLOT_MASK) + IDENTITY] == identity
 
-    def store(self, table: PinTable, client: Client, identity: int, *, now_ms: int) -> tuple[bool, bool]:
-        """Pin the client. Returns whether an entry was added, and whether one that still counted was evicted."""
+    def store(self, table: AffinityTable, client: Client, identity: int, *, now_ms: int) -> tuple[bool, bool]:
+        """Keep the client at that member. Whether an entry was added, and whether one that counted was evicted."""
         words = self._words
         entry = self._entry_for(table, client, now_ms)
-        added = words[entry + PIN_IDENTITY] == 0
+        added = words[entry + ENTRY_IDENTITY] == 0
         same = words[entry] == client.high and words[entry + 1] == client.low
         evicted = not same and self.counts(table, entry, now_ms)
         if not same:
-            words[entry + PIN_IDENTITY] = 0
-            words[entry + PIN_CLIENT], words[entry + PIN_CLIENT + 1] = client
-        words[entry + PIN_STAMP] = now_ms
-        words[entry + PIN_IDENTITY] = identity
+            words[entry + ENTRY_IDENTITY] = 0
+            words[entry + ENTRY_CLIENT], words[entry + ENTRY_CLIENT + 1] = client
+        words[entry + ENTRY_STAMP] = now_ms
+        words[entry + ENTRY_IDENTITY] = identity
         return added, evicted
 
-    def drop(self, table: PinTable, client: Client, identity: int) -> bool:
-        """End the client's pin if it still names this member."""
+    def drop(self, table: AffinityTable, client: Client, identity: int) -> bool:
+        """End the client's entry if it still names this member."""
         words, bucket = self._words, self._bucket(table, client)
-        for entry in range(bucket, bucket + BUCKET_WORDS, PIN_WORDS):
-            if words[entry : entry + PIN_STAMP].tolist() == [*client, identity]:
-                words[entry + PIN_IDENTITY] = 0
+        for entry in range(bucket, bucket + BUCKET_WORDS, ENTRY_WORDS):
+            if words[entry : entry + ENTRY_STAMP].tolist() == [*client, identity]:
+                words[entry + ENTRY_IDENTITY] = 0
                 return True
         return False
 
-    def _entry_for(self, table: PinTable, client: Client, now_ms: int) -> int:
+    def _entry_for(self, table: AffinityTable, client: Client, now_ms: int) -> int:
         """The client's own entry, else one that does not count any more, else the oldest."""
         bucket = self._bucket(table, client)
-        entries = [bucket + PIN_WORDS * index for index in range(BUCKET_ENTRIES)]
+        entries = [bucket + ENTRY_WORDS * index for index in range(BUCKET_ENTRIES)]
         words = self._words
         own = [entry for entry in entries if words[entry] == client.high and words[entry + 1] == client.low]
         void = [entry for entry in entries if not self.counts(table, entry, now_ms)]
         if own or void:
             return (own or void)[0]
-        return min(entries, key=lambda entry: words[entry + PIN_STAMP])
+        return min(entries, key=lambda entry: words[entry + ENTRY_STAMP])
 
-    def _bucket(self, table: PinTable, client: Client) -> int:
+    def _bucket(self, table: AffinityTable, client: Client) -> int:
         # neighbours, as addresses are, need a second round to scatter; the high bits are the good ones
         first, second = self._seeds
         mixed = (client.high * first + client.low * second) & _WORD_MASK

@@ -15,26 +15,26 @@ BACKLOG = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class OpenListener:
+class ListeningGroup:
     """`frontend_slot` is the frontend's place in shared memory; `sockets` are in worker-slot order."""
 
     frontend_slot: int
     sockets: tuple[socket.socket, ...]
 
 
-class Listeners:
+class ListeningSockets:
     """All open listeners of the node. `workers` sockets each."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
-        self._open: dict[Listener, OpenListener] = {}
+        self._open: dict[Listener, ListeningGroup] = {}
         self._announced: set[Listener] = set()
         self._healthy = frozenset(range(workers))
 
     def __contains__(self, listener: Listener) -> bool:
         return listener in self._open
 
-    def __getitem__(self, listener: Listener) -> OpenListener:
+    def __getitem__(self, listener: Listener) -> ListeningGroup:
         return self._open[listener]
 
     def open(self, listener: Listener, frontend_slot: int) -> None:
@@ -50,7 +50,7 @@ class Listeners:
             for one in made:
                 one.close()
             raise
-        self._open[listener] = OpenListener(frontend_slot, tuple(made))
+        self._open[listener] = ListeningGroup(frontend_slot, tuple(made))
 
     def close(self, listener: Listener) -> int:
         """Close its sockets and return the slot of its frontend."""
@@ -73,7 +73,7 @@ class Listeners:
                 sockets.stop_steering(group.sockets[0])
         return bool(self._open)
 
-    def announce(self, listeners: Iterable[Listener]) -> list[OpenListener]:
+    def announce(self, listeners: Iterable[Listener]) -> list[ListeningGroup]:
         """From now on a newborn worker is told of these."""
         self._announced.update(listeners)
         return [self._open[listener] for listener in listeners]
@@ -95,7 +95,7 @@ class Listeners:
 
 
 def is_free(listener: Listener) -> bool:
-    """True if nobody listens there, and nobody has joined a group there; or if only `Listeners.open` can tell."""
+    """True if nobody listens there or has joined a group there; or if only `ListeningSockets.open` can tell."""
     try:
         return sockets.port_is_free(str(listener.at.address), listener.at.port)
     except OSError:

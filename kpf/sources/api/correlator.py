@@ -24,7 +24,7 @@ CONTROLLER = "kpf.io/kpf"
 REASON, ACTION = "NotServed", "Syncing"
 
 
-class Notice(NamedTuple):
+class PendingEvent(NamedTuple):
     """`note`: what there is to say about the object."""
 
     kind: Kind
@@ -32,7 +32,7 @@ class Notice(NamedTuple):
     note: str
 
 
-def notice_of(problem: Problem) -> Notice | None:
+def pending_event_of(problem: Problem) -> PendingEvent | None:
     """None for what no object of these kinds is to blame for."""
     kind, _, name = problem.object.partition(" ")
     # beside kube-proxy it is served all the same
@@ -40,7 +40,7 @@ def notice_of(problem: Problem) -> Notice | None:
         return None
     namespace, _, plain = name.rpartition("/")
     note = f"{problem.field}: {problem.message}" if problem.field else problem.message
-    return Notice(Kind(kind), ObjectName(namespace, plain), _bounded(note))
+    return PendingEvent(Kind(kind), ObjectName(namespace, plain), _bounded(note))
 
 
 def _bounded(note: str) -> str:
@@ -48,66 +48,66 @@ def _bounded(note: str) -> str:
     return note if len(data) <= MAX_NOTE_BYTES else data[: MAX_NOTE_BYTES - 3].decode("utf-8", "ignore") + "..."
 
 
-class Notices:
+class EventCorrelator:
     """What is still to be said. `clock`: monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._said_s: dict[Notice, float] = {}
+        self._said_s: dict[PendingEvent, float] = {}
         # left of the burst, and since when
         self._credit: dict[tuple[Kind, ObjectName], tuple[float, float]] = {}
-        self._waiting: list[Notice] = []
+        self._waiting: list[PendingEvent] = []
 
     def add(self, problems: tuple[Problem, ...]) -> None:
         """These are problems now. What is too much is forgotten: Events are a courtesy, the log has everything."""
         now_s = self._clock()
-        for notice in filter(None, map(notice_of, problems)):
-            said_s = self._said_s.get(notice)
+        for pending in filter(None, map(pending_event_of, problems)):
+            said_s = self._said_s.get(pending)
             if said_s is not None and now_s - said_s < AGAIN_S:
                 continue
-            if len(self._waiting) < MAX_WAITING and self._may_say(notice, now_s):
-                self._said_s[notice] = now_s
-                self._waiting.append(notice)
+            if len(self._waiting) < MAX_WAITING and self._may_say(pending, now_s):
+                self._said_s[pending] = now_s
+                self._waiting.append(pending)
         if len(self._said_s) > MAX_KNOWN:
-            self._said_s = {notice: at_s for notice, at_s in self._said_s.items() if now_s - at_s < AGAIN_S}
+            self._said_s = {pending: at_s for pending, at_s in self._said_s.items() if now_s - at_s < AGAIN_S}
             self._credit.clear()
 
-    def _may_say(self, notice: Notice, now_s: float) -> bool:
-        left, since_s = self._credit.get(notice[:2], (float(BURST), now_s))
+    def _may_say(self, pending: PendingEvent, now_s: float) -> bool:
+        left, since_s = self._credit.get(pending[:2], (float(BURST), now_s))
         left = min(left + (now_s - since_s) / REFILL_S, BURST)
         may_say = left >= 1
-        self._credit[notice[:2]] = (left - may_say, now_s)
+        self._credit[pending[:2]] = (left - may_say, now_s)
         return may_say
 
-    def take(self) -> Notice | None:
+    def take(self) -> PendingEvent | None:
         """The next one to say, in the order in which they came; None if there is none."""
         return self._waiting.pop(0) if self._waiting else None
 
 
-def event(notice: Notice, version: tuple[str, str], *, node_name: str, now: datetime) -> Mapping[str, Any]:
+def event(pending: PendingEvent, version: tuple[str, str], *, node_name: str, now: datetime) -> Mapping[str, Any]:
     """An `events.k8s.io/v1` Event. `version`: the object's uid and resourceVersion."""
     uid, resource_version = version
-    namespace = notice.name.namespace or "default"
+    namespace = pending.name.namespace or "default"
     moment = now.astimezone(UTC)
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         # a generated name has 5 random characters more, and 253 are the most
-        "metadata": {"generateName": f"{notice.name.name[:200]}.", "namespace": namespace},
+        "metadata": {"generateName": f"{pending.name.name[:200]}.", "namespace": namespace},
         "eventTime": moment.isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "reportingController": CONTROLLER,
         "reportingInstance": f"kpf-{node_name}"[:128],
         "action": ACTION,
         "reason": REASON,
         "type": "Warning",
-        "note": notice.note,
+        "note": pending.note,
         "regarding": {
-            "apiVersion": API_VERSIONS[notice.kind],
-            "kind": str(notice.kind),
-            "namespace": notice.name.namespace,
-            "name": notice.name.name,
+            "apiVersion": API_VERSIONS[pending.kind],
+            "kind": str(pending.kind),
+            "namespace": pending.name.namespace,
+            "name": pending.name.name,
             # as kubectl describe finds the Events of a Node: by its name
-            "uid": uid if notice.kind is Kind.SERVICE else notice.name.name,
+            "uid": uid if pending.kind is Kind.SERVICE else pending.name.name,
             "resourceVersion": resource_version,
         },
     }
