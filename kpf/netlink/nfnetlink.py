@@ -1,17 +1,12 @@
 """Messages of netfilter's subsystems, and what the kernel calls the model's families and protocols."""
 
-import socket
-
 from kpf.model.names import Family, Protocol
 from kpf.uapi.netfilter import NFPROTO
 from kpf.uapi.nfnetlink import NFGENMSG, NFNL_SUBSYS
+from kpf.uapi.sockets import IPPROTO
 
 NFPROTO_OF = {Family.IPV4: NFPROTO.IPV4, Family.IPV6: NFPROTO.IPV6}
-IPPROTO_OF = {
-    Protocol.TCP: socket.IPPROTO_TCP,
-    Protocol.UDP: socket.IPPROTO_UDP,
-    Protocol.SCTP: socket.IPPROTO_SCTP,
-}
+IPPROTO_OF = {Protocol.TCP: IPPROTO.TCP, Protocol.UDP: IPPROTO.UDP, Protocol.SCTP: IPPROTO.SCTP}
 
 
 def type_of(subsystem: NFNL_SUBSYS, kind: int) -> int:

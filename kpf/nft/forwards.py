@@ -38,7 +38,7 @@ def affinity_chain_of(key: FrontendKey, endpoint: SocketAddress) -> str:
 
 def sources_chain_of(portal: Portal) -> str:
     """The name of the chain of a portal with source ranges. A name may have no colons."""
-    return f"sources/{str(portal.address).replace(':', '.')}/{portal.protocol.lower()}/{portal.port}"
+    return f"range/{str(portal.address).replace(':', '.')}/{portal.protocol.lower()}/{portal.port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from kpf.nft.objects import Chain, Set
 from kpf.nft.values import Goto, Jump, Pass, Value
 
 _MARKS = schema.MASQUERADE_ALWAYS, schema.MASQUERADE_FOREIGN
-_PROTOCOL_NAMES = {number: protocol.lower() for protocol, number in IPPROTO_OF.items()}
+_PROTOCOL_NAMES = {int(number): protocol.lower() for protocol, number in IPPROTO_OF.items()}
 
 
 def render(rules: Rules, comments: Iterable[str] = ()) -> str:

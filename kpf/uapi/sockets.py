@@ -1,7 +1,7 @@
 """Options of sockets and links that Python's `socket` does not name, and what they tell.
 
-asm-generic/socket.h (x86's and ARM's), linux/in6.h, linux/tcp.h, linux/sock_diag.h, linux/sockios.h, linux/if.h,
-linux/if_ether.h, linux/if_packet.h of Linux 6.1.
+asm-generic/socket.h (x86's and ARM's), linux/in.h, linux/in6.h, linux/tcp.h, linux/sock_diag.h, linux/sockios.h,
+linux/if.h, linux/if_ether.h, linux/if_packet.h of Linux 6.1.
 """
 
 import struct
@@ -30,6 +30,14 @@ class SO(IntEnum):
     ATTACH_REUSEPORT_CBPF = 51
     MEMINFO = 55
     DETACH_REUSEPORT_BPF = 68
+
+
+class IPPROTO(IntEnum):
+    """Protocols above IP."""
+
+    TCP = 6
+    UDP = 17
+    SCTP = 132
 
 
 class IPV6(IntEnum):

@@ -1,0 +1,64 @@
+"""What the documents for those who change kpf name is there: files, functions, classes, constants, words."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+KPF = ROOT / "kpf"
+SECTION = re.compile(r"^## Where to change what$(.*?)^## ", re.M | re.S)
+
+
+def named(text: str) -> Iterator[tuple[str, str]]:
+    """(file, name) of each name that the table gives; "" for a file alone."""
+    for row in text.splitlines():
+        file = ""
+        for one in re.findall(r"`([^`]+)`", row.rpartition(" | ")[2]):
+            if one.endswith(".py"):
+                file = one
+                yield file, ""
+            elif file and re.fullmatch(r"[A-Za-z_][\w.]*", one):
+                yield file, one
+
+
+def defined(file: Path) -> set[str]:
+    """Functions, classes, methods with their classes, and constants."""
+    found = set[str]()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            members = [one for one in node.body if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
+            found |= {f"{node.name}.{one.name}" for one in members}
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            found |= {one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)}
+    return found
+
+
+def test_whatever_is_to_be_changed_is_where_it_is_said_to_be() -> None:
+    table = SECTION.search((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"))
+    assert table
+    places = list(named(table[1]))
+    assert len({file for file, _ in places}) > 40
+    missing = [(file, name) for file, name in places if name and name not in defined(KPF / file)]
+    assert missing == []
+
+
+def test_a_word_of_the_glossary_has_one_row() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    rows = [row.split(" | ") for row in text.splitlines() if row.startswith("| ") and not row.startswith("| word")]
+    words = [word for first, *_ in rows for word in first.strip("| ").split(", ")]
+    assert len(words) == len(set(words))
+    assert all(source.strip(" |") for *_, source in rows)
+
+
+def test_files_that_are_linked_are_there() -> None:
+    for document in (
+        ROOT / "ARCHITECTURE.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "README.md",
+        *(ROOT / "docs").iterdir(),
+    ):
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
+            assert link.startswith("http") or (document.parent / link).exists(), (document.name, link)
