@@ -18,8 +18,8 @@ through output. A TCP segment that is no SYN and new to conntrack belongs to a c
 whose entry was lost: sent to an address of this node it is left alone, as that may be the near end of a connection to
 elsewhere from the port of a portal; sent to any other address it goes to the proxy port, where its connection is.
 
-`off-*` are for what is off-node: what comes neither from this node's processes nor from its pods. They are asked first: with external
-policy Local, others than these get other endpoints. For them nothing else is asked then.
+`off-*` are for what is off-node: what comes neither from this node's processes nor from its pods. They are asked first:
+with external policy Local, others than these get other endpoints. For them nothing else is asked then.
 """
 
 import functools
