@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from kpf.shm import layout
 from kpf.shm.balancer import Balancer
-from kpf.shm.directory import CapacityError, Directory
+from kpf.shm.directory import Directory
 from kpf.shm.extents import Extents, order_of
 from kpf.shm.layout import Address, Reason
 from kpf.shm.lock import LockBusyError
 from kpf.shm.region import Region, RegionError, monotonic_ms
+from kpf.shm.slots import CapacityError
 
 FORK = multiprocessing.get_context("fork")
 

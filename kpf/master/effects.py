@@ -30,8 +30,9 @@ from kpf.plan.transition import (
     UpdateFrontends,
     WriteRules,
 )
-from kpf.shm.directory import CapacityError, Directory
+from kpf.shm.directory import Directory
 from kpf.shm.lock import LockBusyError
+from kpf.shm.slots import CapacityError
 
 log = logging.getLogger("kpf")
 

@@ -7,7 +7,7 @@ still refer to is used again only when nobody does: all counts of active connect
 import contextlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from kpf.shm import lock
 from kpf.shm.extents import Extents
@@ -44,12 +44,9 @@ from kpf.shm.layout import (
 )
 from kpf.shm.observer import FrontendView, MemberView, Observer, WorkerView
 from kpf.shm.region import Region, monotonic_ms
+from kpf.shm.slots import CapacityError, Slots
 
 COLLECT_MS = 1_000
-
-
-class CapacityError(Exception):
-    """No slot, extent or affinity table is left; nothing has changed."""
 
 
 @dataclass(slots=True)
@@ -64,32 +61,14 @@ class _Frontend:
     anchor: Address | None = None
 
 
-@dataclass(slots=True)
-class _Slots:
-    """Indexes below `capacity`: those given back are used first, so that the memory in use stays small."""
-
-    capacity: int
-    used: int = 0
-    free: list[int] = field(default_factory=list)
-
-    def take(self) -> int:
-        """Raises `CapacityError`."""
-        if self.free:
-            return self.free.pop()
-        if self.used == self.capacity:
-            raise CapacityError(f"all {self.capacity} places are taken")
-        self.used += 1
-        return self.used - 1
-
-
 class Directory:
     """All frontends and members. At most 65,536 frontends, 262,144 members, 4,096 frontends with affinity."""
 
     def __init__(self, region: Region, *, clock: Callable[[], int] = monotonic_ms) -> None:
         self._region, self._words, self._layout, self._clock = region, region.words, region.layout, clock
         self._frontends: dict[int, _Frontend] = {}
-        self._frontend_slots, self._member_slots = _Slots(FRONTEND_CAPACITY), _Slots(MEMBER_CAPACITY)
-        self._tables = _Slots(AFFINITY_TABLES)
+        self._frontend_slots, self._member_slots = Slots(FRONTEND_CAPACITY), Slots(MEMBER_CAPACITY)
+        self._tables = Slots(AFFINITY_TABLES)
         self._observer = Observer(region)
         self._extents = Extents(ARENA_WORDS.bit_length() - 1)
         self._serial = 0
