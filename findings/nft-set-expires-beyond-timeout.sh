@@ -4,7 +4,7 @@
 # The kernel (6.18) keeps the time-out that an element was added with, and `update` of an element that is there moves
 # its expiry alone (nft_dynset_update). So a longer `update` leaves an element that expires later than its time-out
 # allows; `nft list ruleset` says so, and the kernel refuses just that when it is told (ERANGE): saving and restoring a
-# ruleset fails as soon as such a packet has passed. A pin of session affinity whose time-out was raised is such a case.
+# ruleset fails as soon as such a packet has passed. An entry of session affinity whose time-out was raised is such a case.
 #
 # Input: in a network namespace of its own, two connection attempts over loopback, to ports of two such rules.
 # Seen (nft 1.0.6 of Debian 12, Linux 6.18; seconds rounded):

@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _do(given: argparse.Namespace, flags: Mapping[str, str], usage_errors: Sequence[str]) -> int:
-    """The three that read a configuration say its usage_errors together with those of the command line."""
+    """The three that read a configuration say what is wrong with it together with what is wrong here."""
     match given.command:
         case "run":
             from kpf.commands.run import main as run
@@ -108,6 +108,7 @@ def _do(given: argparse.Namespace, flags: Mapping[str, str], usage_errors: Seque
         from kpf.commands.cleanup import main as cleanup
 
         return cleanup()
+    assert given.command == "status", given.command
 
     from kpf.commands.status import main as status
     from kpf.config import DEFAULT_CONTROL_SOCKET

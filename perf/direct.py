@@ -41,7 +41,7 @@ class DirectBench:
         self._meter = Meter([daemon.pid])
         udp = [pair for pair in pairs if _port(pair[0])["protocol"] == "UDP"]
         self._balanced = [pair for pair in udp if pair[0]["spec"]["sessionAffinity"] == "None"]
-        self._pinned = [pair for pair in pairs if pair[0]["spec"]["sessionAffinity"] == "ClientIP"]
+        self._with_affinity = [pair for pair in pairs if pair[0]["spec"]["sessionAffinity"] == "ClientIP"]
 
     def run(self) -> list[Figure]:
         """Leaves the cluster otherwise than it was, and no daemon. Raises TimeoutError."""
@@ -61,10 +61,10 @@ class DirectBench:
             self._change("Service removed", chosen, lambda pair: self._server.delete("Service", *_name(pair[0]))),
             self._change("Service added", chosen, lambda pair: put(pair[0])),
         ]
-        pinned = self._pinned[:ROUNDS]
+        with_affinity = self._with_affinity[:ROUNDS]
         return [
             *figures,
-            self._change("with affinity, an endpoint replaced", pinned, lambda pair: put(_replaced(pair[1]))),
+            self._change("with affinity, an endpoint replaced", with_affinity, lambda pair: put(_replaced(pair[1]))),
         ]
 
     def _change(self, what: str, pairs: Sequence[Pair], change: Callable[[Pair], object]) -> Figure:

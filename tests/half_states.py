@@ -1,4 +1,4 @@
-"""Holds halves to `kpf.worker.states`, before and after whatever a worker is told."""
+"""Holds halves to `kpf.worker.phases`, before and after whatever a worker is told."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -6,24 +6,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kpf.worker.half import EITHER, Half
-from kpf.worker.states import (
-    DEAD,
-    DIALLING,
-    END,
-    LEGAL,
-    MOVES,
-    NAGLING,
-    PAIRS,
-    PASSED,
-    PENDING,
-    PIPED,
-    RELAYING,
-    RESTING,
-    SEEN,
-    SETS,
-    Event,
-    Phase,
-)
+from kpf.worker.phases import END, LEGAL, MOVES, PAIRS, RELAYING, SETS, Event, Phase
+from kpf.worker.states import DEAD, DIALLING, NAGLING, PASSED, PENDING, PIPED, RESTING, SEEN
 
 # What happens to a half, step by step, and of each step one event or, if there is None, nothing
 Causes = Sequence[Sequence[Event | None]]

@@ -20,10 +20,10 @@ from kpf.worker.clock import Clock
 from kpf.worker.dialer import Dialer
 from kpf.worker.half import Half
 from kpf.worker.listening import ListeningSocket
+from kpf.worker.phases import Event
 from kpf.worker.pipes import PipePool
 from kpf.worker.relay import Relay
 from kpf.worker.sessions import Sessions
-from kpf.worker.states import Event
 from kpf.worker.sweeper import Sweeper
 from tests.far_end import Far
 from tests.half_states import NOTHING, Causes, Observer, Seen
@@ -151,7 +151,7 @@ class World:
 
     def settle(self) -> None:
         """The end of a batch."""
-        self._tell(self._relay.settle, ((Event.TURN,),))
+        self._tell(self._relay.settle, ((Event.ITERATION,),))
 
     def go_on(self) -> None:
         """Some turns, while both sides read all there is."""

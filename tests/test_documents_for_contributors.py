@@ -45,6 +45,14 @@ def test_whatever_is_to_be_changed_is_where_it_is_said_to_be() -> None:
     assert missing == []
 
 
+def test_modules_that_are_named_are_there() -> None:
+    rows = re.findall(r"^\| `([a-z.]+)` \| (.*) \|", (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"), re.M)
+    packages = {name.replace(".", "/"): text for name, text in rows if (KPF / name.replace(".", "/")).is_dir()}
+    assert {"sources/api", "plan", "nft", "shm", "worker", "master"} <= packages.keys()
+    named = [(package, one) for package, text in packages.items() for one in re.findall(r"`([a-z_]+)`", text)]
+    assert [one for one in named if not (KPF / one[0] / f"{one[1]}.py").exists()] == []
+
+
 def test_a_word_of_the_glossary_has_one_row() -> None:
     text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
     rows = [row.split(" | ") for row in text.splitlines() if row.startswith("| ") and not row.startswith("| word")]

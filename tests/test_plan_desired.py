@@ -171,7 +171,7 @@ def test_an_endpoint_that_is_a_portal_is_dialled_where_the_workers_dials_are_kno
     ],
     ids=["pod", "portal", "its other port", "node port", "UDP's", "node port here", "portal here"],
 )
-def test_what_may_be_a_portal_of_another_node_may_return(endpoint: str, may_loop: bool) -> None:
+def test_what_may_be_a_portal_of_another_node_may_loop(endpoint: str, may_loop: bool) -> None:
     """For as long as it is one of this node, too: portals are the same everywhere."""
     planner, state, facts = Planner(), DesiredState(), replace(FACTS, worker_uid=WORKERS)
     address, port = at(endpoint)

@@ -167,7 +167,7 @@ def test_full_means_an_error_and_nothing_changed(region: Region, monkeypatch: py
     directory.set_members(second, addresses(1, 2, 3, 4), affinity_timeout_ms=1000)
 
 
-def test_what_a_dead_session_pinned_is_void_for_the_next_frontend(region: Region) -> None:
+def test_what_a_dead_session_kept_is_void_for_the_next_frontend(region: Region) -> None:
     directory, balancer = Directory(region), Balancer(region, 0)
     slot = directory.claim()
     directory.set_members(slot, addresses(1, 2), affinity_timeout_ms=60_000)

@@ -562,7 +562,7 @@ def test_a_session_is_counted_for_its_frontend_until_all_is_told() -> None:
 
 
 @pytest.mark.parametrize("error", [0, errno.ECONNREFUSED])
-def test_a_lesson_is_counted_for_its_member_until_all_is_told(error: int) -> None:
+def test_a_losing_dial_is_counted_for_its_member_until_all_is_told(error: int) -> None:
     """Its session may be over, and its frontend gone: nothing else keeps the member's place."""
     with contextmanager(established)() as one:
         places = Places(one.words, range(40, 50), 40, 0)

@@ -29,7 +29,7 @@ def served(made: Node, slot: int) -> tuple[int, int]:
     return view.active, view.total
 
 
-def test_a_frontend_that_may_return_has_a_share_and_others_have_the_rest() -> None:
+def test_a_frontend_that_may_loop_has_a_share_and_others_have_the_rest() -> None:
     with Greeter(1) as servers, node(descriptors=DESCRIPTORS) as made, ExitStack() as held:
         servers.hold = True
         returning, at = made.frontend(servers.at)

@@ -92,7 +92,7 @@ def test_two_far_endpoints_keep_affinity() -> None:
         assert not any(member.dial_failures for member in made.directory.members(slot))
 
 
-def test_who_is_pinned_to_a_far_one_stays_when_a_near_one_answers_first() -> None:
+def test_who_is_kept_at_a_far_one_stays_when_a_near_one_answers_first() -> None:
     with Greeter(1) as near, Far(23, FAR_S) as far, node() as made:
         _, at = made.frontend([*near.at, *far.servers.at], affinity_s=60)
         first = {source: greeting(at, source=source) for source in ("127.0.0.2", "127.0.0.3")}

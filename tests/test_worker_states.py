@@ -8,7 +8,7 @@ from typing import NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kpf.worker.states import LEGAL, PAIRS
+from kpf.worker.phases import LEGAL, PAIRS
 from tests.far_end import Far
 from tests.half_states import Seen
 from tests.relay_world import World

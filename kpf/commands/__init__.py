@@ -9,6 +9,6 @@ OK, FAILED, USAGE = 0, 1, 2
 
 def refuse(usage_errors: Iterable[object]) -> int:
     """Say every mistake of the command line and of the configuration, one a line; the exit status."""
-    for mistake in usage_errors:
-        print(f"kpf: {mistake}", file=sys.stderr)
+    for one in usage_errors:
+        print(f"kpf: {one}", file=sys.stderr)
     return USAGE

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from kpf.commands import OK, USAGE, refuse
-from kpf.commands.configuration import read, source_mistakes
+from kpf.commands.configuration import problems_of_source, read
 from kpf.config import Config, warnings
 from kpf.model.snapshot import Problem
 
@@ -18,7 +18,7 @@ def main(flags: Mapping[str, str], usage_errors: Sequence[str]) -> int:
     if manifests:
         found += _manifest_problems(manifests, config)
     elif config and _names_a_server(config):
-        found += source_mistakes(config, manifests)
+        found += problems_of_source(config, manifests)
     for problem in found:
         print(problem)
     for warning in warnings(config) if config else ():

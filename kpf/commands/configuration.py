@@ -23,14 +23,14 @@ def read(flags: Mapping[str, str], usage_errors: Sequence[str]) -> tuple[Config 
 def configuration(flags: Mapping[str, str], usage_errors: Sequence[str]) -> Config | None:
     """The configuration with a source that can be read, or None after every mistake has been said."""
     config, manifests, found = read(flags, usage_errors)
-    found += source_mistakes(config, manifests)
+    found += problems_of_source(config, manifests)
     if found:
         refuse(found)
         return None
     return config
 
 
-def source_mistakes(config: Config | None, manifests: str) -> list[Problem]:
+def problems_of_source(config: Config | None, manifests: str) -> list[Problem]:
     """Why the source can never be read."""
     if manifests:
         try:

@@ -110,17 +110,17 @@ _DURATION = re.compile(rf"(?:{_TERM})+")  # Go's time.ParseDuration, without a s
 
 
 class Translation(NamedTuple):
-    """What a file of kube-proxy says: fields in kpf's words, names that are `unused`, mistakes by name."""
+    """What a file of kube-proxy says: fields in kpf's words, names that are `unused`, problems by name."""
 
     fields: dict[FieldPath, Any]
     unused: list[str]
-    mistakes: list[tuple[str, str]]
+    problems: list[tuple[str, str]]
 
 
 def translate(document: Mapping[str, Any]) -> Translation:
     """The file without its apiVersion and kind. `fields` are not validated yet, `unused` is sorted."""
     used: dict[str, Any] = {}
-    unused, mistakes = [], []
+    unused, problems = [], []
     for path, value in _leaves(document):
         # a dot within a name makes it none of the type's
         name = ".".join(path) if not any("." in part for part in path) else ""
@@ -132,11 +132,11 @@ def translate(document: Mapping[str, Any]) -> Translation:
                 unused.append(name)
         elif not _is_empty(value):
             wrong = f"must be a mapping, not {shown(value)}" if name in _PARTS else f"is not a field of {KIND}"
-            mistakes.append((".".join(path), wrong))
-    for name, wrong in list(_mistakes(used)):
-        mistakes.append((name, wrong))
+            problems.append((".".join(path), wrong))
+    for name, wrong in list(_problems(used)):
+        problems.append((name, wrong))
         del used[name]
-    return Translation(_own_fields(used, document.get("mode")), sorted(unused), mistakes)
+    return Translation(_own_fields(used, document.get("mode")), sorted(unused), problems)
 
 
 def _leaves(part: Mapping[str, Any], above: FieldPath = ()) -> Iterator[tuple[FieldPath, Any]]:
@@ -167,7 +167,7 @@ def _plain(value: Any) -> Any:
     return 0 if value == "0" else value
 
 
-def _mistakes(used: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _problems(used: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Of the fields that kpf has under another name."""
     for name in ("iptables.masqueradeAll", "nftables.masqueradeAll"):
         if not isinstance(used.get(name, False), bool):

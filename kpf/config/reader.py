@@ -72,8 +72,8 @@ def load(overrides: Mapping[str, str]) -> Config:
     path = overrides.get("config")
     file = _read(path) if path is not None else _File({}, [])
     from_flags = _nested((FLAGS[flag], _typed(flag, value)) for flag, value in overrides.items() if FLAGS[flag])
-    problems = [*file.problems, *_mistakes(file.fields, path or "", of_flags=False)]
-    problems += _mistakes(from_flags, "", of_flags=True)
+    problems = [*file.problems, *_problems(file.fields, path or "", of_flags=False)]
+    problems += _problems(from_flags, "", of_flags=True)
     merged = _merged(file.fields, from_flags)
     if not problems:
         config = Config.model_validate(merged, by_alias=True, by_name=False)
@@ -136,7 +136,7 @@ def _checked(document: dict[str, Any], path: str) -> _File:
 
 def _translated(document: dict[str, Any], path: str) -> _File:
     said = kube_proxy.translate(document)
-    problems = [Problem(path, "", field, message) for field, message in said.mistakes]
+    problems = [Problem(path, "", field, message) for field, message in said.problems]
     unused = ", ".join(said.unused)
     file_warnings = (f"{path}: kpf has no use for these settings of kube-proxy: {unused}",) if unused else ()
     return _File(_nested(said.fields.items()), problems, file_warnings)
@@ -173,7 +173,7 @@ def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _mistakes(fields: dict[str, Any], path: str, *, of_flags: bool) -> Iterator[Problem]:
+def _problems(fields: dict[str, Any], path: str, *, of_flags: bool) -> Iterator[Problem]:
     try:
         Config.model_validate(fields, by_alias=True, by_name=False)
     except ValidationError as error:

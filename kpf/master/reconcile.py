@@ -124,6 +124,8 @@ class Reconciler:
         finally:
             occupied = self._occupied.problems(self.desired)
             self._report((*snapshot.problems, *self.desired.problems, *occupied))
+        if full:
+            self._schedule.synced_in_full()
         if steps:
             log.log(
                 logging.INFO if full else logging.DEBUG,

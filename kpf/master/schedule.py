@@ -47,6 +47,11 @@ class Schedule:
             self._full_due_s = self._begun_s + FULL_SYNC_INTERVAL_S
         return is_full_due
 
+    def synced_in_full(self) -> None:
+        """The sync that has begun last was a full one: an hour from then, unless one was requested meanwhile."""
+        if self._full_due_s >= self._begun_s:
+            self._full_due_s = self._begun_s + FULL_SYNC_INTERVAL_S
+
     @property
     def is_backing_off(self) -> bool:
         """What has failed is not to be tried again yet."""

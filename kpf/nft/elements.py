@@ -47,10 +47,10 @@ def portal_elements(portal: Portal | NodePort, action: Action) -> list[Element]:
 
 def off_node_elements(portal: Portal | NodePort, action: Action) -> list[Element]:
     """What makes a portal do that for those who come from elsewhere; they are never masqueraded."""
-    found = [_action_element(portal, action, "off-")]
+    found = [_action_element(portal, action, "far-")]
     if not isinstance(action, Verdict):
         # and whatever verdict there is for everybody is not for them
-        found.append((_key("off-verdict", portal), Pass.PASS))
+        found.append((_key("far-verdict", portal), Pass.PASS))
     return found
 
 
@@ -73,8 +73,8 @@ def _key(kind: str, portal: Portal | NodePort) -> Key:
 
 
 def sources_element(portal: Portal) -> Element:
-    """What sends a portal's new connections through its guard's chain first."""
-    return _key("ranges", portal), Jump(sources_chain_of(portal))
+    """What sends a portal's new connections through the chain of its source ranges first."""
+    return _key("guards", portal), Jump(sources_chain_of(portal))
 
 
 def hairpin_element(address: IPAddress) -> Element:

@@ -1,8 +1,8 @@
 """Chains of their own: of frontends that the kernel forwards to, and of portals with source ranges. Pure.
 
 A frontend without affinity is one rule: the kernel's counter (numgen) says who is next, exact over all CPUs, and
-an anonymous map has the endpoints. With affinity each endpoint has a chain, and a dynamic set of the clients that are
-that stay with it: an endpoint that goes takes its affinity entries along, and those of the others are not touched.
+an anonymous map has the endpoints. With affinity each endpoint has a chain, and a dynamic set of the clients that
+stay with it: an endpoint that goes takes its affinity entries along, and those of the others are not touched.
 """
 
 from collections.abc import Iterator, Mapping
@@ -38,7 +38,7 @@ def affinity_chain_of(key: FrontendKey, endpoint: SocketAddress) -> str:
 
 def sources_chain_of(portal: Portal) -> str:
     """The name of the chain of a portal with source ranges. A name may have no colons."""
-    return f"range/{str(portal.address).replace(':', '.')}/{portal.protocol.lower()}/{portal.port}"
+    return f"guard/{str(portal.address).replace(':', '.')}/{portal.protocol.lower()}/{portal.port}"
 
 
 @dataclass(frozen=True, slots=True)

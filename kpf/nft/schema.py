@@ -1,7 +1,8 @@
 """The table as data: chains and rules that hardly change, sets and maps whose elements carry the state. Pure.
 
-Both the netlink messages (`encode`) and the text for people (`text`) are made of this. What the kernel forwards by
-itself has a chain of its own, and portals with source ranges have one (`forwards`).
+Both the netlink messages (`encode`) and the text for people (`text`) are made of this. Names in the kernel outlive
+those in the code: a daemon fills the table of the one before it in place only where both call its parts the same. What
+the kernel forwards by itself has a chain of its own, and portals with source ranges have one (`forwards`).
 
 A new connection passes, in prerouting or, from this node's own processes but the workers, in output:
   -110  it goes to a proxy address of kpf's own, which is for portals only; its portal does not want its source, or has
@@ -18,7 +19,7 @@ through output. A TCP segment that is no SYN and new to conntrack belongs to a c
 whose entry was lost: sent to an address of this node it is left alone, as that may be the near end of a connection to
 elsewhere from the port of a portal; sent to any other address it goes to the proxy port, where its connection is.
 
-`off-*` are for what is off-node: what comes neither from this node's processes nor from its pods. They are asked first:
+`far-*` are for what is off-node: what comes neither from this node's processes nor from its pods. They are asked first:
 with external policy Local, others than these get other endpoints. For them nothing else is asked then.
 """
 
@@ -34,8 +35,8 @@ from kpf.nft.objects import Chain, Hook, Rule, Set
 from kpf.uapi.netfilter import NF_INET
 
 TABLE = "kpf"
-REFUSE, SOURCE_RANGES = "refuse", "ranges"
-REDIRECTS, OFF_NODE_REDIRECTS, OFF_NODE_VERDICTS = "redirects", "off-redirects", "off-verdicts"
+REFUSE, SOURCE_RANGES = "refuse", "guards"
+REDIRECTS, OFF_NODE_REDIRECTS, OFF_NODE_VERDICTS = "redirects", "far-redirects", "far-verdicts"
 VERDICTS_OUTPUT, REDIRECTS_OUTPUT = "verdicts-output", "redirects-output"
 MASQUERADE_ALWAYS, MASQUERADE_FOREIGN, MASQUERADES = "masquerade-always", "masquerade-foreign", "masquerades"
 
@@ -59,13 +60,13 @@ def sets() -> tuple[Set, ...]:
 
 def _sets(family: Family) -> Iterator[Set]:
     address = ADDRESS_TYPE[family]
-    for kind in ("verdict", "direct", "masquerade", "off-verdict", "off-direct"):
+    for kind in ("verdict", "direct", "masquerade", "far-verdict", "far-direct"):
         yield Set(name_of(kind, family), (address, TYPE_PROTOCOL, TYPE_PORT), TYPE_VERDICT)
         yield Set(name_of(f"{kind}-node-ports", family), (TYPE_PROTOCOL, TYPE_PORT), TYPE_VERDICT)
-    for kind in ("proxy", "off-proxy"):
+    for kind in ("proxy", "far-proxy"):
         yield Set(name_of(kind, family), (address, TYPE_PORT), TYPE_PORT)
         yield Set(name_of(f"{kind}-node-ports", family), (TYPE_PORT,), TYPE_PORT)
-    yield Set(name_of("ranges", family), (address, TYPE_PROTOCOL, TYPE_PORT), TYPE_VERDICT)
+    yield Set(name_of("guards", family), (address, TYPE_PROTOCOL, TYPE_PORT), TYPE_VERDICT)
     yield Set(name_of("hairpins", family), (address, address))
     yield Set(name_of("cluster-ips", family), (address,))
     yield Set(name_of("listening", family), (address, TYPE_PORT))
@@ -79,12 +80,12 @@ def chains(rules: Rules) -> Iterator[Chain]:
     yield Chain(MASQUERADE_ALWAYS, ((st.mark_for_masquerade(),),))
     yield Chain(MASQUERADE_FOREIGN, tuple(_masquerade_foreign(rules)))
     yield Chain(SOURCE_RANGES, tuple(_source_ranges(rules)))
-    yield Chain(OFF_NODE_VERDICTS, (*_own_leave(rules), *_verdicts("off-verdict")))
+    yield Chain(OFF_NODE_VERDICTS, (*_own_leave(rules), *_verdicts("far-verdict")))
     yield Chain("verdicts", tuple(_verdicts("verdict")))
     for family in Family:
-        yield Chain(_ports_chain("off-", family), tuple(_node_ports_off_node(rules, family)))
+        yield Chain(_ports_chain("far-", family), tuple(_node_ports_off_node(rules, family)))
         yield Chain(_ports_chain("", family), tuple(_node_ports(rules, family)))
-    yield Chain(OFF_NODE_REDIRECTS, (*_own_leave(rules), *_redirects(rules, "off-")))
+    yield Chain(OFF_NODE_REDIRECTS, (*_own_leave(rules), *_redirects(rules, "far-")))
     yield Chain(REDIRECTS, tuple(_redirects(rules, "")))
     yield Chain("undefined-ports", tuple(_undefined_ports()))
     yield from _base_chains(rules)
@@ -125,7 +126,7 @@ def _source_ranges(rules: Rules) -> Iterator[Rule]:
     for address in sorted(rules.own_addresses, key=lambda one: one.packed):
         yield st.sent_to(address), st.not_redirected(), st.goto(REFUSE)
     for family in Family:
-        yield st.family(family), st.address_verdict(family, name_of("ranges", family))
+        yield st.family(family), st.address_verdict(family, name_of("guards", family))
 
 
 def _own_leave(rules: Rules) -> Iterator[Rule]:
@@ -189,8 +190,8 @@ def _node_ports(rules: Rules, family: Family) -> Iterator[Rule]:
 
 
 def _node_ports_off_node(rules: Rules, family: Family) -> Iterator[Rule]:
-    yield (st.port_verdict(name_of("off-direct-node-ports", family)),)
-    yield from _proxied_node_ports(rules, family, "off-proxy-node-ports")
+    yield (st.port_verdict(name_of("far-direct-node-ports", family)),)
+    yield from _proxied_node_ports(rules, family, "far-proxy-node-ports")
 
 
 def _proxied_node_ports(rules: Rules, family: Family, kind: str) -> Iterator[Rule]:
@@ -208,7 +209,7 @@ _OF_NODE = {
     OFF_NODE_VERDICTS,
     OFF_NODE_REDIRECTS,
     REDIRECTS,
-    *(_ports_chain(prefix, family) for prefix in ("", "off-") for family in Family),
+    *(_ports_chain(prefix, family) for prefix in ("", "far-") for family in Family),
 }
 
 

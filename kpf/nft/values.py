@@ -19,7 +19,7 @@ class Goto:
 
 @dataclass(frozen=True, slots=True)
 class Jump:
-    """To a guard's chain, or one that marks; it comes back if that has no verdict."""
+    """To a chain of source ranges, or one that marks; it comes back if that has no verdict."""
 
     code: ClassVar[int] = NFT.JUMP
     chain: str

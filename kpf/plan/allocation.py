@@ -188,7 +188,12 @@ def allocation_of(
         # else a ClusterIP that is this node's own address would close all other ports of the node
         cluster_ips=ownership.cluster_ips - facts.local_addresses,
         node_port_numbers=frozenset(one.port for one in ownership.node_ports if one.protocol is Protocol.TCP),
-        problems=(*ownership.problems, *_unserved(ownership, listeners, left_out or {}), *problems),
+        problems=(
+            *ownership.problems,
+            *_unserved(ownership, listeners, left_out or {}),
+            *problems,
+            *ownership.refused_health_checks,
+        ),
     )
 
 

@@ -25,7 +25,8 @@ class Ownership:
     `claims`: what each Service asks for. `claimants`: of each portal; the first one owns it. `owned`: the portals that
     each Service owns, one at least. `contested`: those with several claimants. `proxied`: the frontends that owned
     portals lead to and that need a proxy port, with their Service. `addresses`: those of all portals but the node
-    ports. `health_check_ports`: that are asked for; `health_checks`: of each that is served, its Service.
+    ports. `health_check_ports`: that are asked for; `health_checks`: of each that is served, its Service;
+    `refused_health_checks`: the problems of the others.
     """
 
     claims: Mapping[ObjectName, Claims] = field(default_factory=dict)
@@ -39,6 +40,7 @@ class Ownership:
     health_check_ports: frozenset[int] = frozenset()
     health_checks: Mapping[int, ObjectName] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    refused_health_checks: tuple[Problem, ...] = ()
 
     def claims_of(self, key: FrontendKey) -> Claims:
         """All that the frontend's Service asks for."""
@@ -120,7 +122,8 @@ def _ownership(
         cluster_ips=frozenset(chain.from_iterable(one.cluster_ips for one in claims.values())),
         health_check_ports=check_ports,
         health_checks=health_checks,
-        problems=(*_conflicts(claims, [claimants[portal] for portal in contested]), *refused),
+        problems=tuple(_conflicts(claims, [claimants[portal] for portal in contested])),
+        refused_health_checks=tuple(refused),
     )
 
 

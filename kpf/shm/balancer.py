@@ -184,7 +184,7 @@ class Balancer:
     def suspect(self, frontend: int, identity: int, until_ms: int) -> None:
         """A dial is silent for longer than is normal, and another one has answered.
 
-        Turns pass over the member until the dial is over.
+        Picks pass over the member until the dial is over.
         """
         words, record = self._words, self._layout.member(identity & SLOT_MASK)
         lockf(self._descriptor, LOCK_EX, 1, frontend)

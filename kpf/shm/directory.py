@@ -142,7 +142,7 @@ class Directory:
         """Make places free that nobody refers to any more. Happens by itself, once a second when there are changes."""
         self._collected_ms = self._clock()
         for slot, frontend in list(self._retired.items()):
-            if self._observer.frontend(slot).active == 0:
+            if self._observer.active(slot) == 0:
                 del self._retired[slot]
                 self._free_frontend(slot, frontend)
         for member in [member for member in self._departed if self._observer.member_sum(member, M_ACTIVE) == 0]:

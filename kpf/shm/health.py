@@ -38,7 +38,7 @@ def probed(health: int, now_ms: int) -> int:
 
 
 def failed(health: int, now_ms: int) -> int:
-    """Shut out for 1 s, doubling to 10 s. Dials that began before it was are the same failure, not another one."""
+    """Ejected for 1 s, doubling to 10 s. Dials that began before it was are the same failure, not another one."""
     if is_ejected(health, now_ms) and not health & PROBING:
         return health
     ejected_ms = min(max((health & FOR_MASK) * 2, EJECTION_FIRST_MS), EJECTION_LAST_MS)

@@ -52,8 +52,8 @@ KEEP_LIST = (1 << 62) - (1 << 20)  # offset and count
 # (ms) all of these are ejected for sure.
 NOTED_MEMBERS = 64
 
-# A member's record. Identity: 64 bit, serial << 24 | slot, never used again; 0 once it has left the list. Usual: how
-# long its answers take (ms); 0: not longer than a dial waits anyway.
+# A member's record. Identity: 64 bit, serial << 24 | slot, never used again; 0 once it has left the list. Connect time:
+# how long its answers take (ms); 0: not longer than a dial waits anyway.
 IDENTITY, ADDRESS, PORT, HEALTH, CONNECT_TIME = 0, 1, 3, 4, 5
 MEMBER_WORDS = 8
 SLOT_MASK = (1 << 24) - 1

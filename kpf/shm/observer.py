@@ -85,14 +85,13 @@ class Observer:
         self._words, self._layout = region.words, region.layout
 
     def frontend(self, slot: int) -> FrontendView:
-        """By its slot. `active` may be a connection too high for a moment, never too low."""
-        # what has ended was counted before: the total is read after it
-        ended = self.frontend_sum(slot, F_ENDED)
+        """By its slot."""
+        active = self.active(slot)
         counts = self._sums(self._layout.frontend_counter, slot, FRONTEND_COUNTERS)
         record = self._layout.frontend(slot)
         return FrontendView(
             total=counts[F_TOTAL],
-            active=counts[F_TOTAL] - ended,
+            active=active,
             bytes_in=counts[F_BYTES_IN],
             bytes_out=counts[F_BYTES_OUT],
             retries=counts[F_RETRIES],
@@ -101,6 +100,12 @@ class Observer:
             affinity_entries=self._words[record + AFFINITY_ENTRIES],
             affinity_evictions=self._words[record + EVICTIONS],
         )
+
+    def active(self, slot: int) -> int:
+        """Connections of a frontend that have begun and not ended; one too many for a moment, never too few."""
+        # what has ended was counted before: the total is read after it
+        ended = self.frontend_sum(slot, F_ENDED)
+        return self.frontend_sum(slot, F_TOTAL) - ended
 
     def member(self, member: int, address: Address, *, now_ms: int) -> MemberView:
         """By its slot, and whether it is ejected at `now_ms` (CLOCK_MONOTONIC). `address` is passed on."""

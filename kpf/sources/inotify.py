@@ -1,4 +1,4 @@
-"""EventCorrelator changes in a directory by inotify, on the event loop; by looking each second where inotify is short.
+"""Notices changes in a directory by inotify, on the event loop; by looking each second where inotify is short.
 
 Rules: level-triggered: an event says only that it is worth looking again. Before each yield everything on the way to
 the directory is watched, so that nothing which happens after the look is missed: the directory may be deleted and

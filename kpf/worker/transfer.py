@@ -81,7 +81,7 @@ class Transfer:
         return True
 
     def splice(self, half: Half) -> bool:
-        """Fill an empty pipe, for `_flush`. False if there is nothing to do for now."""
+        """Fill an empty pipe, for `flush`. False if there is nothing to do for now."""
         pipe = self._pipes.take()
         if pipe is None:
             half.state &= ~SPLICING

@@ -69,9 +69,9 @@ class Figures:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._round_robin: dict[tuple[str, str], list[Turn]] = {}
+        self._turns: dict[tuple[str, str], list[Turn]] = {}
         for turn in run.turns:
-            self._round_robin.setdefault((turn.case, turn.subject), []).append(turn)
+            self._turns.setdefault((turn.case, turn.subject), []).append(turn)
 
     @property
     def base(self) -> str:
@@ -95,7 +95,7 @@ class Figures:
 
     def subjects(self, case: str) -> list[str]:
         """Who was measured, in the order of the tables."""
-        return [name for name in self.run.titles() if (case, name) in self._round_robin]
+        return [name for name in self.run.titles() if (case, name) in self._turns]
 
     def of(self, case: str, subject: str, quantity: Quantity) -> Spread | None:
         """Over all rounds; None where there is nothing without errors."""
@@ -103,13 +103,13 @@ class Figures:
 
     def user_part(self, case: str, subject: str) -> float | None:
         """How much (0..1) of its CPU a subject spent in user space, over all turns: a single one has too few ticks."""
-        turns = [turn for turn in self._round_robin.get((case, subject), []) if not turn.errors]
+        turns = [turn for turn in self._turns.get((case, subject), []) if not turn.errors]
         whole = sum(turn.user_s + turn.system_s for turn in turns)
         return sum(turn.user_s for turn in turns) / whole if whole else None
 
     def values(self, case: str, subject: str, quantity: Quantity) -> dict[int, float]:
         """By round; without turns that had errors, and where there is nothing of the kind."""
-        turns = self._round_robin.get((case, subject), [])
+        turns = self._turns.get((case, subject), [])
         values = {turn.round: quantity(turn) for turn in turns if not turn.errors and turn.units}
         return {round_: value for round_, value in values.items() if value is not None}
 
@@ -133,5 +133,5 @@ class Figures:
 
     def errors(self, case: str, subject: str) -> tuple[int, Counter[str]]:
         """How many turns had errors, and which."""
-        turns = [turn for turn in self._round_robin.get((case, subject), []) if turn.errors]
+        turns = [turn for turn in self._turns.get((case, subject), []) if turn.errors]
         return len(turns), sum((Counter(turn.errors) for turn in turns), Counter())

@@ -104,7 +104,7 @@ MUTANTS = (
         "kpf/worker/racing.py",
         "            choice = self._balancer.pick_hedge(frontend, retry.tried, now_ms)",
         "            choice = self._balancer.pick(frontend, dial.host, retry.tried, now_ms)",
-        (f"{SLOW}::test_who_is_pinned_to_a_far_one_stays_when_a_near_one_answers_first",),
+        (f"{SLOW}::test_who_is_kept_at_a_far_one_stays_when_a_near_one_answers_first",),
     ),
     Mutant(
         "silence beside an answer shuts nobody out",

@@ -4,7 +4,7 @@ from tests.mutants import Mutant
 
 UNREAD = "tests/e2e/test_unread_log.py"
 STDERR = "tests/test_stderr.py"
-SHORTAGE = "tests/test_watch_shortage.py"
+SHORTAGE = "tests/test_inotify_shortage.py"
 NETLINK = "tests/test_netlink_socket.py"
 BUSY = "tests/e2e/test_busy_kernel.py"
 

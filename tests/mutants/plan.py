@@ -192,7 +192,7 @@ MUTANTS = (
         "kpf/plan/desired.py",
         "    if not allocation.same_portals(was):",
         "    if False:",
-        ("tests/test_plan_desired.py::test_what_may_be_a_portal_of_another_node_may_return",),
+        ("tests/test_plan_desired.py::test_what_may_be_a_portal_of_another_node_may_loop",),
     ),
     Mutant(
         "a proxied connection does not survive the loss of its conntrack entry",

@@ -49,7 +49,7 @@ MUTANTS = (
         "a list takes effect before it is written",
         "kpf/shm/directory.py",
         "        for index, member in enumerate(slots, start):\n            words[index] = member\n",
-        "        words[at] = offset << OFFSET_SHIFT | len(new) << COUNT_SHIFT | turn\n"
+        "        words[at] = offset << OFFSET_SHIFT | len(new) << COUNT_SHIFT | cursor\n"
         "        for index, member in enumerate(slots, start):\n            words[index] = member\n",
         (f"{BALANCER}::test_a_list_that_was_half_written_is_nobodys",),
     ),

@@ -51,7 +51,7 @@ MUTANTS = (
         "one cluster IP that cannot be read makes the Service malformed",
         "kpf/sources/services.py",
         "        if address is None:\n            continue\n        if family_of",
-        "        if address is None:\n            raise MalformedError(mistakes)\n        if family_of",
+        "        if address is None:\n            raise MalformedError(field_errors)\n        if family_of",
         (MISTAKES,),
     ),
     Mutant(

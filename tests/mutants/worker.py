@@ -73,11 +73,11 @@ MUTANTS = (
         ("tests/test_shm_balancer.py::test_what_is_noted_during_a_probe_does_not_outlast_its_failure",),
     ),
     Mutant(
-        "a losing gives its member's place away before it has told",
+        "a losing dial gives its member's place away before it has told",
         "kpf/worker/losing.py",
         "        self._sessions.extra -= 1\n        if error:\n",
         "        self._sessions.extra -= 1\n        words[choice.active] -= 1\n        if error:\n",
-        ("tests/test_worker_life.py::test_a_lesson_is_counted_for_its_member_until_all_is_told",),
+        ("tests/test_worker_life.py::test_a_losing_dial_is_counted_for_its_member_until_all_is_told",),
     ),
     Mutant(
         "the master does not tell again",
@@ -153,7 +153,7 @@ MUTANTS = (
     ),
     Mutant(
         "a table that has states which there are not",
-        "kpf/worker/states.py",
+        "kpf/worker/phases.py",
         "Phase.ENDED: frozenset({0, NAGLING, URGENT}),",
         "Phase.ENDED: frozenset({0, NAGLING, URGENT, SPLICING}),",
         (f"{STATES}::test_every_legal_state_is_reached",),

@@ -15,7 +15,7 @@ FROM_THE_ENVIRONMENT = (
 _SCHEMES = ("http", "https")
 
 
-def url_mistake(given: object, *, example: str, login: bool = False) -> str:
+def url_problem(given: object, *, example: str, login: bool = False) -> str:
     """What is wrong with an http or https URL, "" if nothing. `login`: it may hold a user and a password.
 
     No message holds a password.
@@ -34,11 +34,11 @@ def url_mistake(given: object, *, example: str, login: bool = False) -> str:
         return f"{wanted}: {shown(parts.scheme)} is not supported"
     if parts.username is not None and not login:
         return f"{wanted}, without a user and a password"
-    host = host_mistake(parts.hostname)
+    host = host_problem(parts.hostname)
     return f"its host {host}" if host else ""
 
 
-def host_mistake(given: object) -> str:
+def host_problem(given: object) -> str:
     """What is wrong with a name or an address of a host, "" if nothing."""
     wanted = f"must be the name of a host, not {shown(given)}"
     if not isinstance(given, str) or not given or not _is_plain(given):

@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 from kpf.documents import DocumentError, parse_yaml
 from kpf.model.snapshot import Problem
-from kpf.sources.api.address import host_mistake, url_mistake
+from kpf.sources.api.address import host_problem, url_problem
 from kpf.sources.messages import message_of
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -131,7 +131,7 @@ def read_kubeconfig(path: str, server: str) -> Context:
     return _complete(Context(path, cluster, user, (path,)), at_cluster, f"users[{user_name}].user")
 
 
-def mistake(context: Context, error: ValidationError, *, within: str = "") -> AccessError:
+def problem_of(context: Context, error: ValidationError, *, within: str = "") -> AccessError:
     """What is wrong first with a value that has the wrong shape. `within`: the field that has it."""
     first = error.errors(include_url=False)[0]
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
@@ -148,15 +148,15 @@ def mistake(context: Context, error: ValidationError, *, within: str = "") -> Ac
 def _check_addresses(context: Context, at_cluster: str) -> None:
     """Of the server, its proxy, and the name in its certificate. Raises `AccessError`."""
     cluster = context.cluster
-    mistakes = {"server": url_mistake(cluster.get("server"), example="https://10.0.0.1:6443")}
+    found = {"server": url_problem(cluster.get("server"), example="https://10.0.0.1:6443")}
     # as in client-go: an empty one is none
     if proxy := cluster.get("proxy-url", ""):
-        mistakes["proxy-url"] = url_mistake(proxy, example="http://10.0.0.2:3128", login=True)
+        found["proxy-url"] = url_problem(proxy, example="http://10.0.0.2:3128", login=True)
     if name := cluster.get("tls-server-name", ""):
-        mistakes["tls-server-name"] = host_mistake(name)
-    for field, mistake_of_it in mistakes.items():
-        if mistake_of_it:
-            raise context.problem(f"{at_cluster}.{field}", mistake_of_it)
+        found["tls-server-name"] = host_problem(name)
+    for field, message in found.items():
+        if message:
+            raise context.problem(f"{at_cluster}.{field}", message)
 
 
 def _document(path: str) -> Fields:
@@ -174,7 +174,7 @@ def _document(path: str) -> Fields:
     except ValidationError as error:
         if not isinstance(found, dict):
             raise fail("", "is no kubeconfig: it must be one mapping of kind Config") from None
-        raise mistake(Context(path, {}, {}, ()), error) from None
+        raise problem_of(Context(path, {}, {}, ()), error) from None
     assert isinstance(found, dict)
     return found
 

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, w
 # pydantic: typing.TypedDict will do from Python 3.12 on
 from typing_extensions import TypedDict
 
-from kpf.sources.api.kubeconfig import Context, checked_token, mistake
+from kpf.sources.api.kubeconfig import Context, checked_token, problem_of
 from kpf.sources.messages import short
 
 STDOUT, STDERR = 1, 2
@@ -67,7 +67,7 @@ def plugin_of(context: Context) -> Plugin | None:
     try:
         return _PLUGIN.validate_python(context.user["exec"])
     except ValidationError as error:
-        raise mistake(context, error, within="exec") from None
+        raise problem_of(context, error, within="exec") from None
 
 
 async def with_credentials(context: Context) -> Context:
