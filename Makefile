@@ -6,7 +6,7 @@ PYTHON ?= $(shell for one in python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test soak mutants figures perf lint clean
+.PHONY: demo test soak mutants figures perf lint lock dist clean
 
 demo: .venv/installed
 	$(BIN)/kpf demo
@@ -31,21 +31,37 @@ lint: .venv/tested
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/vulture \
 		&& $(BIN)/lint-imports --config setup.cfg
 
+# requirements.lock anew: the newest versions that pyproject.toml allows, for any Python that it does. Then `make test`.
+lock: .venv/bin/python
+	$(PIP) uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
+
+# dist/: the sdist, and the wheel made from it
+dist: .venv/bin/python
+	$(PIP) build
+	rm -rf dist
+	$(BIN)/python -m build
+
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "kpf needs Python >= 3.11 with venv and pip (Debian: apt install python3-venv)"; exit 1; }
 	$(PYTHON) -m venv .venv
 
-.venv/installed: pyproject.toml | .venv/bin/python
+.venv/locked: requirements.lock | .venv/bin/python
+	$(PIP) --require-hashes --requirement requirements.lock
+	touch $@
+
+.venv/installed: pyproject.toml .venv/locked
 	$(PIP) --editable .
 	touch $@
 
-.venv/tested: pyproject.toml | .venv/bin/python
+.venv/tested: pyproject.toml .venv/locked
 	$(PIP) --editable '.[test]'
 	touch $@ .venv/installed
 
-.venv/measured: pyproject.toml | .venv/bin/python
+.venv/measured: pyproject.toml .venv/locked
 	$(PIP) --editable '.[perf]'
 	touch $@ .venv/installed
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

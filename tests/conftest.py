@@ -26,6 +26,7 @@ PURE_PREFIXES = (
     "test_cli",
     "test_config",
     "test_decode",
+    "test_distribution",
     "test_documents",
     "test_examples",
     "test_manifests",
@@ -35,6 +36,7 @@ PURE_PREFIXES = (
     "test_plan",
     "test_reflector",
     "test_supervisor",
+    "test_systemd_install",
 )
 
 

@@ -1,5 +1,6 @@
 """examples/kubernetes against what it must agree with: the API's own models, kpf's code, the systemd unit."""
 
+import json
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -183,8 +184,16 @@ def test_the_image_has_what_the_package_is_made_of() -> None:
     copied = {Path(one) for name, *words in containerfile() if name == "COPY" for one in words[:-1]}
     copied = {one for one in copied if not one.is_absolute() and not str(one).startswith("--")}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert {Path("pyproject.toml"), Path(project["readme"]), Path("kpf")} <= copied
+    needed = ("pyproject.toml", project["readme"], *project["license-files"], "kpf")
+    assert set(map(Path, needed)) <= copied
     assert all((ROOT / one).exists() for one in copied)
+
+
+def test_the_image_has_the_versions_that_were_tested() -> None:
+    runs = [json.loads("".join(words)) for name, *words in containerfile() if name == "RUN"]
+    of_lock, of_kpf = [arguments for _, command, *arguments in runs if command == "install"]
+    assert of_lock[-3:] == ["--require-hashes", "--requirement", "/src/requirements.lock"]
+    assert of_kpf[-2:] == ["--no-deps", "/src"]
 
 
 def test_the_image_has_one_python_throughout_and_kpf_takes_it() -> None:
