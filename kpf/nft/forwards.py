@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from kpf.model.names import FrontendKey, IPNetwork, SocketAddress
 from kpf.model.rules import Forward, Portal
+from kpf.nft import nat
 from kpf.nft import statements as st
 from kpf.nft.datatypes import ADDRESS_TYPE, SIZES, TYPE_PORT, TYPE_VERDICT, VERDICT_SIZE, concatenated
 from kpf.nft.objects import Chain, Set
@@ -71,12 +72,12 @@ def parts(key: FrontendKey, forward: Forward, *, identifier: int, start: int) ->
 
 def _balanced(key: FrontendKey, endpoints: tuple[SocketAddress, ...], identifier: int) -> Parts:
     if len(endpoints) == 1:
-        return Parts((), (Chain(chain_of(key), ((_protocol(key), st.forward_to(endpoints[0])),)),), None)
+        return Parts((), (Chain(chain_of(key), ((_protocol(key), nat.forward_to(endpoints[0])),)),), None)
     values = tuple(one.address.packed + one.port.to_bytes(2, "big") + b"\0\0" for one in endpoints)
     types = (ADDRESS_TYPE[key.family], TYPE_PORT)
     endpoints_map = AnonymousMap(identifier, values, concatenated(types), sum(SIZES[one] for one in types))
     shown = ", ".join(f"{index} : {one.address} . {one.port}" for index, one in enumerate(endpoints))
-    forwarded = st.forward_in_turn(key.family, len(endpoints), endpoints_map.NAME, identifier, shown)
+    forwarded = nat.forward_in_turn(key.family, len(endpoints), endpoints_map.NAME, identifier, shown)
     return Parts((), (Chain(chain_of(key), ((_protocol(key), forwarded),)),), endpoints_map)
 
 
@@ -100,7 +101,7 @@ def _endpoint_chain(key: FrontendKey, endpoint: SocketAddress, timeout_s: int) -
     name = affinity_chain_of(key, endpoint)
     # an update that finds the set full ends its rule, so it has one of its own
     remembered = st.family(key.family), st.remember_source(key.family, name, timeout_s)
-    return Chain(name, (remembered, (_protocol(key), st.forward_to(endpoint))))
+    return Chain(name, (remembered, (_protocol(key), nat.forward_to(endpoint))))
 
 
 def _protocol(key: FrontendKey) -> Statement:

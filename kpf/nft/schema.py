@@ -29,6 +29,7 @@ from ipaddress import ip_network
 
 from kpf.model.names import Family
 from kpf.model.rules import Rules
+from kpf.nft import nat
 from kpf.nft import statements as st
 from kpf.nft.datatypes import ADDRESS_TYPE, TYPE_PORT, TYPE_PROTOCOL, TYPE_VERDICT
 from kpf.nft.objects import Chain, Hook, Rule, Set
@@ -77,7 +78,7 @@ def _sets(family: Family) -> Iterator[Set]:
 def chains(rules: Rules) -> Iterator[Chain]:
     """Those that are always there, in an order in which each is defined before it is referred to."""
     yield Chain(REFUSE, ((st.tcp(), st.reject_reset()), (st.reject_port_unreachable(),)))
-    yield Chain(MASQUERADE_ALWAYS, ((st.mark_for_masquerade(),),))
+    yield Chain(MASQUERADE_ALWAYS, ((nat.mark_for_masquerade(),),))
     yield Chain(MASQUERADE_FOREIGN, tuple(_masquerade_foreign(rules)))
     yield Chain(SOURCE_RANGES, tuple(_source_ranges(rules)))
     yield Chain(OFF_NODE_VERDICTS, (*_own_leave(rules), *_verdicts("far-verdict")))
@@ -145,12 +146,12 @@ def _own_pods_leave(rules: Rules) -> Iterator[Rule]:
 
 def _masquerade_foreign(rules: Rules) -> Iterator[Rule]:
     if rules.masquerade_all:
-        yield (st.mark_for_masquerade(),)
+        yield (nat.mark_for_masquerade(),)
         return
     yield from _own_pods_leave(rules)
     for family in Family:
         known = () if rules.own_pods.are_known(family) else (st.local_source(),)
-        yield st.family(family), *known, st.mark_for_masquerade()
+        yield st.family(family), *known, nat.mark_for_masquerade()
 
 
 def _local(family: Family) -> Rule:
@@ -173,7 +174,7 @@ def _redirects(rules: Rules, prefix: str) -> Iterator[Rule]:
     for family in Family:
         address = rules.proxy_addresses.get(family)
         if address is not None:
-            proxied = st.redirect_by_address(family, address, name_of(f"{prefix}proxy", family))
+            proxied = nat.redirect_by_address(family, address, name_of(f"{prefix}proxy", family))
             yield st.family(family), st.tcp(), proxied
         if not prefix:
             yield st.family(family), st.address_verdict(family, name_of("masquerade", family))
@@ -197,7 +198,7 @@ def _node_ports_off_node(rules: Rules, family: Family) -> Iterator[Rule]:
 def _proxied_node_ports(rules: Rules, family: Family, kind: str) -> Iterator[Rule]:
     address = rules.proxy_addresses.get(family)
     if address is not None:
-        yield st.tcp(), st.redirect_by_port(family, address, name_of(kind, family))
+        yield st.tcp(), nat.redirect_by_port(family, address, name_of(kind, family))
 
 
 _OF_NODE = {
@@ -234,9 +235,9 @@ def _guard() -> Iterator[Rule]:
 def _masquerade(rules: Rules) -> Iterator[Rule]:
     # what stays on this node needs no other source, and workers are dialled over lo too
     yield st.leaves_by_interface("lo"), st.leave()
-    yield st.marked_for_masquerade(), st.take_mark_away(), st.masquerade()
+    yield nat.marked_for_masquerade(), nat.take_mark_away(), nat.masquerade()
     if rules.masquerade_bridged:
-        yield st.redirected(), st.between_bridges(), st.masquerade()
+        yield st.redirected(), st.between_bridges(), nat.masquerade()
     for family in Family:
         own = st.source_and_destination_in(family, name_of("hairpins", family))
-        yield st.redirected(), st.family(family), own, st.masquerade()
+        yield st.redirected(), st.family(family), own, nat.masquerade()

@@ -4,13 +4,13 @@ Pure. Every statement leaves its registers to the next one.
 """
 
 import functools
-from ipaddress import IPv4Address, ip_network
+from ipaddress import ip_network
 from typing import NamedTuple
 
-from kpf.model.names import Family, IPAddress, IPNetwork, Protocol, SocketAddress, family_of
+from kpf.model.names import Family, IPAddress, IPNetwork, Protocol, family_of
 from kpf.netlink.nfnetlink import IPPROTO_OF
 from kpf.nft import expressions as ex
-from kpf.uapi.netfilter import IP_CT, IPS, NF, NF_NAT_RANGE, nf_ct_state_bit
+from kpf.uapi.netfilter import IP_CT, IPS, NF, nf_ct_state_bit
 from kpf.uapi.nf_expressions import NFT_CMP, NFT_CT, NFT_META, NFT_REJECT, NFT_REJECT_ICMPX, NFTA_FIB_F
 from kpf.uapi.nf_tables import NFT
 from kpf.uapi.rtnetlink import RTN
@@ -24,12 +24,10 @@ class Statement(NamedTuple):
     expressions: bytes
 
 
-# the bit by which Kubernetes' components mark what is to be masqueraded (kube-proxy's iptables.masqueradeBit is 14)
-MASQUERADE_MARK = 1 << 14
 # of TCP's header: FIN, SYN, RST and ACK together
 SYN, ANY_FLAG = 0x02, 0x17
 
-_PREFIX = {Family.IPV4: "ip", Family.IPV6: "ip6"}
+PREFIX = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 
 
 @functools.cache
@@ -109,7 +107,7 @@ def local_source() -> Statement:
 
 def _inside(one: Family, what: str, address: bytes, network: IPNetwork) -> Statement:
     shown = network.network_address if network.prefixlen == network.max_prefixlen else network
-    return Statement(f"{_PREFIX[one]} {what} {shown}", ex.family(one) + address + ex.inside(network))
+    return Statement(f"{PREFIX[one]} {what} {shown}", ex.family(one) + address + ex.inside(network))
 
 
 def source_inside(network: IPNetwork) -> Statement:
@@ -130,7 +128,7 @@ def not_to(network: IPNetwork) -> Statement:
     shown = network.network_address if network.prefixlen == network.max_prefixlen else network
     compared = ex.compare(network.network_address.packed, operator=NFT_CMP.NEQ)
     return Statement(
-        f"{_PREFIX[one]} daddr != {shown}",
+        f"{PREFIX[one]} daddr != {shown}",
         ex.family(one) + ex.destination(one) + ex.bitwise(mask, bytes(len(mask))) + compared,
     )
 
@@ -161,17 +159,17 @@ def between_bridges() -> Statement:
 
 def destination_in(one: Family, name: str) -> Statement:
     """The destination is in the set, of single addresses or of networks."""
-    return Statement(f"{_PREFIX[one]} daddr @{name}", ex.destination(one) + ex.lookup(name))
+    return Statement(f"{PREFIX[one]} daddr @{name}", ex.destination(one) + ex.lookup(name))
 
 
 def source_in(one: Family, name: str) -> Statement:
     """The source is in the set, of single addresses or of networks."""
-    return Statement(f"{_PREFIX[one]} saddr @{name}", ex.source(one) + ex.lookup(name))
+    return Statement(f"{PREFIX[one]} saddr @{name}", ex.source(one) + ex.lookup(name))
 
 
 def source_and_destination_in(one: Family, name: str) -> Statement:
     """The pair of both is in the set."""
-    prefix = _PREFIX[one]
+    prefix = PREFIX[one]
     key = ex.source(one) + ex.destination(one, ex.after(one))
     return Statement(f"{prefix} saddr . {prefix} daddr @{name}", key + ex.lookup(name))
 
@@ -179,13 +177,13 @@ def source_and_destination_in(one: Family, name: str) -> Statement:
 def destination_port_in(one: Family, name: str) -> Statement:
     """TCP destination address and port are in the set."""
     key = ex.destination(one) + ex.destination_port(ex.after(one))
-    return Statement(f"{_PREFIX[one]} daddr . tcp dport @{name}", key + ex.lookup(name))
+    return Statement(f"{PREFIX[one]} daddr . tcp dport @{name}", key + ex.lookup(name))
 
 
 def address_verdict(one: Family, name: str) -> Statement:
     """The verdict for destination address, protocol and port, if the map has one."""
     after = ex.after(one)
-    text = f"{_PREFIX[one]} daddr . meta l4proto . th dport vmap @{name}"
+    text = f"{PREFIX[one]} daddr . meta l4proto . th dport vmap @{name}"
     key = ex.destination(one) + ex.meta(NFT_META.L4PROTO, after) + ex.destination_port(after + 1)
     return Statement(text, key + ex.lookup(name, into=ex.VERDICT_REGISTER))
 
@@ -196,47 +194,6 @@ def port_verdict(name: str) -> Statement:
     return Statement(f"meta l4proto . th dport vmap @{name}", key + ex.lookup(name, into=ex.VERDICT_REGISTER))
 
 
-def _to_proxy(one: Family, address: IPAddress, key: bytes, name: str) -> bytes:
-    """Look the port up by `key` and rewrite the destination; a lookup that finds nothing ends the rule."""
-    register = ex.REGISTER + 8
-    load = ex.immediate(address.packed, register)
-    return key + ex.lookup(name, into=ex.REGISTER) + load + ex.dnat(one, register, ex.REGISTER)
-
-
-def redirect_by_address(one: Family, address: IPAddress, name: str) -> Statement:
-    """To the proxy address, at the port that the map has for TCP destination address and port, if it has one."""
-    key = ex.destination(one) + ex.destination_port(ex.after(one))
-    prefix = _PREFIX[one]
-    text = f"dnat {prefix} to {_bracketed(address)} : {prefix} daddr . tcp dport map @{name}"
-    return Statement(text, _to_proxy(one, address, key, name))
-
-
-def redirect_by_port(one: Family, address: IPAddress, name: str) -> Statement:
-    """To the proxy address, at the port that the map has for the TCP destination port, if it has one."""
-    text = f"dnat {_PREFIX[one]} to {_bracketed(address)} : tcp dport map @{name}"
-    return Statement(text, _to_proxy(one, address, ex.destination_port(ex.REGISTER), name))
-
-
-def _bracketed(address: IPAddress) -> str:
-    return str(address) if isinstance(address, IPv4Address) else f"[{address}]"
-
-
-def forward_to(endpoint: SocketAddress) -> Statement:
-    """To this address and port; replies come back as from where the client has sent to."""
-    one = family_of(endpoint.address)
-    address, port = ex.REGISTER, ex.after(one)
-    load = ex.immediate(endpoint.address.packed, address) + ex.immediate(endpoint.port.to_bytes(2, "big"), port)
-    nat = ex.dnat(one, address, port, flags=NF_NAT_RANGE.PROTO_SPECIFIED)
-    return Statement(f"dnat {_PREFIX[one]} to {endpoint}", load + nat)
-
-
-def forward_in_turn(one: Family, count: int, anonymous: str, set_id: int, shown: str) -> Statement:
-    """To one after the other of so many endpoints: those of an anonymous map under 0, 1, ...; `shown`: its elements."""
-    chosen = ex.numgen(count) + ex.lookup(anonymous, into=ex.REGISTER, set_id=set_id)
-    text = f"dnat {_PREFIX[one]} to numgen inc mod {count} map {{ {shown} }}"
-    return Statement(text, chosen + ex.dnat(one, ex.REGISTER, ex.after(one)))
-
-
 def go_in_turn(count: int, anonymous: str, set_id: int, shown: str) -> Statement:
     """To one after the other of so many chains."""
     chosen = ex.numgen(count) + ex.lookup(anonymous, into=ex.VERDICT_REGISTER, set_id=set_id)
@@ -245,33 +202,8 @@ def go_in_turn(count: int, anonymous: str, set_id: int, shown: str) -> Statement
 
 def remember_source(one: Family, name: str, timeout_s: int) -> Statement:
     """The source is in the set from now on, for so long after the last packet that comes here."""
-    text = f"update @{name} {{ {_PREFIX[one]} saddr timeout {timeout_s}s }}"
+    text = f"update @{name} {{ {PREFIX[one]} saddr timeout {timeout_s}s }}"
     return Statement(text, ex.source(one) + ex.update_set(name, timeout_s))
-
-
-def mark_for_masquerade() -> Statement:
-    """Set our bit of the packet's mark, and leave the others."""
-    bits = ex.bitwise(ex.word(~MASQUERADE_MARK & 0xFFFFFFFF), ex.word(MASQUERADE_MARK))
-    text = f"meta mark set meta mark | 0x{MASQUERADE_MARK:08x}"
-    return Statement(text, ex.meta(NFT_META.MARK) + bits + ex.set_meta(NFT_META.MARK))
-
-
-def take_mark_away() -> Statement:
-    """Clear our bit, and leave the others: what a tunnel wraps the packet into has its mark, and is not masqueraded."""
-    left = ~MASQUERADE_MARK & 0xFFFFFFFF
-    text = f"meta mark set meta mark & 0x{left:08x}"
-    return Statement(text, ex.meta(NFT_META.MARK) + ex.masked(left) + ex.set_meta(NFT_META.MARK))
-
-
-def marked_for_masquerade() -> Statement:
-    """Our bit of the mark is set. It is kube-proxy's, too, so it may be by that."""
-    marked = ex.meta(NFT_META.MARK) + ex.masked(MASQUERADE_MARK) + ex.compare(ex.word(MASQUERADE_MARK))
-    return Statement(f"meta mark & 0x{MASQUERADE_MARK:08x} == 0x{MASQUERADE_MARK:08x}", marked)
-
-
-def masquerade() -> Statement:
-    """The source becomes this node's, on the interface that the packet leaves by."""
-    return Statement("masquerade", ex.masquerade())
 
 
 def jump(chain: str) -> Statement:
