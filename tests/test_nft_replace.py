@@ -7,9 +7,10 @@ import pytest
 from kpf.lab.tables import delete_table
 from kpf.model.rules import Rules
 from kpf.nft import encode, schema
-from kpf.nft.datatypes import TYPE_PORT
+from kpf.nft.datatypes import TYPE_IP4, TYPE_PORT, TYPE_VERDICT
 from kpf.nft.kernel import Kernel
 from kpf.nft.objects import Hook, Set
+from kpf.nft.values import Jump
 from kpf.uapi.netfilter import NF_INET, NFPROTO
 from tests.test_nft_contract import FULL, expected, seen
 
@@ -78,6 +79,34 @@ def test_a_table_of_another_shape_is_made_anew() -> None:
         assert await seen(kernel) == expected(FULL)
         await kernel.delete()
         kernel.close()
+
+    asyncio.run(scene())
+
+
+def test_what_a_kpf_of_other_names_has_left_goes_and_the_table_stays() -> None:
+    """A map of its own, whose elements lead to a chain of its own."""
+
+    async def scene() -> None:
+        kernel = Kernel()
+        await kernel.replace(FULL)
+        handle, chains = await look()
+        older = Set("sources-ip4", (TYPE_IP4,), TYPE_VERDICT)
+        element = encode.element(bytes((10, 0, 0, 1)), Jump("sources/10.0.0.1"))
+        await kernel._commit(
+            [
+                encode.new_table(),
+                encode.new_chain("sources/10.0.0.1"),
+                encode.new_set(older, 1),
+                *encode.new_elements(older.name, [element]),
+            ]
+        )
+        successor = Kernel()
+        await successor.replace(FULL)
+        assert await look() == (handle, chains)
+        assert await seen(successor) == expected(FULL)
+        await successor.delete()
+        kernel.close()
+        successor.close()
 
     asyncio.run(scene())
 

@@ -81,9 +81,11 @@ def refilled_table(rules: Rules, present: Present) -> list[bytes]:
     else:
         messages.append(encode.flush_rules())
     wanted = set(forwards.names(rules.forwards, rules.source_ranges))
-    # what is referred to goes last; once all rules are gone that is nothing
+    gone = sorted(present.sets - wanted)
+    # what is referred to goes last: by rules, of which none is left, and by elements of another kpf's maps
+    messages += map(encode.flush_set, gone)
     messages += map(encode.delete_chain, sorted(present.chains - wanted))
-    messages += map(encode.delete_set, sorted(present.sets - wanted))
+    messages += map(encode.delete_set, gone)
     for one in static:
         messages += encode.new_rules(one)
     new = {key: forward for key, forward in rules.forwards.items() if key not in kept}

@@ -59,6 +59,13 @@ MUTANTS = (
         (f"{TRAFFIC}::test_what_workers_dial_is_no_portal",),
     ),
     Mutant(
+        "the maps of a kpf of other names keep its chains, so the table is made anew",
+        "kpf/nft/batch.py",
+        "    messages += map(encode.flush_set, gone)\n",
+        "",
+        ("tests/test_nft_replace.py::test_what_a_kpf_of_other_names_has_left_goes_and_the_table_stays",),
+    ),
+    Mutant(
         "a change of the workers' user is not told to the kernel",
         "kpf/nft/batch.py",
         "    return *asked, rules.worker_uid",
