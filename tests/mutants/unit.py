@@ -207,6 +207,13 @@ MUTANTS = (
         (f"{UNIT}::test_a_reload_checks_the_configuration_first",),
     ),
     Mutant(
+        "what a kpf that runs has made is cleaned up",
+        "kpf/commands/cleanup.py",
+        "asyncio.run(_delete_alone())",
+        "asyncio.run(_delete())",
+        ("tests/e2e/test_lifecycle.py::test_nothing_is_cleaned_up_beside_a_kpf_that_runs",),
+    ),
+    Mutant(
         "a bad manifest keeps the configuration from being read",
         "kpf/commands/check.py",
         "    if not config_only:\n",
