@@ -17,7 +17,7 @@ log = logging.getLogger("kpf")
 # far from what a datagram may have, and enough for a line
 STATUS_BYTES = 1000
 BEAT_S = 5.0
-# a start or a stop that is under way has this much time more, from each time on that it is said
+# a start that is under way has this much time more, from each time on that it is said
 START_EXTENSION_S = 60.0
 
 
