@@ -52,7 +52,12 @@ def _parser() -> _Parser:
         ("check", "validate configuration and manifests; print every problem"),
         ("render", "print the nftables ruleset that a daemon would make"),
     ):
-        _add_flags(commands.add_parser(name, help=text, description=text, allow_abbrev=False), _RUN_FLAGS)
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        _add_flags(command, _RUN_FLAGS)
+        if name == "check":
+            command.add_argument(
+                "--config-only", action="store_true", help="what a reload refuses: leave manifests alone"
+            )
     status = commands.add_parser("status", help="the state of the running daemon", allow_abbrev=False)
     status.add_argument("--json", action="store_true", help="as JSON")
     _add_flags(status, {"control-socket": _RUN_FLAGS["control-socket"]})
@@ -97,7 +102,7 @@ def _do(given: argparse.Namespace, flags: Mapping[str, str], usage_errors: Seque
         case "check":
             from kpf.commands.check import main as check
 
-            return check(flags, usage_errors)
+            return check(flags, usage_errors, config_only=given.config_only)
         case "render":
             from kpf.commands.render import main as render
 

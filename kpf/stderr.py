@@ -3,12 +3,17 @@
 Whoever is to read it may have stopped for good (a log driver that hangs), or the disk may be full. Setting O_NONBLOCK
 would change it for everybody who shares it. What finds the queue full is dropped and counted; once all that was queued
 has been written, a line says how many were dropped, and what comes after that is kept again. So the order stays.
+
+systemd's journal makes an entry of each line, with the priority that it begins with ("<3>": sd-daemon(3)). Lines that
+have none, such as a traceback's, get that of an error there.
 """
 
 import _thread
 import atexit
+import faulthandler
 import io
 import os
+import re
 import select
 import sys
 import threading
@@ -22,6 +27,7 @@ DRAIN_S = 0.5
 # a reader that is gone, or a disk that is full, may come right
 RETRY_S = 1.0
 DROPPED = "%d lines were dropped: nobody read standard error"
+_WITHOUT_PRIORITY = re.compile(r"^(?!<[0-7]>)", re.MULTILINE)
 
 
 class _Piece(NamedTuple):
@@ -34,12 +40,13 @@ class _Piece(NamedTuple):
 class StandardError(io.TextIOBase):
     """What is written goes to `descriptor` as whole lines. `note`: the line that says how many were dropped.
 
-    The thread begins with the first line.
+    `is_journal`: systemd's journal reads it. The thread begins with the first line.
     """
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self.note: Callable[[int], str] = lambda dropped: DROPPED % dropped
+        self.is_journal = _is_journal(descriptor)
         self._descriptor = descriptor
         self._queue: deque[_Piece] = deque()
         self._queued_bytes = self._dropped = 0
@@ -61,7 +68,7 @@ class StandardError(io.TextIOBase):
         with self._changed:
             whole, newline, self._rest = (self._rest + text).rpartition("\n")
             if newline:
-                self._put(whole + newline)
+                self._put(whole)
         return len(text)
 
     def flush(self) -> None:
@@ -71,17 +78,18 @@ class StandardError(io.TextIOBase):
         """Wait until all is written, but no longer than this."""
         with self._changed:
             if self._rest:
-                self._put(self._rest + "\n")
+                self._put(self._rest)
                 self._rest = ""
             if self._has_begun:
                 self._changed.wait_for(lambda: not self._queue and not self._dropped, timeout_s)
 
     def _put(self, text: str) -> None:
-        lines = text.count("\n")
+        """`text`: whole lines, without the end of the last one."""
+        lines = text.count("\n") + 1
         if self._dropped or self._queued_bytes >= QUEUE_BYTES or not self._begin():
             self._dropped += lines
             return
-        self._append(_Piece(text.encode(errors="backslashreplace"), lines))
+        self._append(text, lines)
         self._changed.notify_all()
 
     def _begin(self) -> bool:
@@ -101,7 +109,7 @@ class StandardError(io.TextIOBase):
                 self._changed.wait_for(lambda: self._queue or self._dropped)
                 if not self._queue:
                     # it stands for the lines that it tells of, and is lost as they are
-                    self._append(_Piece((self.note(self._dropped) + "\n").encode(), self._dropped))
+                    self._append(self.note(self._dropped), self._dropped)
                     self._dropped = 0
                 piece = self._queue[0]
             is_written = _write(self._descriptor, piece.data)
@@ -113,9 +121,21 @@ class StandardError(io.TextIOBase):
                     self._dropped += piece.lines
                     self._changed.wait(RETRY_S)
 
-    def _append(self, piece: _Piece) -> None:
+    def _append(self, text: str, lines: int) -> None:
+        if self.is_journal:
+            text = _WITHOUT_PRIORITY.sub("<3>", text)
+        piece = _Piece((text + "\n").encode(errors="backslashreplace"), lines)
         self._queue.append(piece)
         self._queued_bytes += len(piece.data)
+
+
+def _is_journal(descriptor: int) -> bool:
+    """As systemd.exec(5) says of $JOURNAL_STREAM: it may have been inherited, and standard error be another."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 def _write(descriptor: int, data: bytes) -> bool:
@@ -139,3 +159,5 @@ def install() -> None:
     if standard is not None and sys.stderr is standard:
         sys.stderr = made = StandardError(standard.fileno())
         atexit.register(made.drain)
+        # who hangs is ended by SIGABRT (systemd's watchdog): then it says where it was, as at SIGSEGV
+        faulthandler.enable(standard.fileno())

@@ -16,6 +16,7 @@ from pathlib import Path
 from kpf import cli, waiting
 from kpf.master import ending
 from kpf.netlink.socket import frames
+from kpf.observe import vitals
 from kpf.uapi.netlink import NETLINK
 from kpf.uapi.nfnetlink import NFNL_MSG_BATCH
 
@@ -52,9 +53,10 @@ class WaitingSocket(socket.socket):
         return self.fileno() >= 0 and self.family == socket.AF_NETLINK and self.proto == NETLINK.NETFILTER
 
 
-PATIENCE_S, TRANSACTION_S = 0.5, 1.5
+PATIENCE_S, TRANSACTION_S, SYNC_LIMIT_S = 0.5, 1.5, 0.5
 
 if __name__ == "__main__":
+    vitals.SYNC_LIMIT_S = SYNC_LIMIT_S
     waiting.PATIENCE_S, ending.TRANSACTION_S = PATIENCE_S, TRANSACTION_S
     WaitingSocket.path = Path(sys.argv.pop(1))
     socket.socket = WaitingSocket  # type: ignore[misc]

@@ -29,14 +29,16 @@ PURE_PREFIXES = (
     "test_distribution",
     "test_documents",
     "test_examples",
+    "test_journal",
     "test_manifests",
     "test_mutants",
     "test_peers.py",
     "test_perf_figures",
     "test_plan",
     "test_reflector",
+    "test_service_manager.py",
     "test_supervisor",
-    "test_systemd_install",
+    "test_systemd",
 )
 
 

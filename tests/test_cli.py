@@ -209,6 +209,25 @@ def test_check_prints_the_problems_of_the_plan(
     assert capsys.readouterr().out == "web.yaml: Service default/web: spec.clusterIPs: is taken\n"
 
 
+def test_check_of_the_configuration_alone_says_what_a_reload_would_refuse(
+    shop: Manifests, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.write_text("bad.yaml", "kind: [")
+    path = tmp_path / "kpf.yaml"
+    path.write_text(f"apiVersion: kpf.io/v1alpha1\nkind: KpfConfiguration\nmanifests: {shop.directory}\n")
+    arguments = ["check", "--config", str(path), "--config-only"]
+    assert cli.main(arguments[:-1]) == 2
+    assert "bad.yaml" in capsys.readouterr().out
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out == "no problems of the configuration\n"
+    path.write_text(path.read_text() + "workers: none\n")
+    assert cli.main(arguments) == 2
+    assert "workers: " in capsys.readouterr().out
+    # it is of the configuration of all sources
+    path.write_text("apiVersion: kpf.io/v1alpha1\nkind: KpfConfiguration\nclientConnection: {kubeconfig: /no/such}\n")
+    assert cli.main(arguments) == 0
+
+
 def test_check_of_a_directory_that_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "--manifests", "/no/such"]) == 2
     assert capsys.readouterr().out == "/no/such: cannot be read: No such file or directory\n"

@@ -14,7 +14,6 @@ from kpf.master import lock
 from kpf.master.lock import AlreadyRunningError, DaemonLock
 from kpf.net import credentials
 from kpf.net.credentials import OVERFLOW_ID, Peer
-from kpf.observe.notify import notify
 from tests.strangers import UID, stranger
 
 
@@ -50,27 +49,6 @@ def test_orphans_are_dismissed_only_after_the_takeover() -> None:
         held.release()
 
     asyncio.run(scene())
-
-
-@pytest.mark.parametrize("address", ["plain", "@abstract"])
-def test_readiness_is_one_datagram(address: str, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = f"{tmp_path}/notify" if address == "plain" else f"@kpf-notify-{uuid.uuid4()}"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(name.replace("@", "\0", 1) if address == "@abstract" else name)
-        manager.settimeout(1.0)
-        monkeypatch.setenv("NOTIFY_SOCKET", name)
-        notify("READY=1")
-        assert manager.recv(100) == b"READY=1"
-
-
-def test_a_manager_that_is_gone_is_no_error(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NOTIFY_SOCKET", f"{tmp_path}/nobody")
-    notify("STOPPING=1")
-
-
-def test_without_a_manager_readiness_is_nobodys_business(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    notify("READY=1")
 
 
 def test_out_of_descriptors_orphans_wait_and_the_loop_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

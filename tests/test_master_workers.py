@@ -72,6 +72,25 @@ def test_a_worker_that_cannot_be_started_is_tried_again(step: str, monkeypatch: 
     scene(play)
 
 
+def test_who_is_stuck_does_not_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "STUCK_S", supervisor.LATE_S)
+
+    async def play(made: Workers) -> None:
+        assert made.alive == 0
+        await made.start()
+        assert made.alive == 1
+        # it is killed, and the kernel does not let go of it
+        with monkeypatch.context() as patch:
+            patch.setattr(WorkerProcess, "kill", lambda _: None)
+            os.kill(made.slots[0].pid, signal.SIGSTOP)
+            watching = asyncio.create_task(made.supervise())
+            await until(lambda: made.slots[0].killed)
+            assert (made.alive, made.slots[0].state) == (0, State.LATE)
+        watching.cancel()
+
+    scene(play)
+
+
 @pytest.mark.parametrize("others", [False, True])
 def test_whose_the_dials_of_all_workers_are(others: bool) -> None:
     async def play() -> None:

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parent.parent
 def test_a_mutant_has_its_place_and_its_tests(mutant: Mutant) -> None:
     broken = mutated(mutant, ROOT)
     assert mutant.old != mutant.new
-    ast.parse(broken)
+    if mutant.file.endswith(".py"):
+        ast.parse(broken)
     for test in mutant.tests:
         path, *names = test.split("::")
         text = (ROOT / path).read_text(encoding="utf-8")

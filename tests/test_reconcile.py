@@ -255,6 +255,46 @@ def test_an_address_that_has_gone_leaves_everything_as_it_was(caplog: pytest.Log
     scene(play)
 
 
+def test_a_sync_that_stands_still_is_seen_and_one_that_is_over_is_none() -> None:
+    async def play(node: Node) -> None:
+        progress = node.reconciler.progress
+        assert progress.standing_s == 0.0
+        node.workers.pause.clear()
+        node.serve("shop", 1)
+        node.reconciler.request()
+        await until(lambda: node.workers.announced != [])
+        before_s = progress.standing_s
+        await asyncio.sleep(0.05)
+        assert before_s < 0.05 <= progress.standing_s
+        node.workers.pause.set()
+        await until(lambda: progress.generation > 0 and progress.standing_s == 0.0)
+        node.readable = False
+        node.reconciler.request()
+        await until(lambda: node.reads > 1)
+        # a failure is an end, too
+        await until(lambda: progress.standing_s == 0.0)
+
+    scene(play)
+
+
+def test_a_sync_that_comes_further_step_by_step_does_not_stand_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play(node: Node) -> None:
+        stood_s, real = list[float](), node.effects.perform
+
+        async def slow(step: Any) -> None:
+            await asyncio.sleep(0.03)
+            stood_s.append(node.reconciler.progress.standing_s)
+            await real(step)
+
+        monkeypatch.setattr(node.effects, "perform", slow)
+        node.serve("shop", 1)
+        await node.sync()
+        assert len(stood_s) > 2
+        assert stood_s[-1] < sum(stood_s[:2])
+
+    scene(play)
+
+
 def test_a_listener_is_guarded_until_it_is_closed_and_not_longer() -> None:
     async def play(node: Node) -> None:
         node.serve("shop", 1)

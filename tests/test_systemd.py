@@ -1,23 +1,42 @@
 """The unit file and its configuration."""
 
+import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-UNIT = Path(__file__).parent.parent / "systemd" / "kpf.service"
+from kpf import cli
+from kpf.config import Config
+from kpf.master import ending
+from kpf.observe import notify
+from kpf.observe.vitals import SYNC_LIMIT_S
 
-pytestmark = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+UNIT = Path(__file__).parent.parent / "systemd" / "kpf.service"
+CONFIG = UNIT.with_name("kpf.yaml")
+
+verifies = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+
+
+def values(name: str) -> list[str]:
+    """Those that the unit gives to it, in their order."""
+    lines = UNIT.read_text().splitlines()
+    return [line.partition("=")[2] for line in lines if line.startswith(f"{name}=")]
+
+
+def seconds(name: str) -> float:
+    (value,) = values(name)
+    return float(value)
 
 
 def verify(root: Path, unit: str) -> str:
     """What `systemd-analyze verify` says about the unit, in a tree that has the programs it starts."""
-    for program in ("opt/kpf/bin/kpf", "bin/kill"):
-        path = root / program
+    for name in ("opt/kpf/bin/kpf", "bin/kill", "bin/sh"):
+        path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("#!/bin/sh\n")
-        path.chmod(0o755)
+        program(path, "")
     place = root / "etc/systemd/system/kpf.service"
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(unit)
@@ -29,14 +48,85 @@ def verify(root: Path, unit: str) -> str:
     return result.stdout + result.stderr
 
 
+@verifies
 def test_systemd_accepts_the_unit_without_a_word(tmp_path: Path) -> None:
     assert verify(tmp_path, UNIT.read_text()) == ""
 
 
+@verifies
 def test_a_mistake_in_it_would_be_seen(tmp_path: Path) -> None:
     assert "Restrat" in verify(tmp_path, UNIT.read_text().replace("Restart=", "Restrat="))
 
 
+def test_workers_outlive_a_master_that_dies() -> None:
+    """When the main process is gone, "mixed" and "control-group" mean SIGKILL for the others, at once."""
+    assert values("KillMode") == ["process"]
+    assert values("Restart") == ["always"]
+
+
+def test_it_is_started_again_however_often_it_has_crashed() -> None:
+    assert values("StartLimitIntervalSec") == ["0"]
+    section = UNIT.read_text().partition("[Service]")[0]
+    assert "\nStartLimitIntervalSec=0\n" in section
+
+
 def test_it_stops_later_than_it_drains() -> None:
-    assert "KillMode=mixed" in UNIT.read_text()
-    assert "TimeoutStopSec=45" in UNIT.read_text()
+    assert seconds("TimeoutStopSec") > Config().drain_timeout + ending.CANCEL_S + ending.DEATH_S
+
+
+def test_it_is_extended_long_before_its_time_is_over() -> None:
+    assert seconds("TimeoutStartSec") >= notify.START_EXTENSION_S >= 10 * notify.BEAT_S
+
+
+def test_the_watchdog_is_no_sooner_than_what_mends_itself() -> None:
+    assert seconds("WatchdogSec") >= 4 * notify.BEAT_S
+    assert seconds("WatchdogSec") >= SYNC_LIMIT_S
+    # a core would have the token of the API server
+    assert values("LimitCORE") == ["0"]
+
+
+def test_what_is_not_allowed_is_refused_and_no_death() -> None:
+    assert values("SystemCallErrorNumber") == ["EPERM"]
+
+
+def test_a_reload_checks_the_configuration_first(tmp_path: Path) -> None:
+    check, hang_up = values("ExecReload")
+    assert hang_up == "/bin/kill -HUP $MAINPID"
+    program, *arguments = shlex.split(check)
+    assert program == shlex.split(values("ExecStart")[0])[0]
+    path = tmp_path / "kpf.yaml"
+    path.write_text(CONFIG.read_text())
+    here = [str(path) if one == "/etc/kpf/kpf.yaml" else one for one in arguments]
+    assert here != arguments
+    # /etc/kpf/manifests is not there
+    assert cli.main(here) == 0
+    path.write_text(CONFIG.read_text() + "drainTimeout: soon\n")
+    assert cli.main(here) == 2
+
+
+@pytest.mark.parametrize(
+    ("jobs", "status", "is_cleaned"),
+    [
+        ("42 kpf.service stop running", 0, True),
+        ("42 kpf.service restart running", 0, False),
+        ("42 kpf.service try-restart running", 0, False),
+        # it has crashed, and is about to be started again
+        ("", 0, False),
+        ("", 1, False),
+    ],
+)
+def test_only_a_stop_takes_away_what_is_left(tmp_path: Path, jobs: str, status: int, is_cleaned: bool) -> None:
+    """As `systemctl list-jobs` of systemd 252 and 257 shows them."""
+    (line,) = values("ExecStopPost")
+    program(tmp_path / "systemctl", f'test "$*" = "--no-legend list-jobs kpf.service" && echo "{jobs}"; exit {status}')
+    program(tmp_path / "kpf", f"echo $* > {tmp_path}/cleaned")
+    line = line.replace("%n", "kpf.service").replace("/opt/kpf/bin/kpf", str(tmp_path / "kpf"))
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert subprocess.run(shlex.split(line), env=env, check=False, timeout=10).returncode == 0
+    cleaned = tmp_path / "cleaned"
+    assert (cleaned.read_text() if cleaned.exists() else "") == ("cleanup\n" if is_cleaned else "")
+
+
+def program(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kpf import __version__
 from kpf.config.model import DEFAULT_CONTROL_SOCKET, DEFAULT_WORKER_USER
 
 ROOT = Path(__file__).parent.parent
@@ -49,9 +50,11 @@ def test_its_files_come_to_where_they_are_read(tmp_path: Path) -> None:
 
 def test_the_program_is_installed_as_the_readme_says_and_where_the_unit_starts_it() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = [one for one in COMMANDS if one.startswith(("make ", "python3 ", "/opt/kpf/"))]
+    commands = [one for one in COMMANDS if one.startswith(("make ", "python3 ", "/opt/kpf", "ln "))]
     assert [one for one in commands if f"    {one}\n" not in readme] == []
-    assert "python3 -m venv /opt/kpf" in commands
+    # a directory of this version behind a link
+    assert f"python3 -m venv /opt/kpf-{__version__}" in commands
+    assert f"ln -sfnT kpf-{__version__} /opt/kpf" in commands
     assert re.findall(r"^ExecStart=(\S+)", UNIT, re.M) == ["/opt/kpf/bin/kpf"]
 
 

@@ -1,4 +1,7 @@
-"""`kpf check`: every problem of the configuration, of the manifests, and of what the plan makes of them."""
+"""`kpf check`: every problem of the configuration, of the manifests, and of what the plan makes of them.
+
+Of the configuration alone: whether a reload would refuse it.
+"""
 
 import os
 import sys
@@ -10,23 +13,34 @@ from kpf.config import Config, warnings
 from kpf.model.snapshot import Problem
 
 
-def main(flags: Mapping[str, str], usage_errors: Sequence[str]) -> int:
-    """Print them, one a line; OK if there are none, or USAGE. No server is asked."""
+def main(flags: Mapping[str, str], usage_errors: Sequence[str], *, config_only: bool) -> int:
+    """Print them, one a line; OK if there are none, or USAGE. No server is asked. `config_only`: of it alone."""
     config, manifests, found = read(flags, usage_errors)
     if usage_errors:
         return refuse(found)
-    if manifests:
-        found += _manifest_problems(manifests, config)
-    elif config and _names_a_server(config):
-        found += problems_of_source(config, manifests)
+    if not config_only:
+        found += _source_problems(config, manifests)
     for problem in found:
         print(problem)
     for warning in warnings(config) if config else ():
         print(f"kpf: {warning}", file=sys.stderr)
     if not found:
-        asked = "" if manifests or not config or not _names_a_server(config) else " (the API server was not asked)"
-        print(f"no problems{asked}")
+        print("no problems" + _what_was_left_out(config, manifests, config_only=config_only))
     return USAGE if found else OK
+
+
+def _source_problems(config: Config | None, manifests: str) -> Sequence[Problem]:
+    if manifests:
+        return _manifest_problems(manifests, config)
+    return problems_of_source(config, manifests) if config and _names_a_server(config) else ()
+
+
+def _what_was_left_out(config: Config | None, manifests: str, *, config_only: bool) -> str:
+    if config_only:
+        return " of the configuration"
+    if manifests or not config or not _names_a_server(config):
+        return ""
+    return " (the API server was not asked)"
 
 
 def _names_a_server(config: Config) -> bool:

@@ -1,9 +1,13 @@
-"""`kpf cleanup`: takes away the table and then the addresses that portals were sent to, also after a crash."""
+"""`kpf cleanup`: takes away the table and then the addresses that portals were sent to, also after a crash.
+
+Not beside a daemon: that one would put them back.
+"""
 
 import asyncio
 import sys
 
 from kpf.commands import FAILED, OK
+from kpf.master.lock import AlreadyRunningError, DaemonLock
 from kpf.netlink.addresses import AddressWatch
 from kpf.netlink.own import own_addresses, take_away
 from kpf.netlink.socket import NOT_ALLOWED
@@ -11,9 +15,12 @@ from kpf.nft.kernel import Kernel
 
 
 def main() -> int:
-    """OK, also when there is nothing; FAILED if the kernel refuses."""
+    """OK, also when there is nothing; FAILED if the kernel refuses, or a daemon runs."""
     try:
-        asyncio.run(_delete())
+        asyncio.run(_delete_alone())
+    except AlreadyRunningError as error:
+        print(f"kpf cleanup: {error}", file=sys.stderr)
+        return FAILED
     except OSError as error:
         if error.errno in NOT_ALLOWED:
             print("kpf cleanup: it takes root (CAP_NET_ADMIN) to change nftables and addresses", file=sys.stderr)
@@ -21,6 +28,14 @@ def main() -> int:
         print(f"kpf cleanup: {error.strerror or error}", file=sys.stderr)
         return FAILED
     return OK
+
+
+async def _delete_alone() -> None:
+    lock = DaemonLock()
+    try:
+        await _delete()
+    finally:
+        lock.release()
 
 
 async def _delete() -> None:

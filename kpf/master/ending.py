@@ -26,6 +26,8 @@ log = logging.getLogger("kpf")
 CANCEL_S = 2.0
 DEATH_S = 5.0
 TRANSACTION_S = 5.0
+# all of them together, and what waits besides, but for open connections
+LIMIT_S = 30.0
 
 
 class ControlSocketError(RuntimeError):

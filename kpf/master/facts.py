@@ -99,6 +99,11 @@ class NodeWatch:
         for address in own_addresses(await self._watch.read(), self._asked.values()):
             await take_away(address)
 
+    async def undo_hold(self) -> None:
+        """Take away what `hold` has put there, and nothing that was there before. Raises OSError."""
+        for address in self._put:
+            await take_away(address)
+
     async def changes(self) -> AsyncIterator[frozenset[IPAddress]]:
         """Whenever `facts` may have changed: the addresses that have gone and that portals were sent to.
 

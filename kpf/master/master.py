@@ -4,14 +4,12 @@ import asyncio
 import gc
 import logging
 import resource
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from kpf import __version__
 from kpf.config import Config, ConfigError, reload_needs_restart
-from kpf.master import ending, report
+from kpf.master import ending
 from kpf.master.departures import Departures
 from kpf.master.effects import Effects
 from kpf.master.ending import ControlSocketError, TableStaysError
@@ -19,6 +17,7 @@ from kpf.master.facts import NodeWatch
 from kpf.master.identity import NOT_TOLD_APART, worker_user
 from kpf.master.listening import ListeningSockets
 from kpf.master.lock import DaemonLock
+from kpf.master.own_state import OwnState
 from kpf.master.reconcile import Reconciler
 from kpf.master.signal_queue import SignalAction, SignalQueue
 from kpf.master.source import open_source
@@ -28,11 +27,10 @@ from kpf.net.messages import Configure
 from kpf.nft import other_proxies
 from kpf.nft.kernel import Kernel, TransactionFailedError
 from kpf.nft.monitor import Monitor
-from kpf.observe.health import Health
 from kpf.observe.health_checks import HealthCheckServers
 from kpf.observe.http import Servers, health_documents
 from kpf.observe.log import set_up
-from kpf.observe.notify import notify
+from kpf.observe.notify import ServiceManager
 from kpf.plan.health import health_check_addresses
 from kpf.shm.directory import Directory
 from kpf.shm.region import Region
@@ -67,8 +65,6 @@ class Master:
     def __init__(self, config: Config, reload: Callable[[], Config], lock: DaemonLock) -> None:
         self._config, self._reload, self._lock = config, reload, lock
         self._signals = SignalQueue()
-        self._started_s = time.monotonic()
-        self._draining = False
         workers = config.workers
         self._source = open_source(config)
         self._node = NodeWatch(config)
@@ -88,7 +84,11 @@ class Master:
         self._reconciler.on_problems = self._source.report
         self._monitor = Monitor(self._kernel.port_id, self._on_touched)
         self._servers = Servers()
-        self._health_checks = HealthCheckServers(lambda: self._health().takes_connections)
+        self._state = OwnState(
+            self._source, self._node, self._kernel, self._directory, self._workers, self._effects, self._reconciler
+        )
+        self._health_checks = HealthCheckServers(lambda: self._state.health().takes_connections)
+        self._manager = ServiceManager(self._state.vitals)
 
     async def run(self) -> None:
         """Serve from the first sync to the end of the last connection.
@@ -112,20 +112,30 @@ class Master:
             action = await self._obey(tasks)
         finally:
             await ending.cancel(tasks)
-        await self._stop(now=action is SignalAction.STOP_NOW)
+        if self._kernel.table.is_touched:
+            await self._stop(now=action is SignalAction.STOP_NOW)
+            return
+        # the table is an earlier kpf's, whose workers may serve on
+        await self._abandon()
+        await ending.release(self._node.undo_hold())
+        log.info("stopped before anything was programmed: what an earlier kpf has left stays")
 
     async def _abandon(self) -> None:
         """Nobody is served yet: without this the workers would wait for a successor of ours."""
+        self._manager.stopping("stopping", patience_s=ending.LIMIT_S)
         await ending.death(self._workers.abort())
         await self._servers.close()
         await self._health_checks.close()
 
     async def _start(self) -> list[asyncio.Task[None]]:
+        # from the first moment on: what is waited for below may take long
+        keeping_alive = asyncio.create_task(self._manager.keep_alive())
         with waiting_for("the kernel to tell this node's addresses and tables"):
             await self._node.start()
             await other_proxies.tell()
         with waiting_for("the workers to be ready"):
             await self._workers.start()
+        self._state.is_started = True
         self._tell_workers_apart()
         await self._serve_control()
         await self._serve_health()
@@ -133,7 +143,8 @@ class Master:
         await self._node.hold()
         self._reconciler.request(full=True)
         loops = (self._workers.supervise(), self._reconciler.run(), self._follow_source(), self._follow_node())
-        return [asyncio.create_task(one) for one in (*loops, self._announce(), self._serve_health_checks())]
+        others = (self._announce(), self._serve_health_checks())
+        return [keeping_alive, *(asyncio.create_task(one) for one in (*loops, *others))]
 
     def _tell_workers_apart(self) -> None:
         """Before anything is planned: it decides what may be dialled."""
@@ -144,7 +155,7 @@ class Master:
     async def _serve_control(self) -> None:
         path = Path(self._config.control_socket)
         try:
-            await self._servers.serve_unix(path, {"/status": self._status})
+            await self._servers.serve_unix(path, {"/status": self._state.status})
         except OSError as error:
             raise ControlSocketError(f"controlSocket {path}: {error.strerror or error}") from error
 
@@ -159,7 +170,7 @@ class Master:
         # what is known now mostly stays: no collection looks at it again
         gc.freeze()
         self._lock.announce_takeover()
-        notify("READY=1")
+        self._manager.ready()
         log.info("ready: %d frontends, %d workers", len(self._effects.now.frontends), self._config.workers)
         await asyncio.Event().wait()
 
@@ -183,7 +194,9 @@ class Master:
             action = await asked
             if action is not SignalAction.RELOAD:
                 return action
+            self._manager.reloading()
             await self._reload_now()
+            self._manager.reloaded()
 
     async def _reload_now(self) -> None:
         await self._source.reread()
@@ -210,7 +223,7 @@ class Master:
     async def _serve_health(self) -> None:
         if self._config.healthz_bind_address:
             address, port = self._config.healthz_bind_address
-            failure = await self._servers.serve_tcp(str(address), port, health_documents(self._health))
+            failure = await self._servers.serve_tcp(str(address), port, health_documents(self._state.health))
             if failure:
                 self._source.report((Problem("", f"Node {self._node.name}", "healthzBindAddress", failure),))
 
@@ -224,38 +237,10 @@ class Master:
             where = health_check_addresses(facts.node_port_networks, facts.local_addresses)
             self._source.report(await self._health_checks.update(desired.health_checks, where))
 
-    def _health(self) -> Health:
-        progress, now_s = self._reconciler.progress, time.monotonic()
-        waiting_s = now_s - progress.waiting_since_s if progress.waiting_since_s is not None else 0.0
-        return Health(
-            synced=progress.synced,
-            waiting_s=waiting_s,
-            last_success_s=now_s - progress.last_success_s,
-            node_eligible=self._node_eligible(),
-            draining=self._draining,
-        )
-
-    def _node_eligible(self) -> bool:
-        node = self._reconciler.node
-        return node is None or not node.being_deleted
-
-    async def _status(self) -> tuple[int, object]:
-        return 200, {
-            "version": __version__,
-            "node": self._node.name,
-            "uptimeSeconds": round(time.monotonic() - self._started_s, 1),
-            "generation": self._reconciler.progress.generation,
-            "synced": self._reconciler.progress.synced,
-            "proxyAddresses": [str(one) for one in self._reconciler.desired.rules.proxy_addresses.values()],
-            "troubles": list(self._source.troubles),
-            "workerUser": self._node.worker_uid,
-            "workers": report.workers_report(self._workers, self._directory),
-            "services": await report.services_report(self._reconciler.desired, self._effects.slot_of, self._directory),
-        }
-
     async def _stop(self, *, now: bool) -> None:
         """Let open connections finish, or cut them; then take everything away."""
-        notify("STOPPING=1")
+        patience_s = 0.0 if now else self._config.drain_timeout
+        self._manager.stopping("draining" if patience_s else "stopping", patience_s=patience_s + ending.LIMIT_S)
         if not now:
             await self._drain()
         await ending.death(self._workers.abort())
@@ -271,7 +256,7 @@ class Master:
         log.info("stopped")
 
     async def _drain(self) -> None:
-        self._draining = True
+        self._state.draining = True
         wanted, patience_s = self._reconciler.desired.rules, self._config.drain_timeout
         drained = asyncio.create_task(ending.drain(self._effects, self._workers, wanted, patience_s=patience_s))
         impatient = asyncio.create_task(self._until_stop())

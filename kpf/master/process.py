@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from kpf import __version__
 from kpf.net import channel
 from kpf.net.messages import Close, Configure, Done, Drain, Listen, NoRoom, Ready, Reset
 from kpf.worker import signals
@@ -175,7 +176,7 @@ class WorkerProcess:
 
 def _start(theirs: socket.socket) -> "subprocess.Popen[bytes]":
     # -P: nothing is imported from a working directory that anybody may have written to
-    command = [sys.executable, "-P", "-m", "kpf.worker", str(theirs.fileno())]
+    command = [sys.executable, "-P", "-m", "kpf.worker", str(theirs.fileno()), __version__]
     with signals.blocked():
         return subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
 

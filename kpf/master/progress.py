@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 class Progress:
     """Times are monotonic seconds.
 
-    `waiting_since_s`: since when the oldest change waits that is not in force, also while it is being applied; None
-    when nothing waits. `newest_since_s`: the same of what is not being applied yet.
+    `moved_s`: when the sync that is under way has come further; None while there is none. `waiting_since_s`: since when
+    the oldest change waits that is not in force, also while it is being applied; None when nothing waits.
+    `newest_since_s`: the same of what is not being applied yet.
     """
 
     generation: int = 0
     synced: bool = False
+    moved_s: float | None = None
     waiting_since_s: float | None = None
     newest_since_s: float | None = None
     last_success_s: float = field(default_factory=time.monotonic)
@@ -29,8 +31,27 @@ class Progress:
     def begin(self) -> None:
         """All that has been requested is being applied."""
         self.newest_since_s = None
+        self.move()
         if self.waiting_since_s is None:
             self.waiting_since_s = time.monotonic()
+
+    def move(self) -> None:
+        """A step of it is done."""
+        self.moved_s = time.monotonic()
+
+    def end(self) -> None:
+        """It is over, whatever came of it."""
+        self.moved_s = None
+
+    @property
+    def standing_s(self) -> float:
+        """How long the sync that is under way has stood still; 0 while there is none."""
+        return time.monotonic() - self.moved_s if self.moved_s is not None else 0.0
+
+    @property
+    def waiting_s(self) -> float:
+        """How long the oldest change has waited; 0 while there is none."""
+        return time.monotonic() - self.waiting_since_s if self.waiting_since_s is not None else 0.0
 
     def succeed(self) -> None:
         """All that was being applied is in force: a generation more."""

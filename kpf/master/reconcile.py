@@ -85,6 +85,7 @@ class Reconciler:
                 self._effects.doubt_rules()
             self.progress.begin()
             await self._attempt()
+            self.progress.end()
 
     async def _attempt(self) -> None:
         try:
@@ -154,6 +155,7 @@ class Reconciler:
             try:
                 for step in transition(self._effects.now, self._effects.rules, self.desired):
                     await self._perform(step)
+                    self.progress.move()
                     steps += 1
             except FrontendsFailedError as error:
                 # they are not desired in the next round, so it ends

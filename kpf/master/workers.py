@@ -58,6 +58,11 @@ class Workers:
         """The supervisor's, by number; their fields change with each event."""
         return self._supervisor.slots
 
+    @property
+    def alive(self) -> int:
+        """How many have become ready, and are not known to be stuck."""
+        return sum(slot.accepts and not slot.killed for slot in self.slots)
+
     def privileges(self, slot: int) -> str:
         """What its worker could not give up and why, or "none"; "" while nobody is in the slot, or it is not ready."""
         process = self._processes.get(slot)

@@ -134,6 +134,11 @@ class NetlinkSocket:
         return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - 32
 
     @property
+    def is_in_kernel(self) -> bool:
+        """The kernel has a request in hand, for as long as it likes."""
+        return self._sending is not None and not self._sending.done()
+
+    @property
     def port_id(self) -> int:
         """The address that the kernel has given the socket: what notifications of our changes come with."""
         name: tuple[int, int] = self._socket.getsockname()

@@ -38,6 +38,11 @@ class Kernel:
         self.table = Table()
 
     @property
+    def is_busy(self) -> bool:
+        """The kernel has a transaction in hand, or waits for another program's."""
+        return self._socket.is_in_kernel
+
+    @property
     def port_id(self) -> int:
         """The netlink port that this writer's changes are known by."""
         return self._socket.port_id

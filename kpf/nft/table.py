@@ -44,9 +44,13 @@ class Foreign:
 
 
 class Table:
-    """The value, and what changes it."""
+    """The value, and what changes it. `is_touched`: a transaction of this process has begun.
+
+    Until then the table is an earlier kpf's, and so is what it leads to.
+    """
 
     def __init__(self) -> None:
+        self.is_touched = False
         self.state: Known | Unknown | Foreign = Unknown()
 
     @property
@@ -66,7 +70,7 @@ class Table:
     @contextmanager
     def transaction(self, new: Rules | None, *, anew: bool = False) -> Iterator[None]:
         """One is carried out within. `new`: what the table is afterwards, None if that is not known."""
-        before = self.state
+        before, self.is_touched = self.state, True
         if anew or not isinstance(before, Foreign):
             self.state = Unknown()
         try:

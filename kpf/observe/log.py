@@ -1,7 +1,8 @@
 """The log: one line an event to standard error, as text or JSON, from the standard library's logger "kpf".
 
 A line break or another control character in a message is escaped, so that what strangers wrote into objects cannot
-forge a line. Where standard error is `kpf.stderr`'s, nobody waits for whoever reads the log.
+forge a line. Where standard error is `kpf.stderr`'s, nobody waits for whoever reads the log; where that is systemd's
+journal, each line has the priority of its record, and no time in front, which the journal has itself.
 """
 
 import logging
@@ -18,12 +19,17 @@ logger = logging.getLogger("kpf")
 LIBRARIES = ("asyncio", "aiohttp", "kubernetes")
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+# syslog(3)'s
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F, *range(0x80, 0xA0))} | {0x0A: "\\n", 0x09: "\\t"}
 
 
 def set_up(level: str, form: Literal["text", "json"]) -> None:
     """Send the log to standard error. Again: replaces what was set before. `level`: debug, info, warning, error."""
-    formatter = _JSONLines() if form == "json" else _TextLines()
+    is_journal = isinstance(sys.stderr, StandardError) and sys.stderr.is_journal
+    formatter: logging.Formatter = _JSONLines() if form == "json" else _TextLines(is_timed=not is_journal)
+    if is_journal:
+        formatter = _JournalLines(formatter)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     if isinstance(sys.stderr, StandardError):
@@ -45,8 +51,13 @@ def _moment(record: logging.LogRecord) -> str:
 
 
 class _TextLines(logging.Formatter):
+    def __init__(self, *, is_timed: bool) -> None:
+        super().__init__()
+        self._is_timed = is_timed
+
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_moment(record)} {record.levelname.lower()} {record.getMessage().translate(_ESCAPED)}"
+        time = f"{_moment(record)} " if self._is_timed else ""
+        line = f"{time}{record.levelname.lower()} {record.getMessage().translate(_ESCAPED)}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -56,3 +67,15 @@ class _JSONLines(logging.Formatter):
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(fields, default=str).decode()
+
+
+class _JournalLines(logging.Formatter):
+    """Those of another formatter, each with the priority of the record."""
+
+    def __init__(self, lines: logging.Formatter) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = f"<{_PRIORITIES[record.levelno]}>"
+        return "\n".join(priority + line for line in self._lines.format(record).split("\n"))

@@ -1,4 +1,7 @@
-"""`python -m kpf.worker FD`: FD is the worker's end of the channel to the master."""
+"""`python -m kpf.worker FD [VERSION]`: FD is the worker's end of the channel to the master, which is kpf VERSION.
+
+Another version may have been installed since the master has started; a worker of that one cannot serve it.
+"""
 
 import sys
 
@@ -6,10 +9,12 @@ from kpf.worker import signals
 
 signals.ignore()
 
-from kpf import stderr  # noqa: E402 (imports take a tenth of a second)
+from kpf import __version__, stderr  # noqa: E402 (imports take a tenth of a second)
 from kpf.worker.worker import main  # noqa: E402
 
 if __name__ == "__main__":
     # it is the master's: nobody may read it
     stderr.install()
+    if sys.argv[2:] not in ([], [__version__]):
+        sys.exit(f"this is kpf {__version__}, and its master is kpf {sys.argv[2]}: kpf has to be restarted")
     sys.exit(main(int(sys.argv[1])))

@@ -117,6 +117,17 @@ def test_a_restart_delays_connections_and_loses_none(world: World) -> None:
     assert max(outcome.first_byte_s for outcome in outcomes) < 8.0
 
 
+def test_nothing_is_cleaned_up_beside_a_kpf_that_runs(world: World) -> None:
+    pods = world.pods([1])
+    world.serve("shop", SHOP[0], pods)
+    with world.daemon() as daemon:
+        done = _kpf("cleanup")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"kpf cleanup: kpf already runs in this network namespace, pid {daemon.pid}")
+        assert world.answers(SHOP, 3) == {pods[0]: 3}
+        assert "somebody has changed table" not in daemon.log()
+
+
 def test_reloads_that_are_asked_for_from_the_start_to_the_end_are_harmless(world: World) -> None:
     pods = world.pods([1])
     world.serve("shop", SHOP[0], pods)

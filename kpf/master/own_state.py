@@ -1,0 +1,75 @@
+"""What the daemon tells of itself: over HTTP, over the control socket, and to the service manager."""
+
+import time
+from dataclasses import dataclass, field
+
+from kpf import __version__
+from kpf.master import report
+from kpf.master.effects import Effects
+from kpf.master.facts import NodeWatch
+from kpf.master.reconcile import Reconciler
+from kpf.master.source import Source
+from kpf.master.workers import Workers
+from kpf.nft.kernel import Kernel
+from kpf.observe.health import Health
+from kpf.observe.vitals import Vitals
+from kpf.shm.directory import Directory
+
+
+@dataclass(slots=True)
+class OwnState:
+    """Asks the parts. The master itself says how far it is: `is_started` (all workers are ready), `draining`."""
+
+    source: Source
+    node: NodeWatch
+    kernel: Kernel
+    directory: Directory
+    workers: Workers
+    effects: Effects
+    reconciler: Reconciler
+    is_started: bool = False
+    draining: bool = False
+    _began_s: float = field(default_factory=time.monotonic)
+
+    def health(self) -> Health:
+        """For `/healthz`, `/livez` and the health checks of Services."""
+        progress, node = self.reconciler.progress, self.reconciler.node
+        return Health(
+            synced=progress.synced,
+            waiting_s=progress.waiting_s,
+            last_success_s=time.monotonic() - progress.last_success_s,
+            node_eligible=node is None or not node.being_deleted,
+            draining=self.draining,
+        )
+
+    def vitals(self) -> Vitals:
+        """For the service manager."""
+        progress = self.reconciler.progress
+        return Vitals(
+            is_started=self.is_started,
+            synced=progress.synced,
+            generation=progress.generation,
+            services=len(self.reconciler.desired.captured),
+            workers=len(self.workers.slots),
+            workers_alive=self.workers.alive,
+            standing_s=progress.standing_s,
+            in_kernel=self.kernel.is_busy,
+            waiting_s=progress.waiting_s,
+            troubles=self.source.troubles,
+        )
+
+    async def status(self) -> tuple[int, object]:
+        """For `kpf status`: HTTP status and JSON body."""
+        progress, desired = self.reconciler.progress, self.reconciler.desired
+        return 200, {
+            "version": __version__,
+            "node": self.node.name,
+            "uptimeSeconds": round(time.monotonic() - self._began_s, 1),
+            "generation": progress.generation,
+            "synced": progress.synced,
+            "proxyAddresses": [str(one) for one in desired.rules.proxy_addresses.values()],
+            "troubles": list(self.source.troubles),
+            "workerUser": self.node.worker_uid,
+            "workers": report.workers_report(self.workers, self.directory),
+            "services": await report.services_report(desired, self.effects.slot_of, self.directory),
+        }

@@ -1,0 +1,223 @@
+"""The unit: what systemd is told and does, what its journal gets, and what a stop leaves."""
+
+from tests.mutants import Mutant
+
+JOURNAL = "tests/test_journal.py"
+MANAGER = "tests/test_service_manager.py"
+LIFE = "tests/e2e/test_service_manager.py"
+UNIT = "tests/test_systemd.py"
+RECONCILE = "tests/test_reconcile.py"
+WORKERS = "tests/test_master_workers.py"
+
+MUTANTS = (
+    Mutant(
+        "only the first line of a traceback has its priority",
+        "kpf/observe/log.py",
+        'return "\\n".join(priority + line for line in self._lines.format(record).split("\\n"))',
+        "return priority + self._lines.format(record)",
+        (f"{JOURNAL}::test_each_line_has_its_priority_and_no_time",),
+    ),
+    Mutant(
+        "what is not the log's has no priority",
+        "kpf/stderr.py",
+        '            text = _WITHOUT_PRIORITY.sub("<3>", text)\n',
+        "            pass\n",
+        (f"{JOURNAL}::test_each_line_has_its_priority_and_no_time",),
+    ),
+    Mutant(
+        "the journal has two times",
+        "kpf/observe/log.py",
+        "_TextLines(is_timed=not is_journal)",
+        "_TextLines(is_timed=True)",
+        (f"{JOURNAL}::test_each_line_has_its_priority_and_no_time",),
+    ),
+    Mutant(
+        "whoever has inherited JOURNAL_STREAM is taken for the journal's",
+        "kpf/stderr.py",
+        'return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"',
+        'return "JOURNAL_STREAM" in os.environ and bool(found)',
+        (f"{JOURNAL}::test_who_has_inherited_the_name_of_another_stream_writes_for_people",),
+    ),
+    Mutant(
+        "nobody learns where a hung master was",
+        "kpf/stderr.py",
+        "        faulthandler.enable(standard.fileno())\n",
+        "        faulthandler.is_enabled()\n",
+        (f"{LIFE}::test_what_a_hung_master_was_at_is_in_the_log",),
+    ),
+    Mutant(
+        "the event loop alone says that kpf lives",
+        "kpf/observe/notify.py",
+        "        if not hang:\n",
+        "        if True:\n",
+        (f"{MANAGER}::test_who_hangs_is_not_said_to_live",),
+    ),
+    Mutant(
+        "another program's transaction is a hang",
+        "kpf/observe/vitals.py",
+        "self.standing_s > SYNC_LIMIT_S and not self.in_kernel",
+        "self.standing_s > SYNC_LIMIT_S",
+        (f"{MANAGER}::test_a_start_would_not_help", f"{LIFE}::test_another_programs_transaction_is_no_hang"),
+    ),
+    Mutant(
+        "nobody knows that the kernel has the transaction",
+        "kpf/netlink/socket.py",
+        "return self._sending is not None and not self._sending.done()",
+        "return False",
+        (f"{LIFE}::test_another_programs_transaction_is_no_hang",),
+    ),
+    Mutant(
+        "a start without workers is a hang",
+        "kpf/observe/vitals.py",
+        "if self.is_started and not self.workers_alive:",
+        "if not self.workers_alive:",
+        (f"{MANAGER}::test_a_start_would_not_help",),
+    ),
+    Mutant(
+        "a worker that is stuck lives",
+        "kpf/master/workers.py",
+        "sum(slot.accepts and not slot.killed for slot in self.slots)",
+        "sum(slot.accepts for slot in self.slots)",
+        (f"{WORKERS}::test_who_is_stuck_does_not_live",),
+    ),
+    Mutant(
+        "a sync that is over stands still",
+        "kpf/master/reconcile.py",
+        "            self.progress.end()\n",
+        "",
+        (f"{RECONCILE}::test_a_sync_that_stands_still_is_seen_and_one_that_is_over_is_none",),
+    ),
+    Mutant(
+        "a sync of many steps stands still",
+        "kpf/master/reconcile.py",
+        "                    self.progress.move()\n",
+        "",
+        (f"{RECONCILE}::test_a_sync_that_comes_further_step_by_step_does_not_stand_still",),
+    ),
+    Mutant(
+        "a start that waits is killed",
+        "kpf/observe/notify.py",
+        "                said.append(_extension(START_EXTENSION_S))\n",
+        "                pass\n",
+        (f"{MANAGER}::test_a_start_that_waits_is_extended_until_it_is_over",),
+    ),
+    Mutant(
+        "what waits is not said from the first moment on",
+        "kpf/master/master.py",
+        "        keeping_alive = asyncio.create_task(self._manager.keep_alive())\n",
+        "        keeping_alive = asyncio.create_task(asyncio.Event().wait())\n",
+        (f"{LIFE}::test_a_start_that_waits_leaves_alone_what_it_has_not_made",),
+    ),
+    Mutant(
+        "a reload ends the start",
+        "kpf/observe/notify.py",
+        "        if self._is_known_ready:\n            self._is_reloading = True\n",
+        "        if True:\n            self._is_reloading = True\n",
+        (f"{MANAGER}::test_a_reload_within_the_start_does_not_end_it",),
+    ),
+    Mutant(
+        "a reload has no time",
+        "kpf/observe/notify.py",
+        'self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", _status("reloading"))',
+        'self._tell("RELOADING=1", f"MONOTONIC_USEC={time.time_ns() // 1000}", _status("reloading"))',
+        (f"{MANAGER}::test_a_reload_is_told_from_its_beginning_to_its_end",),
+    ),
+    Mutant(
+        "a reload does not end",
+        "kpf/master/master.py",
+        "            self._manager.reloaded()\n",
+        "",
+        (f"{LIFE}::test_a_life",),
+    ),
+    Mutant(
+        "a readiness that was lost is not said again",
+        "kpf/observe/notify.py",
+        "        if self._tell(*said, is_news=is_ready_due) and is_ready_due:\n    ",
+        "        self._tell(*said, is_news=is_ready_due)\n        if self._is_ready:\n    ",
+        (f"{MANAGER}::test_what_was_not_heard_is_said_again_and_complained_of_once",),
+    ),
+    Mutant(
+        "a trouble's words are assignments",
+        "kpf/observe/notify.py",
+        'one if one.isprintable() else "?" for one in text',
+        'one if one != "\\udcff" else "?" for one in text',
+        (f"{MANAGER}::test_nobodys_words_become_an_assignment_or_too_many",),
+    ),
+    Mutant(
+        "a status may be longer than a datagram",
+        "kpf/observe/notify.py",
+        'shown.encode()[:STATUS_BYTES].decode(errors="ignore")',
+        "shown",
+        (f"{MANAGER}::test_nobodys_words_become_an_assignment_or_too_many",),
+    ),
+    Mutant(
+        "the watchdog of another process is ours",
+        "kpf/observe/notify.py",
+        ' or pid not in ("", str(os.getpid())):',
+        " or pid is None:",
+        (f"{MANAGER}::test_it_beats_four_times_while_the_manager_waits_once",),
+    ),
+    Mutant(
+        "the table of the kpf before is deleted by one that has made none",
+        "kpf/master/master.py",
+        "        if self._kernel.table.is_touched:\n",
+        "        if self._kernel.table is not None:\n",
+        (f"{LIFE}::test_a_start_that_waits_leaves_alone_what_it_has_not_made",),
+    ),
+    Mutant(
+        "the addresses of the kpf before are taken away by one that has put none there",
+        "kpf/master/master.py",
+        "self._node.undo_hold()",
+        "self._node.release()",
+        (f"{LIFE}::test_a_start_that_waits_leaves_alone_what_it_has_not_made",),
+    ),
+    Mutant(
+        "a worker of another version serves",
+        "kpf/worker/__main__.py",
+        "    if sys.argv[2:] not in ([], [__version__]):\n",
+        "    if False:\n",
+        (f"{LIFE}::test_workers_of_another_version_say_so_and_in_the_end_kpf_is_started_anew",),
+    ),
+    Mutant(
+        "systemd kills the workers of a master that dies",
+        "systemd/kpf.service",
+        "KillMode=process\n",
+        "KillMode=mixed\n",
+        (f"{UNIT}::test_workers_outlive_a_master_that_dies",),
+    ),
+    Mutant(
+        "systemd gives up a kpf that has crashed six times",
+        "systemd/kpf.service",
+        "StartLimitIntervalSec=0\n",
+        "",
+        (f"{UNIT}::test_it_is_started_again_however_often_it_has_crashed",),
+    ),
+    Mutant(
+        "a restart takes away what its successor needs",
+        "systemd/kpf.service",
+        'grep -q " stop "',
+        'grep -q "kpf"',
+        (f"{UNIT}::test_only_a_stop_takes_away_what_is_left",),
+    ),
+    Mutant(
+        "a reload of a bad configuration succeeds",
+        "systemd/kpf.service",
+        "ExecReload=/opt/kpf/bin/kpf check --config-only --config /etc/kpf/kpf.yaml\n",
+        "ExecReload=/bin/true /etc/kpf/kpf.yaml\n",
+        (f"{UNIT}::test_a_reload_checks_the_configuration_first",),
+    ),
+    Mutant(
+        "what a kpf that runs has made is cleaned up",
+        "kpf/commands/cleanup.py",
+        "asyncio.run(_delete_alone())",
+        "asyncio.run(_delete())",
+        ("tests/e2e/test_lifecycle.py::test_nothing_is_cleaned_up_beside_a_kpf_that_runs",),
+    ),
+    Mutant(
+        "a bad manifest keeps the configuration from being read",
+        "kpf/commands/check.py",
+        "    if not config_only:\n",
+        "    if True:\n",
+        ("tests/test_cli.py::test_check_of_the_configuration_alone_says_what_a_reload_would_refuse",),
+    ),
+)
