@@ -27,7 +27,7 @@ def test_a_mutant_has_its_place_and_its_tests(mutant: Mutant) -> None:
 
 def test_a_mutant_breaks_what_it_says_and_not_a_name(tmp_path: Path) -> None:
     """One that raises NameError would be killed by whatever test."""
-    for number, mutant in enumerate(catalogue()):
+    for number, mutant in enumerate(one for one in catalogue() if one.file.endswith(".py")):
         (tmp_path / f"mutant_{number}.py").write_text(mutated(mutant, ROOT), encoding="utf-8")
     command = [str(Path(sys.executable).with_name("ruff")), "check", "--isolated", "--no-cache", "--select", "F821"]
     checked = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False)
