@@ -69,10 +69,11 @@ def test_a_kpf_that_has_never_written_the_table_leaves_it(running: Unit) -> None
     assert running.tables() == ["kpf"]
 
 
-def test_stop_takes_away_what_a_crash_has_left(running: Unit) -> None:
+@pytest.mark.parametrize("when", ["auto-restart", "start"])
+def test_stop_takes_away_what_a_crash_has_left(running: Unit, when: str) -> None:
     running.follow_no_api_server()
     running.kill_master()
-    wait_until(lambda: running.show("SubState") == "start", what="the next start")
+    wait_until(lambda: running.show("SubState") == when, what=when)
     assert running.tables() == ["kpf"]
     assert running.systemctl("stop").returncode == 0
     assert running.tables() == []
