@@ -6,7 +6,7 @@ PYTHON ?= $(shell for one in python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test soak mutants figures perf lint lock dist clean
+.PHONY: demo test soak systemd mutants figures perf lint lock dist clean
 
 demo: .venv/installed
 	$(BIN)/kpf demo
@@ -16,6 +16,11 @@ test: .venv/tested
 
 soak: .venv/tested
 	$(BIN)/python -m pytest -m soak -s
+
+# as root, with debootstrap
+systemd: .venv/tested
+	$(BIN)/python -m tests.systemd.images
+	$(BIN)/python -m pytest -m systemd
 
 mutants: .venv/tested
 	$(BIN)/python -m tests.mutants
