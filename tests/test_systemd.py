@@ -15,14 +15,15 @@ from kpf.observe import notify
 from kpf.observe.vitals import SYNC_LIMIT_S
 
 UNIT = Path(__file__).parent.parent / "systemd" / "kpf.service"
+LEFTOVERS = UNIT.with_name("kpf-leftovers.service")
 CONFIG = UNIT.with_name("kpf.yaml")
 
 verifies = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
 
 
-def values(name: str) -> list[str]:
+def values(name: str, unit: Path = UNIT) -> list[str]:
     """Those that the unit gives to it, in their order."""
-    lines = UNIT.read_text().splitlines()
+    lines = unit.read_text().splitlines()
     return [line.partition("=")[2] for line in lines if line.startswith(f"{name}=")]
 
 
@@ -33,17 +34,18 @@ def seconds(name: str) -> float:
 
 def verify(root: Path, unit: str) -> str:
     """What `systemd-analyze verify` says about the unit, in a tree that has the programs it starts."""
-    for name in ("opt/kpf/bin/kpf", "bin/kill", "bin/sh"):
+    for name in ("opt/kpf/bin/kpf", "bin/kill", "bin/sh", "bin/true"):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         program(path, "")
     place = root / "etc/systemd/system/kpf.service"
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(unit)
+    place.with_name(LEFTOVERS.name).write_text(LEFTOVERS.read_text())
     # the targets that every unit refers to
     units = root / "usr/lib/systemd"
     shutil.copytree("/usr/lib/systemd/system", units / "system", symlinks=True, dirs_exist_ok=True)
-    command = ["systemd-analyze", "verify", f"--root={root}", "kpf.service"]
+    command = ["systemd-analyze", "verify", f"--root={root}", "kpf.service", LEFTOVERS.name]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     return result.stdout + result.stderr
 
@@ -107,24 +109,37 @@ def test_a_reload_checks_the_configuration_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("jobs", "status", "is_cleaned"),
     [
+        # it has been stopped, also between a crash and its next start
+        ("", 0, True),
         ("42 kpf.service stop running", 0, True),
+        ("42 kpf.service start waiting", 0, False),
         ("42 kpf.service restart running", 0, False),
         ("42 kpf.service try-restart running", 0, False),
-        # it has crashed, and is about to be started again
-        ("", 0, False),
+        # nobody knows
         ("", 1, False),
     ],
 )
 def test_only_a_stop_takes_away_what_is_left(tmp_path: Path, jobs: str, status: int, is_cleaned: bool) -> None:
     """As `systemctl list-jobs` of systemd 252 and 257 shows them."""
-    (line,) = values("ExecStopPost")
+    (line,) = values("ExecStop", LEFTOVERS)
+    # systemd's own way to write a dollar
+    line = line.replace("$$", "$")
     program(tmp_path / "systemctl", f'test "$*" = "--no-legend list-jobs kpf.service" && echo "{jobs}"; exit {status}')
     program(tmp_path / "kpf", f"echo $* > {tmp_path}/cleaned")
-    line = line.replace("%n", "kpf.service").replace("/opt/kpf/bin/kpf", str(tmp_path / "kpf"))
+    line = line.replace("/opt/kpf/bin/kpf", str(tmp_path / "kpf"))
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     assert subprocess.run(shlex.split(line), env=env, check=False, timeout=10).returncode == 0
     cleaned = tmp_path / "cleaned"
     assert (cleaned.read_text() if cleaned.exists() else "") == ("cleanup\n" if is_cleaned else "")
+
+
+def test_what_is_left_is_looked_for_once_kpf_has_been_stopped() -> None:
+    """An order of starts is the other way round for stops: systemd.unit(5), Before=."""
+    (wanted,) = values("Wants")
+    assert LEFTOVERS.name in wanted.split()
+    assert (values("PartOf", LEFTOVERS), values("Before", LEFTOVERS)) == ([UNIT.name], [UNIT.name])
+    # or there would be nothing to stop
+    assert (values("Type", LEFTOVERS), values("RemainAfterExit", LEFTOVERS)) == (["oneshot"], ["yes"])
 
 
 def program(path: Path, text: str) -> None:

@@ -40,6 +40,7 @@ def test_its_files_come_to_where_they_are_read(tmp_path: Path) -> None:
     there = {str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*") if one.is_file()}
     assert there == {
         "etc/kpf/kpf.yaml",
+        "etc/systemd/system/kpf-leftovers.service",
         "etc/systemd/system/kpf.service",
         "etc/sysusers.d/kpf.conf",
         "etc/tmpfiles.d/kpf.conf",

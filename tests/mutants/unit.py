@@ -194,10 +194,17 @@ MUTANTS = (
     ),
     Mutant(
         "a restart takes away what its successor needs",
-        "systemd/kpf.service",
-        'grep -q " stop "',
-        'grep -q "kpf"',
+        "systemd/kpf-leftovers.service",
+        'grep -q "start "',
+        'grep -q " start "',
         (f"{UNIT}::test_only_a_stop_takes_away_what_is_left",),
+    ),
+    Mutant(
+        "what is left is looked for while kpf still runs",
+        "systemd/kpf-leftovers.service",
+        "Before=kpf.service\n",
+        "After=kpf.service\n",
+        (f"{UNIT}::test_what_is_left_is_looked_for_once_kpf_has_been_stopped",),
     ),
     Mutant(
         "a reload of a bad configuration succeeds",

@@ -76,7 +76,7 @@ def test_stop_takes_away_what_a_crash_has_left(running: Unit, when: str) -> None
     wait_until(lambda: running.show("SubState") == when, what=when)
     assert running.tables() == ["kpf"]
     assert running.systemctl("stop").returncode == 0
-    assert running.tables() == []
+    wait_until(lambda: running.tables() == [], timeout_s=5.0, what="no table")
 
 
 def test_stop_takes_away_the_table_of_a_master_that_does_not_obey(unit: Unit) -> None:
@@ -88,7 +88,7 @@ def test_stop_takes_away_the_table_of_a_master_that_does_not_obey(unit: Unit) ->
         unit.start()
         assert unit.systemctl("stop").returncode == 0
         assert unit.show("Result") == "timeout"
-        assert unit.tables() == []
+        wait_until(lambda: unit.tables() == [], timeout_s=5.0, what="no table")
     finally:
         unit.machine.output("rm", "-r", "/etc/systemd/system/kpf.service.d")
 

@@ -3,6 +3,7 @@
 import pytest
 
 from kpf.config.model import Config
+from kpf.lab.machine import wait_until
 from tests.systemd.shop import Shop
 from tests.systemd.unit import WORKERS, Unit
 
@@ -83,7 +84,7 @@ def test_stop_takes_all_of_it_away(running: Unit, shop: Shop) -> None:
     assert (running.state, running.show("Result")) == ("inactive", "success")
     assert running.tables() == []
     assert "169.254.77.1" not in running.machine.output("ip", "address")
-    assert running.machine.run("pgrep", "-f", "kpf").stdout == ""
+    wait_until(lambda: running.machine.run("pgrep", "-f", "kpf").stdout == "", timeout_s=5.0, what="no process of kpf")
 
 
 def test_reload_makes_it_read_its_configuration(running: Unit) -> None:

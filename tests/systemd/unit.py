@@ -35,7 +35,12 @@ class Unit:
         self.configuration = machine.files / "etc/kpf/kpf.yaml"
         self.configuration.parent.mkdir(exist_ok=True)
         self.manifests = Manifests(self.configuration.parent / "manifests")
-        for place, name in (("etc/systemd/system", "kpf.service"), ("etc/kpf", "kpf.yaml")):
+        places = {
+            "kpf.service": "etc/systemd/system",
+            "kpf-leftovers.service": "etc/systemd/system",
+            "kpf.yaml": "etc/kpf",
+        }
+        for name, place in places.items():
             (machine.files / place / name).write_bytes((CHECKOUT / "systemd" / name).read_bytes())
         self.configure(f"workers: {WORKERS}")
         machine.output("systemctl", "daemon-reload")
