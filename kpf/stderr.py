@@ -10,7 +10,6 @@ have none, such as a traceback's, get that of an error there.
 
 import _thread
 import atexit
-import faulthandler
 import io
 import os
 import re
@@ -159,5 +158,3 @@ def install() -> None:
     if standard is not None and sys.stderr is standard:
         sys.stderr = made = StandardError(standard.fileno())
         atexit.register(made.drain)
-        # who hangs is ended by SIGABRT (systemd's watchdog): then it says where it was, as at SIGSEGV
-        faulthandler.enable(standard.fileno())

@@ -19,7 +19,7 @@ _refused: str | None = None
 PURE_PREFIXES = (
     "test_access",
     "test_api_events",
-    "test_api_circle",
+    "test_api_address",
     "test_api_convergence",
     "test_api_memory",
     "test_cache",

@@ -184,6 +184,24 @@ def test_a_stop_says_how_long_it_may_take(systemd: FakeManager) -> None:
     ]
 
 
+def test_a_start_that_is_given_up_is_not_extended_for_ever(
+    systemd: FakeManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "BEAT_S", 0.01)
+
+    async def scene() -> None:
+        manager = ServiceManager(lambda: WAITING)
+        beating = asyncio.create_task(manager.keep_alive())
+        await asyncio.sleep(0.05)
+        manager.stopping("stopping", patience_s=1.0)
+        await asyncio.sleep(0.05)
+        beating.cancel()
+
+    play(scene())
+    systemd.until("STOPPING=1")
+    assert systemd.next() == ["WATCHDOG=1"]
+
+
 def test_nobodys_words_become_an_assignment_or_too_many(systemd: FakeManager) -> None:
     """systemd ignores a datagram of more than 4,096 bytes as a whole, and a status that is no UTF-8."""
     words = "x\nMAINPID=1\r\x1b[31m\udcff" + "ä" * 5000

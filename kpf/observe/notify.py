@@ -29,7 +29,7 @@ class ServiceManager:
         address = os.environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._watchdog_s = _watchdog_s()
-        self._is_ready = self._is_known_ready = self._is_reloading = False
+        self._is_ready = self._is_known_ready = self._is_reloading = self._is_stopping = False
         self._is_deaf = False
         self._hung_beats = 0
 
@@ -50,16 +50,17 @@ class ServiceManager:
         # the only worker may just be being replaced
         if self._hung_beats == 2 and self._address:
             log.error("the service manager is not told that kpf lives: %s", hang)
-        said = [_status(vitals.text())]
+        # a stop has said what is to be shown, and how long it may take
+        said = [] if self._is_stopping else [_status(vitals.text())]
         if not hang:
             said.append("WATCHDOG=1")
-            if not self._is_ready:
+            if not self._is_ready and not self._is_stopping:
                 said.append(_extension(START_EXTENSION_S))
         # one that was lost is said again
         is_ready_due = self._is_ready and not self._is_known_ready
         if is_ready_due:
             said.append("READY=1")
-        if self._tell(*said, is_news=is_ready_due) and is_ready_due:
+        if said and self._tell(*said, is_news=is_ready_due) and is_ready_due:
             self._is_known_ready = True
 
     def ready(self) -> None:
@@ -80,7 +81,8 @@ class ServiceManager:
             self._tell("READY=1", _status(self._vitals().text()))
 
     def stopping(self, text: str, *, patience_s: float) -> None:
-        """The stop may take so long; then the manager kills."""
+        """The stop may take so long; then the manager kills. Beats go on, and say no more than that kpf lives."""
+        self._is_stopping = True
         self._tell("STOPPING=1", _status(text), _extension(patience_s))
 
     def _tell(self, *assignments: str, is_news: bool = True) -> bool:

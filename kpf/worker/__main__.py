@@ -10,11 +10,14 @@ from kpf.worker import signals
 signals.ignore()
 
 from kpf import __version__, stderr  # noqa: E402 (imports take a tenth of a second)
-from kpf.worker.worker import main  # noqa: E402
 
 if __name__ == "__main__":
     # it is the master's: nobody may read it
     stderr.install()
     if sys.argv[2:] not in ([], [__version__]):
         sys.exit(f"this is kpf {__version__}, and its master is kpf {sys.argv[2]}: kpf has to be restarted")
+
+    # not before: another version may lack something by now
+    from kpf.worker.worker import main
+
     sys.exit(main(int(sys.argv[1])))

@@ -39,13 +39,6 @@ MUTANTS = (
         (f"{JOURNAL}::test_who_has_inherited_the_name_of_another_stream_writes_for_people",),
     ),
     Mutant(
-        "nobody learns where a hung master was",
-        "kpf/stderr.py",
-        "        faulthandler.enable(standard.fileno())\n",
-        "        faulthandler.is_enabled()\n",
-        (f"{LIFE}::test_what_a_hung_master_was_at_is_in_the_log",),
-    ),
-    Mutant(
         "the event loop alone says that kpf lives",
         "kpf/observe/notify.py",
         "        if not hang:\n",
@@ -132,9 +125,16 @@ MUTANTS = (
     Mutant(
         "a readiness that was lost is not said again",
         "kpf/observe/notify.py",
-        "        if self._tell(*said, is_news=is_ready_due) and is_ready_due:\n    ",
+        "        if said and self._tell(*said, is_news=is_ready_due) and is_ready_due:\n    ",
         "        self._tell(*said, is_news=is_ready_due)\n        if self._is_ready:\n    ",
         (f"{MANAGER}::test_what_was_not_heard_is_said_again_and_complained_of_once",),
+    ),
+    Mutant(
+        "a start that is given up is extended by each beat",
+        "kpf/observe/notify.py",
+        "            if not self._is_ready and not self._is_stopping:\n",
+        "            if not self._is_ready:\n",
+        (f"{MANAGER}::test_a_start_that_is_given_up_is_not_extended_for_ever",),
     ),
     Mutant(
         "a trouble's words are assignments",

@@ -292,8 +292,7 @@ MUTANTS = (
     Mutant(
         "signals are ignored only after the imports",
         "kpf/worker/__main__.py",
-        "signals.ignore()\n\nfrom kpf import __version__, stderr  # noqa: E402 (imports take a tenth of a second)\n"
-        "from kpf.worker.worker import main  # noqa: E402\n",
+        "signals.ignore()\n\nfrom kpf import __version__, stderr  # noqa: E402 (imports take a tenth of a second)\n",
         "from kpf import __version__, stderr\nfrom kpf.worker.worker import main\n\nsignals.ignore()\n",
         (f"{LIFE}::test_signals_are_ignored_before_anything_is_imported_that_takes_its_time",),
     ),
