@@ -101,14 +101,14 @@ def test_when_memory_runs_out_a_worker_goes_before_its_master() -> None:
 def test_signals_are_ignored_before_anything_is_imported_that_takes_its_time() -> None:
     """The first module of the worker's that is imported ends it by all of them."""
     code = (
-        "import signal, sys\n"
+        "import runpy, signal, sys\n"
         "class Finder:\n"
         "    def find_spec(self, name, *_):\n"
         "        if name == 'kpf.worker.worker':\n"
         f"            for number in {list(map(int, IGNORED))}: signal.raise_signal(number)\n"
         "            print('alive', flush=True); sys.exit()\n"
         "sys.meta_path.insert(0, Finder())\n"
-        "import kpf.worker.__main__\n"
+        "runpy.run_module('kpf.worker', run_name='__main__')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("alive\n", 0)
