@@ -48,11 +48,11 @@ def _make_image(release: str) -> None:
     new = CACHE / f"{release}.new"
     shutil.rmtree(new, ignore_errors=True)
     _run("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", release, new)
-    wheels = new / "root" / "wheels"
+    wheels = new / "srv" / "wheels"
     _pip("download", "--only-binary=:all:", "--python-version", RELEASES[release], "--dest", wheels, wheel())
     _run("chroot", new, "python3", "-m", "venv", "/opt/kpf")
-    inside = f"/root/wheels/{wheel().name}"
-    _run("chroot", new, "/opt/kpf/bin/pip", "install", "--quiet", "--no-index", "--find-links=/root/wheels", inside)
+    inside = f"/srv/wheels/{wheel().name}"
+    _run("chroot", new, "/opt/kpf/bin/pip", "install", "--quiet", "--no-index", "--find-links=/srv/wheels", inside)
     shutil.rmtree(image(release), ignore_errors=True)
     new.rename(image(release))
 

@@ -90,9 +90,9 @@ class SystemdMachine:
         raise DidNotBootError(f"is-system-running: {said}; status {self._first.poll()}")
 
     def _install(self) -> None:
-        (self.files / "root" / wheel().name).write_bytes(wheel().read_bytes())
+        (self.files / "srv" / wheel().name).write_bytes(wheel().read_bytes())
         pip = ("/opt/kpf/bin/pip", "install", "--quiet", "--no-index", "--no-deps", "--force-reinstall")
-        self.output(*pip, f"/root/{wheel().name}", timeout_s=120.0)
+        self.output(*pip, f"/srv/{wheel().name}", timeout_s=120.0)
 
     def __enter__(self) -> Self:
         return self
