@@ -74,6 +74,7 @@ class DirectBench:
             for pair in pairs:
                 heard, began_s = table.transactions, time.monotonic()
                 change(pair)
+                # mypy infers no type for a lambda's default
                 wait_until(lambda heard=heard: table.transactions > heard, what=what)  # type: ignore[misc]
                 lags_ms.append((table.commits_s[heard] - began_s) * 1000)
                 time.sleep(PAUSE_S)

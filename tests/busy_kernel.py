@@ -37,6 +37,7 @@ class WaitingSocket(socket.socket):
 
     path: Path
 
+    # the socket's takes any buffer, and kpf sends bytes
     def send(self, data: bytes, *flags: int) -> int:  # type: ignore[override]
         if self._is_netfilter() and next(frames(data)).kind == NFNL_MSG_BATCH.BEGIN:
             with busy(self.path):
@@ -59,5 +60,6 @@ if __name__ == "__main__":
     vitals.SYNC_LIMIT_S = SYNC_LIMIT_S
     waiting.PATIENCE_S, ending.TRANSACTION_S = PATIENCE_S, TRANSACTION_S
     WaitingSocket.path = Path(sys.argv.pop(1))
+    # a class is no variable to mypy; whoever asks for a socket from now on gets this one
     socket.socket = WaitingSocket  # type: ignore[misc]
     sys.exit(cli.main())

@@ -242,7 +242,7 @@ class NetlinkSocket:
                 raise DumpInterruptedError(errno.EINTR, "what the kernel was asked for changed while it told it")
             if ended:
                 return found
-            # a dump is there as soon as it is asked for: without this, however many datagrams would be one turn
+            # a dump is there as soon as it is asked for: without this, however many datagrams would be one iteration
             await asyncio.sleep(0)
 
     def _drop_stale(self) -> None:
