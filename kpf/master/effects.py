@@ -69,6 +69,9 @@ class Effects:
         self._forget_fails = False
         self.on_closed: Callable[[], None] = lambda: None
         self._still_open: frozenset[Listener] | None = None
+        # cleared while a predecessor may still go on, which has told its workers of all that is open
+        self.may_close = asyncio.Event()
+        self.may_close.set()
 
     @property
     def rules(self) -> Rules | None:
@@ -184,6 +187,7 @@ class Effects:
 
     async def _close(self, listeners: tuple[Listener, ...]) -> None:
         slots = [self._listeners[listener].frontend_slot for listener in listeners]
+        await self.may_close.wait()
         await self.quiet(slots)
         await self._workers.withdraw(self._listeners.withdraw(listeners))
         for listener in listeners:
@@ -208,6 +212,10 @@ class Effects:
     async def drop_new_connections(self, wanted: Rules) -> None:
         """The last transaction but one. Raises `TransactionFailedError`."""
         await self._write(self.rules, (self.rules or wanted).dropping())
+
+    async def closed(self) -> None:
+        """Return once nothing is being closed any more."""
+        await asyncio.gather(*self._background)
 
     async def finish(self) -> None:
         """Cancel what runs in the background, such as listeners that are being closed, and wait for it."""
