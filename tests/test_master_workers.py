@@ -242,7 +242,7 @@ def test_a_number_that_is_used_again_is_never_sent() -> None:
     ("said", "times"),
     [
         ("[]", 1),
-        ('["Done",{"generation":7}]', 1),
+        ('["Done",{"number":7}]', 1),
         # a worker that has been taken over could have itself taken for a fresh one for ever
         ('["Ready",{"pid":1,"uid":0,"privileges":"none"}]', 2),
     ],

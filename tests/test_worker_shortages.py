@@ -17,8 +17,8 @@ import pytest
 from kpf.master import process
 from kpf.master.process import WorkerProcess
 from kpf.net import channel, credentials, sockets
-from kpf.net.channel import MAX_DESCRIPTORS
-from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, NoRoom, Ready
+from kpf.net.channel import MAX_DESCRIPTORS, Message
+from kpf.net.messages import Close, Configure, Done, Drain, Listen, NoRoom, Ready
 from kpf.shm.region import Region
 from kpf.worker import orphan
 from kpf.worker.acceptor import CLOSE_LIMIT_MS, PAUSE_MS, Acceptor
@@ -132,7 +132,7 @@ def test_listeners_that_there_is_no_room_for_are_asked_for_again() -> None:
         message = Listen(made.next(), tuple(slots))
         descriptors = [made.listeners[slot][0].fileno() for slot in slots]
         channel.send(worker.channel, message, descriptors)
-        assert channel.receive(worker.channel) == (NoRoom(message.generation), [])
+        assert channel.receive(worker.channel) == (NoRoom(message.number), [])
         assert worker.descriptors() <= used
         assert all(map(ask, sessions))
         # what has no descriptors gets through
@@ -157,7 +157,7 @@ def test_a_worker_that_lacks_listeners_is_steered_around_and_serves_what_it_has(
         message = Listen(made.next(), tuple(slots))
         with few_descriptors(worker.process.pid, 10):
             channel.send(worker.channel, message, descriptors)
-            assert channel.receive(worker.channel) == (NoRoom(message.generation), [])
+            assert channel.receive(worker.channel) == (NoRoom(message.number), [])
             assert made.directory.worker(0).paused
             with connect(at) as sock:
                 assert ask(sock)

@@ -270,7 +270,7 @@ class Master:
     def _newborn(self, slot: int) -> Configure:
         user = worker_user(self._config.worker_user)
         return Configure(
-            generation=0,
+            number=0,
             slot=slot,
             workers=self._config.workers,
             uid=user,

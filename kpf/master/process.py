@@ -142,11 +142,11 @@ class WorkerProcess:
             case Ready(_, uid, privileges) if not self._is_ready:
                 self._is_ready, self.uid, self.privileges = True, uid, privileges
                 self._on_ready(self)
-            case Done(generation) if self._in_flight and generation == self._in_flight.message.generation:
+            case Done(number) if self._in_flight and number == self._in_flight.message.number:
                 self._in_flight.done.set_result(None)
                 self._in_flight, self._is_short = None, False
                 self._send_next()
-            case NoRoom(generation) if self._in_flight and generation == self._in_flight.message.generation:
+            case NoRoom(number) if self._in_flight and number == self._in_flight.message.number:
                 self._queue.appendleft(self._in_flight)
                 self._in_flight = None
                 self._send_later("it is short of descriptors")

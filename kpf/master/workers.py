@@ -41,7 +41,7 @@ START_S = 30.0
 
 
 class Workers:
-    """All worker processes. `newborn(slot)` makes a Configure message of generation 0."""
+    """All worker processes. `newborn(slot)` makes a Configure message, number 0."""
 
     def __init__(
         self, directory: Directory, listeners: ListeningSockets, *, newborn: Callable[[int], Configure], count: int
@@ -49,7 +49,7 @@ class Workers:
         self._directory, self._listeners, self._newborn = directory, listeners, newborn
         self._supervisor = Supervisor(count)
         self._processes: dict[int, WorkerProcess] = {}
-        self._generation = itertools.count(1)
+        self._number = itertools.count(1)
         self._changed = asyncio.Event()
         self._stopping = False
 
@@ -138,7 +138,7 @@ class Workers:
         self._processes[slot] = process
         process.send(self._newborn(slot), [self._directory.descriptor])
         for frontends, sockets in _batches(self._listeners.of_worker(slot)):
-            process.send(Listen(next(self._generation), frontends), sockets)
+            process.send(Listen(next(self._number), frontends), sockets)
         self._handle(Spawned(slot, process.pid))
 
     def _on_ready(self, process: WorkerProcess) -> None:
@@ -159,7 +159,7 @@ class Workers:
     async def announce(self, groups: Sequence[ListeningGroup]) -> None:
         """Hand out listeners; wait until all who live accept on them, `ACKNOWLEDGE_S` at most."""
         answers = [
-            process.send(Listen(next(self._generation), frontends), sockets)
+            process.send(Listen(next(self._number), frontends), sockets)
             for slot, process in self._processes.items()
             for frontends, sockets in _batches((group.frontend_slot, group.sockets[slot]) for group in groups)
         ]
@@ -173,7 +173,7 @@ class Workers:
         Until then one that is late may still have to be told of them, and takes connections by their frontends' slots.
         """
         answers = [
-            process.send(Close(next(self._generation), tuple(batch)))
+            process.send(Close(next(self._number), tuple(batch)))
             for process in self._processes.values()
             for batch in _chunks(frontends)
         ]
@@ -184,7 +184,7 @@ class Workers:
         """Make all workers end the connections that have come to these."""
         shown = tuple(map(str, addresses))
         for process in self._processes.values():
-            process.send(Reset(next(self._generation), shown))
+            process.send(Reset(next(self._number), shown))
 
     async def drain(self) -> None:
         """Replace nobody any more, let all finish what they have, and return when the last has ended.
@@ -194,7 +194,7 @@ class Workers:
         self._stopping = True
         self._handle(StopRequested())
         for process in self._processes.values():
-            process.send(Drain(next(self._generation)))
+            process.send(Drain(next(self._number)))
         supervising = asyncio.create_task(self.supervise())
         try:
             await self._until(lambda: not self._processes)
