@@ -111,6 +111,9 @@ class Config(_Part):
     )
     control_socket: Annotated[str, PlainValidator(fields.socket_path)] = DEFAULT_CONTROL_SOCKET
     drain_timeout: Annotated[float, PlainValidator(fields.seconds)] = 30.0
+    on_exit: Literal["drop", "leave"] = "drop"
+    handover_socket: Annotated[str, PlainValidator(fields.socket_path)] = "/run/kpf/handover.sock"
+    handover_timeout: Annotated[float, PlainValidator(fields.seconds)] = 3600.0
     logging: Logging = Logging()
     forwarding: Literal["auto", "proxied", "direct"] = "auto"
     allow_external_ips: bool = True

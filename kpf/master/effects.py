@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-from kpf.master.addresses import shared_address
+from kpf.master.addresses import endpoint_of, shared_address
 from kpf.master.listening import ListeningSockets
 from kpf.master.workers import Workers
 from kpf.model.names import FrontendKey, SocketAddress
@@ -69,9 +69,11 @@ class Effects:
         self._forget_fails = False
         self.on_closed: Callable[[], None] = lambda: None
         self._still_open: frozenset[Listener] | None = None
-        # cleared while a predecessor may still go on, which has told its workers of all that is open
+        # cleared while a predecessor may still go on, whose workers accept on all that it has opened
         self.may_close = asyncio.Event()
         self.may_close.set()
+        # frontends of a predecessor's that nobody listens for
+        self.orphaned_slots: tuple[int, ...] = ()
 
     @property
     def rules(self) -> Rules | None:
@@ -176,6 +178,25 @@ class Effects:
         self._kernel.table.distrust()
         self.now.flows = FlowsKept()
 
+    def take_charge(self) -> None:
+        """No predecessor goes on any more: what nobody wants may be closed, and what nobody listens for is over."""
+        self.may_close.set()
+        for slot in self.orphaned_slots:
+            self._directory.retire(slot)
+        self.orphaned_slots = ()
+
+    def reread(self) -> None:
+        """A successor that has failed may have changed what is in shared memory, and in the kernel."""
+        self._directory.reread()
+        left = set(self._directory.labels())
+        for listener in self.now.frontends:
+            slot = self._listeners[listener].frontend_slot
+            left.discard(slot)
+            self.now.frontends[listener] = frontend_in(self._directory, slot, listener)
+        for slot in left:
+            self._directory.retire(slot)
+        self.distrust_table()
+
     def _start_closing(self, listeners: tuple[Listener, ...]) -> None:
         for listener in listeners:
             del self.now.frontends[listener]
@@ -236,6 +257,16 @@ class Effects:
     def slots(self) -> Mapping[Listener, int]:
         """The place of each open frontend in shared memory."""
         return {listener: self._listeners[listener].frontend_slot for listener in self.now.frontends}
+
+
+def frontend_in(directory: Directory, slot: int, listener: Listener) -> Frontend:
+    """As shared memory has it."""
+    return Frontend(
+        listener,
+        tuple(map(endpoint_of, directory.addresses(slot))),
+        directory.affinity_timeout_ms(slot) // 1000 or None,
+        directory.may_loop(slot),
+    )
 
 
 def _stale(step: Forget) -> Stale:

@@ -54,12 +54,15 @@ class DaemonLock:
         lock._again, lock._socket, lock.name = None, held, None
         if held is not None:
             lock.name = held.getsockname().decode()
-            # from now on it tells of us: SO_PEERCRED is of who has called listen() last (unix_listen)
-            held.listen(BACKLOG)
         return lock
 
+    def assume(self) -> None:
+        """It tells of us from now on: SO_PEERCRED is of whoever has called listen() last (unix_listen)."""
+        if self._socket is not None:
+            self._socket.listen(BACKLOG)
+
     @property
-    def socket(self) -> socket.socket | None:
+    def held(self) -> socket.socket | None:
         """For a successor; None if strangers have all names."""
         return self._socket
 

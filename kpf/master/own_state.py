@@ -18,7 +18,8 @@ from kpf.shm.directory import Directory
 
 @dataclass(slots=True)
 class OwnState:
-    """Asks the parts. The master itself says how far it is: `is_started` (all workers are ready), `draining`."""
+    """Asks the parts. The master itself says how far it is: `is_started` (all workers are ready), `draining`,
+    `handed_over` (a successor serves)."""
 
     source: Source
     node: NodeWatch
@@ -29,6 +30,7 @@ class OwnState:
     reconciler: Reconciler
     is_started: bool = False
     draining: bool = False
+    handed_over: bool = False
     _began_s: float = field(default_factory=time.monotonic)
 
     def health(self) -> Health:
@@ -46,7 +48,8 @@ class OwnState:
         """For the service manager."""
         progress = self.reconciler.progress
         return Vitals(
-            is_started=self.is_started,
+            # what workers are left may all have ended
+            is_started=self.is_started and not self.handed_over,
             synced=progress.synced,
             generation=progress.generation,
             services=len(self.reconciler.desired.captured),

@@ -32,6 +32,43 @@ class Source(Protocol):
         """Tell the authors of objects what is newly wrong with them, if there is a way."""
 
 
+class Follower:
+    """Follows a source from `start` on. `changed` is called whenever `read` may find something new."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.changed: Callable[[], None] = lambda: None
+        self._news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> "asyncio.Task[None]":
+        """Begin, unless it has; the task never ends by itself, unless by an error."""
+        if self._task is None:
+            self._task = asyncio.create_task(self.source.follow(self._on_change))
+        return self._task
+
+    def _on_change(self) -> None:
+        self._news.set()
+        self.changed()
+
+    async def told(self) -> Snapshot:
+        """Return what the source tells once that is enough to begin with. Raises what `Source.follow` does, OSError."""
+        following = self.start()
+        while (snapshot := self.source.read()) is None:
+            waiting = asyncio.create_task(self._news.wait())
+            await asyncio.wait([waiting, following], return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            if following.done():
+                following.result()
+            self._news.clear()
+        return snapshot
+
+    def stop(self) -> None:
+        """Follow no more."""
+        if self._task is not None:
+            self._task.cancel()
+
+
 def open_source(config: Config) -> Source:
     """Of manifests if there is a directory, else of an API server. Made inside the event loop; asks nobody yet."""
     if config.manifests:
@@ -64,21 +101,13 @@ def read_once(config: Config) -> Snapshot:
 
 
 async def _read_once(config: Config) -> Snapshot:
-    source, changed = open_source(config), asyncio.Event()
-    following = asyncio.create_task(source.follow(changed.set))
+    follower = Follower(open_source(config))
     try:
         async with asyncio.timeout(READ_ONCE_S):
-            while (snapshot := source.read()) is None:
-                waiting = asyncio.create_task(changed.wait())
-                await asyncio.wait([waiting, following], return_when=asyncio.FIRST_COMPLETED)
-                waiting.cancel()
-                if following.done():
-                    following.result()
-                changed.clear()
+            return await follower.told()
     except TimeoutError:
-        reason = "; ".join(source.troubles) or "its answer is not complete"
+        reason = "; ".join(follower.source.troubles) or "its answer is not complete"
         raise TimeoutError(f"the API server has not told what it has: {reason}") from None
     finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
-    return snapshot
+        follower.stop()
+        await asyncio.gather(follower.start(), return_exceptions=True)

@@ -45,6 +45,10 @@ MASTER_S = 30.0
 FIRST_WORKER_S, NEXT_WORKER_S = 1.0, 0.3
 
 
+class RefusedError(HandoverError):
+    """The other side has understood, and does not hand over to us."""
+
+
 @dataclass(slots=True)
 class Holder:
     """One who has handed over, and the conversation with it, which goes on."""
@@ -203,7 +207,7 @@ async def _hear_offer(conversation: Conversation, patience_s: float) -> tuple[Of
     message, descriptors = await conversation.hear(patience_s=patience_s)
     try:
         if isinstance(message, Refusal):
-            raise HandoverError(f"refused: {message.reason}")
+            raise RefusedError(f"it refuses: {message.reason}")
         if not isinstance(message, Offer) or message.protocol != PROTOCOL:
             raise HandoverError(f"it said {type(message).__name__} instead of an offer")
         if MEMORY not in message.descriptors or not 0 < message.workers <= WORKER_SLOTS:

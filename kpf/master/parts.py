@@ -1,0 +1,95 @@
+"""The parts of the daemon, and how they are put together: anew, or around what a predecessor has handed over."""
+
+import resource
+import socket
+from pathlib import Path
+
+from kpf.config import Config
+from kpf.master.adoption import adopt
+from kpf.master.departures import Departures
+from kpf.master.effects import Effects
+from kpf.master.ending import ControlSocketError
+from kpf.master.facts import NodeWatch
+from kpf.master.handover import listen_at
+from kpf.master.identity import worker_user
+from kpf.master.listening import ListeningSockets
+from kpf.master.own_state import OwnState
+from kpf.master.reconcile import Reconciler
+from kpf.master.source import Follower
+from kpf.master.successor import Inheritance
+from kpf.master.workers import Workers
+from kpf.net.handover import HANDOVER, MEMORY
+from kpf.net.messages import Configure
+from kpf.nft.kernel import Kernel
+from kpf.observe.http import ServerSockets
+from kpf.shm.directory import Directory
+from kpf.shm.region import Region
+
+# what the master itself needs beside listening sockets: netlink, channels, pidfds, HTTP clients, files
+OWN_DESCRIPTORS = 256
+
+
+class Parts:
+    """Made inside the event loop. Raises OSError, `ControlSocketError` if the handover socket cannot be made."""
+
+    def __init__(self, config: Config, follower: Follower, inheritance: Inheritance) -> None:
+        self._config = config
+        self.handover_socket = inheritance.handover or _handover_socket(config)
+        self.node = NodeWatch(config)
+        self.kernel = Kernel()
+        is_alone = inheritance.memory < 0
+        self.directory = (
+            Directory(Region.create()) if is_alone else Directory.adopt(Region.attach(inheritance.memory))
+        )
+        self.listeners = ListeningSockets(config.workers)
+        self.workers = Workers(
+            self.directory,
+            self.listeners,
+            newborn=self._newborn,
+            slots=self.directory.take_worker_slots(config.workers),
+            generation=inheritance.generation + 1,
+        )
+        self.departures = Departures(self.node, self.workers)
+        self.effects = Effects(self.directory, self.listeners, self.workers, self.kernel)
+        self.reconciler = Reconciler(
+            self.effects,
+            read=follower.source.read,
+            facts=self.node.facts,
+            port_range=config.port_range.ports,
+            capacity=(_raise_descriptor_limit() - OWN_DESCRIPTORS) // config.workers,
+        )
+        self.reconciler.on_problems = follower.source.report
+        self.server_sockets = ServerSockets(inheritance.servers)
+        self.state = OwnState(
+            follower.source, self.node, self.kernel, self.directory, self.workers, self.effects, self.reconciler
+        )
+        if not is_alone:
+            adopt(inheritance, self.directory, self.listeners, self.effects)
+
+    def _newborn(self, index: int, slot: int) -> Configure:
+        user = worker_user(self._config.worker_user)
+        return Configure(
+            number=0,
+            slot=slot,
+            index=index,
+            generation=self.workers.generation,
+            workers=self._config.workers,
+            uid=user,
+            gid=user,
+            orphan_timeout_s=self._config.handover_timeout,
+            descriptors=(MEMORY, HANDOVER),
+        )
+
+
+def _handover_socket(config: Config) -> socket.socket:
+    path = Path(config.handover_socket)
+    try:
+        return listen_at(path)
+    except OSError as error:
+        raise ControlSocketError(f"handoverSocket {path}: {error.strerror or error}") from error
+
+
+def _raise_descriptor_limit() -> int:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
