@@ -23,6 +23,7 @@ from kpf.model.names import ObjectName
 from kpf.observe import health_checks
 from kpf.observe import http as served
 from kpf.observe.health_checks import HealthCheckServers
+from kpf.observe.http import ServerSockets
 
 WEB, SHOP = 30500, 30501
 TIMEOUT_S = 5.0

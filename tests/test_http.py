@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kpf.observe import http as served
-from kpf.observe.http import Servers
+from kpf.observe.http import Servers, ServerSockets
 
 DOCUMENTS = {"/status": lambda: (200, "fine")}
 

@@ -34,6 +34,7 @@ class Write(NamedTuple):
 class Event(Enum):
     DOUBT = auto()
     TOUCH = auto()
+    FORGET = auto()
 
 
 class FailedError(Exception):

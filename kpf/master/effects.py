@@ -195,7 +195,8 @@ class Effects:
             self.now.frontends[listener] = frontend_in(self._directory, slot, listener)
         for slot in left:
             self._directory.retire(slot)
-        self.distrust_table()
+        self._kernel.table.forget()
+        self.now.flows = FlowsKept()
 
     def _start_closing(self, listeners: tuple[Listener, ...]) -> None:
         for listener in listeners:

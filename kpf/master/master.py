@@ -210,7 +210,7 @@ class Master:
     async def _follow_node(self) -> None:
         async for gone in self._node.changes():
             self._reconciler.request()
-            self._departures.note(gone)
+            self._parts.departures.note(gone)
 
     async def _obey(self, tasks: list[asyncio.Task[None]]) -> SignalAction:
         """Reload when asked to; return when told to stop, or when a successor serves.
