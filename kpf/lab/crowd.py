@@ -56,6 +56,8 @@ A = TypeVar("A", bound=Asking)
 class Client:
     """One connection under way, non-blocking; `source`: its address, "" for whichever the kernel takes.
 
+    `source_port`: several clients may have one, each with another target; 0 for whichever the kernel takes.
+
     `error`: "" as long as it goes well. Raises OSError if the source is not to be had.
     """
 
@@ -70,7 +72,7 @@ class Client:
         "source",
     )
 
-    def __init__(self, target: Address, source: str = "") -> None:
+    def __init__(self, target: Address, source: str = "", source_port: int = 0) -> None:
         family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
         self.sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self.source = source
@@ -78,7 +80,10 @@ class Client:
         self.finished = False
         self._answer = b""
         self._connected_s = self._first_byte_s = 0.0
-        if source:
+        if source_port:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.sock.bind((source, source_port))
+        elif source:
             # the port is chosen at connect(), so that one source has as many ports for every target
             self.sock.setsockopt(socket.IPPROTO_IP, socket.IP_BIND_ADDRESS_NO_PORT, 1)
             self.sock.bind((source, 0))

@@ -9,11 +9,12 @@ import errno
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 
 from kpf.master.addresses import endpoint_of, shared_address
 from kpf.master.listening import ListeningSockets
 from kpf.master.workers import Workers
-from kpf.model.names import FrontendKey, SocketAddress
+from kpf.model.names import FrontendKey, IPAddress, SocketAddress
 from kpf.model.rules import NodePort, Portal, Rules
 from kpf.netlink.conntrack import Stale, forget
 from kpf.nft.kernel import Kernel
@@ -83,8 +84,8 @@ class Effects:
     async def perform(self, step: Step) -> None:
         """Raises `FrontendsFailedError`, `TransactionFailedError`, OSError if the node's address has gone."""
         match step:
-            case OpenFrontends(frontends):
-                await self._each(frontends, self._open)
+            case OpenFrontends(frontends, own_addresses):
+                await self._each(frontends, partial(self._open, own_addresses))
             case Announce(listeners):
                 self.now.unannounced.difference_update(listeners)
                 await self._workers.announce(self._listeners.announce(listeners))
@@ -118,11 +119,12 @@ class Effects:
         await self._set_members(self._listeners[frontend.listener].frontend_slot, frontend)
         self.now.frontends[frontend.listener] = frontend
 
-    async def _open(self, frontend: Frontend) -> None:
+    async def _open(self, own_addresses: frozenset[IPAddress], frontend: Frontend) -> None:
+        may_go = frontend.listener.at.address not in own_addresses
         slot = self._directory.claim()
         try:
             await self._set_members(slot, frontend)
-            self._listeners.open(frontend.listener, slot)
+            self._listeners.open(frontend.listener, slot, address_may_go=may_go)
         except BaseException:
             self._directory.retire(slot)
             raise

@@ -37,13 +37,17 @@ class ListeningSockets:
     def __getitem__(self, listener: Listener) -> ListeningGroup:
         return self._open[listener]
 
-    def open(self, listener: Listener, frontend_slot: int) -> None:
-        """Make it listen. Raises OSError (EADDRINUSE, EMFILE, ...), and then has opened nothing."""
+    def open(self, listener: Listener, frontend_slot: int, *, address_may_go: bool = False) -> None:
+        """Make it listen. Raises OSError (EADDRINUSE, EMFILE, ...), and then has opened nothing.
+
+        `address_may_go`: as `sockets.listening_socket` has it.
+        """
         made: list[socket.socket] = []
         address, port = listener.at
         try:
             for _ in range(self._workers):
-                made.append(sockets.listening_socket(str(address), port, backlog=BACKLOG))
+                one = sockets.listening_socket(str(address), port, backlog=BACKLOG, address_may_go=address_may_go)
+                made.append(one)
             if self._is_steering:
                 sockets.steer(made[0], sorted(self._healthy))
         except OSError:
