@@ -102,7 +102,7 @@ class Handover:
             log.warning("pid %d of uid %d asked to take over: it is neither root nor us", peer.pid, peer.uid)
             conversation.close()
         elif self.taken.is_set() or self._successor is not None and not self._successor.done():
-            task = asyncio.create_task(_refuse(conversation, "another one is taking over at this moment"))
+            task = asyncio.create_task(_dismiss(conversation))
             self._dismissed.add(task)
             task.add_done_callback(self._dismissed.discard)
         else:
@@ -166,6 +166,13 @@ async def _asked(conversation: Conversation) -> str:
         await _refuse(conversation, reason)
         raise HandoverError(reason)
     return message.version
+
+
+async def _dismiss(conversation: Conversation) -> None:
+    # unread, it would keep the answer from being heard (unix_release_sock)
+    with suppress(HandoverError):
+        await _expect(conversation, Ask)
+    await _refuse(conversation, "another one is taking over at this moment")
 
 
 async def _refuse(conversation: Conversation, reason: str) -> None:

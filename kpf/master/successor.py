@@ -33,7 +33,7 @@ from kpf.net.handover import (
     Sockets,
     Taken,
 )
-from kpf.shm.layout import WORKER_SLOTS
+WORKER_SLOTS = 512
 
 log = logging.getLogger("kpf")
 
@@ -225,6 +225,8 @@ async def _receive(found: Inheritance, conversation: Conversation) -> Sockets | 
         raise HandoverError(f"it said {type(message).__name__} out of turn")
     sockets = [socket.socket(fileno=one) for one in descriptors]
     if not all(map(_listens, sockets)):
+        for one in sockets:
+            one.close()
         raise HandoverError(f"{type(message).__name__} came with a socket that does not listen")
     match message:
         case Sockets(index, frontends):
