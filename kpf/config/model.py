@@ -17,18 +17,8 @@ DEFAULT_CONTROL_SOCKET = "/run/kpf/control.sock"
 # begin at 100000 (login.defs(5), SUB_UID_MIN).
 DEFAULT_WORKER_USER = 0x16B70
 
-# what workers and listeners were made with, and the source
-_FIXED = (
-    "workers",
-    "bind_address",
-    "proxy_address",
-    "port_range",
-    "control_socket",
-    "manifests",
-    "client_connection",
-    "master",
-    "worker_user",
-)
+# where others look for this process, and what the kernel knows its workers and their listeners by
+_FIXED = ("proxy_address", "control_socket", "handover_socket", "worker_user")
 
 
 def _camel(name: str) -> str:
@@ -133,6 +123,11 @@ class Config(_Part):
         copy = self.model_copy()
         copy._file_warnings = file_warnings
         return copy
+
+    @property
+    def source(self) -> tuple[object, ...]:
+        """What says where the Services come from."""
+        return self.manifests, self.client_connection, self.master, self.node_name
 
     @property
     def node_name(self) -> str:

@@ -5,6 +5,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from kpf.net import channel
 from kpf.net.channel import Message
@@ -44,6 +45,11 @@ class Conversation:
                 raise HandoverError(f"{type(message).__name__} cannot be said: {error}") from error
             else:
                 return
+
+    def say_if_possible(self, message: Message) -> None:
+        """At once, or never: what nobody waits for."""
+        with suppress(OSError, channel.ChannelError):
+            channel.send(self._socket, message)
 
     async def hear(self, *, patience_s: float) -> tuple[Message, list[int]]:
         """The next message, with its descriptors, which are the caller's. Raises `HandoverError`."""

@@ -13,7 +13,7 @@ from functools import partial
 
 from kpf.master.addresses import endpoint_of, shared_address
 from kpf.master.listening import ListeningSockets
-from kpf.master.workers import Workers
+from kpf.master.generations import Generations
 from kpf.model.names import FrontendKey, IPAddress, SocketAddress
 from kpf.model.rules import NodePort, Portal, Rules
 from kpf.netlink.conntrack import Stale, forget
@@ -62,7 +62,7 @@ class Effects:
     been closed.
     """
 
-    def __init__(self, directory: Directory, listeners: ListeningSockets, workers: Workers, kernel: Kernel) -> None:
+    def __init__(self, directory: Directory, listeners: ListeningSockets, workers: Generations, kernel: Kernel) -> None:
         self._directory, self._listeners, self._workers, self._kernel = directory, listeners, workers, kernel
         self._background: set[asyncio.Task[None]] = set()
         self.now = InForce()

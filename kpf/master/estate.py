@@ -10,7 +10,7 @@ from kpf.master.effects import Effects
 from kpf.master.listening import ListeningSockets
 from kpf.master.lock import DaemonLock
 from kpf.master.reconcile import Reconciler
-from kpf.master.workers import Workers
+from kpf.master.generations import Generations
 from kpf.net.handover import HANDOVER, LOCK, MASTER, MEMORY, PROTOCOL, Offer, Sockets
 from kpf.observe.http import ServerSockets
 from kpf.shm.directory import Directory
@@ -23,7 +23,7 @@ class MasterEstate:
 
     directory: Directory
     listeners: ListeningSockets
-    workers: Workers
+    workers: Generations
     effects: Effects
     reconciler: Reconciler
     server_sockets: ServerSockets
@@ -41,7 +41,7 @@ class MasterEstate:
             version=__version__,
             role=MASTER,
             pid=os.getpid(),
-            generation=self.workers.generation,
+            generation=self.workers.serving.generation,
             workers=len(self.workers.slots),
             index=0,
             slot=0,

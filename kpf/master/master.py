@@ -18,7 +18,7 @@ from kpf.master.handover import Handover
 from kpf.master.identity import NOT_TOLD_APART
 from kpf.master.lock import DaemonLock
 from kpf.master.own_servers import OwnServers
-from kpf.master.parts import Parts
+from kpf.master.parts import Parts, capacity
 from kpf.master.signal_queue import SignalAction, SignalQueue
 from kpf.master.source import Follower, open_source
 from kpf.master.successor import Inheritance
@@ -26,6 +26,7 @@ from kpf.nft import other_proxies
 from kpf.nft.monitor import Monitor
 from kpf.observe.log import set_up
 from kpf.observe.notify import ServiceManager
+from kpf.shm.slots import CapacityError
 from kpf.waiting import waiting_for
 
 log = logging.getLogger("kpf")
@@ -154,7 +155,7 @@ class Master:
         self._reconciler.request(full=True)
         self._follower.changed = self._reconciler.request
         loops = (self._workers.supervise(), self._reconciler.run(), self._follow_node(), self._announce())
-        return [*tasks, self._follower.start(), *(asyncio.create_task(one) for one in loops)]
+        return [*tasks, *(asyncio.create_task(one) for one in (*loops, self._follower.failed()))]
 
     async def _take_charge(self) -> list[asyncio.Task[None]]:
         """From now on nobody else decides, and only our workers accept.
@@ -168,6 +169,9 @@ class Master:
             self._lock = self._estate.lock = DaemonLock()
             log.warning("the kpf before us has ended before it has left: %s", error)
         self._lock.assume()
+        self._workers.serve()
+        if not self._inheritance.is_from_master:
+            self._workers.adopt(self._inheritance.holders)
         self._effects.take_charge()
         self._is_in_charge = True
         if not self._serves_control:
@@ -258,7 +262,7 @@ class Master:
         return SignalAction.LEAVE
 
     async def _reload_now(self) -> None:
-        await self._follower.source.reread()
+        await self._follower.reread()
         try:
             new = self._reload()
         except ConfigError as error:
@@ -271,9 +275,29 @@ class Master:
         for name in fixed:
             log.warning("%s has changed: that needs a restart", Config.model_fields[name].alias)
         old, self._config = self._config, new.model_copy(update={name: getattr(self._config, name) for name in fixed})
-        self._node.configure(self._config)
         set_up(self._config.logging.level, self._config.logging.format)
-        if old.healthz_bind_address != self._config.healthz_bind_address:
-            await self._servers.serve_health(self._config)
+        await self._follow_config(old, self._config)
         log.info("configuration and manifests are read anew")
         self._reconciler.request(full=True)
+
+    async def _follow_config(self, old: Config, new: Config) -> None:
+        self._node.configure(new)
+        await self._node.hold()
+        self._parts.configure(new)
+        if old.workers != new.workers:
+            await self._change_workers(new.workers)
+        self._reconciler.configure(port_range=new.port_range.ports, capacity=capacity(new))
+        if old.source != new.source:
+            self._follower.replace(open_source(new))
+        if old.healthz_bind_address != new.healthz_bind_address:
+            await self._servers.serve_health(new)
+
+    async def _change_workers(self, count: int) -> None:
+        """Between two syncs: what opens listeners must know how many each has."""
+        await self._reconciler.hold()
+        try:
+            await self._workers.change(count)
+        except (OSError, CapacityError) as error:
+            log.error("there are as many workers as before: %s", error)
+        finally:
+            self._reconciler.go_on()

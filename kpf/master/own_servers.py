@@ -41,7 +41,7 @@ class OwnServers:
             failure = await self._servers.serve_tcp(str(address), port, health_documents(self._state.health))
             if failure:
                 problem = Problem("", f"Node {self._node.name}", "healthzBindAddress", failure)
-                self._follower.source.report((problem,))
+                self._follower.report((problem,))
 
     async def serve_health_checks(self) -> None:
         """Those of Services, anew whenever something has changed. Never ends by itself."""
@@ -51,7 +51,7 @@ class OwnServers:
             desired = self._reconciler.desired
             facts = desired.allocation.facts
             where = health_check_addresses(facts.node_port_networks, facts.local_addresses)
-            self._follower.source.report(await self._health_checks.update(desired.health_checks, where))
+            self._follower.report(await self._health_checks.update(desired.health_checks, where))
             # what a predecessor has listened on and nobody wants now
             self.sockets.close_unused()
 

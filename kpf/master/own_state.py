@@ -9,7 +9,7 @@ from kpf.master.effects import Effects
 from kpf.master.facts import NodeWatch
 from kpf.master.reconcile import Reconciler
 from kpf.master.source import Source
-from kpf.master.workers import Workers
+from kpf.master.generations import Generations
 from kpf.nft.kernel import Kernel
 from kpf.observe.health import Health
 from kpf.observe.vitals import Vitals
@@ -25,7 +25,7 @@ class OwnState:
     node: NodeWatch
     kernel: Kernel
     directory: Directory
-    workers: Workers
+    workers: Generations
     effects: Effects
     reconciler: Reconciler
     is_started: bool = False

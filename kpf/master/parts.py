@@ -10,6 +10,7 @@ from kpf.master.departures import Departures
 from kpf.master.effects import Effects
 from kpf.master.ending import ControlSocketError
 from kpf.master.facts import NodeWatch
+from kpf.master.generations import Generations
 from kpf.master.handover import listen_at
 from kpf.master.identity import worker_user
 from kpf.master.listening import ListeningSockets
@@ -17,8 +18,6 @@ from kpf.master.own_state import OwnState
 from kpf.master.reconcile import Reconciler
 from kpf.master.source import Follower
 from kpf.master.successor import Inheritance
-from kpf.master.workers import Workers
-from kpf.net.handover import HANDOVER, MEMORY
 from kpf.net.messages import Configure
 from kpf.nft.kernel import Kernel
 from kpf.observe.http import ServerSockets
@@ -42,43 +41,54 @@ class Parts:
             Directory(Region.create()) if is_alone else Directory.adopt(Region.attach(inheritance.memory))
         )
         self.listeners = ListeningSockets(config.workers)
-        self.workers = Workers(
+        self.workers = Generations(
             self.directory,
             self.listeners,
             newborn=self._newborn,
-            slots=self.directory.take_worker_slots(config.workers),
+            handover=self.handover_socket,
+            count=config.workers,
             generation=inheritance.generation + 1,
+            steers=not inheritance.is_from_master,
         )
         self.departures = Departures(self.node, self.workers)
         self.effects = Effects(self.directory, self.listeners, self.workers, self.kernel)
         self.reconciler = Reconciler(
             self.effects,
-            read=follower.source.read,
+            read=follower.read,
             facts=self.node.facts,
             port_range=config.port_range.ports,
-            capacity=(_raise_descriptor_limit() - OWN_DESCRIPTORS) // config.workers,
+            capacity=capacity(config),
         )
-        self.reconciler.on_problems = follower.source.report
+        self.reconciler.on_problems = follower.report
         self.server_sockets = ServerSockets(inheritance.servers)
         self.state = OwnState(
-            follower.source, self.node, self.kernel, self.directory, self.workers, self.effects, self.reconciler
+            follower, self.node, self.kernel, self.directory, self.workers, self.effects, self.reconciler
         )
         if not is_alone:
             adopt(inheritance, self.directory, self.listeners, self.effects)
 
-    def _newborn(self, index: int, slot: int) -> Configure:
+    def configure(self, config: Config) -> None:
+        """For workers that are started from now on."""
+        self._config = config
+
+    def _newborn(self, index: int) -> Configure:
         user = worker_user(self._config.worker_user)
         return Configure(
             number=0,
-            slot=slot,
-            index=index,
-            generation=self.workers.generation,
+            slot=0,
             workers=self._config.workers,
             uid=user,
             gid=user,
             orphan_timeout_s=self._config.handover_timeout,
-            descriptors=(MEMORY, HANDOVER),
+            index=index,
         )
+
+
+def capacity(config: Config) -> int:
+    """How many frontends the descriptors are enough for, once as many are allowed as may be."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return (hard - OWN_DESCRIPTORS) // config.workers
 
 
 def _handover_socket(config: Config) -> socket.socket:
@@ -87,9 +97,3 @@ def _handover_socket(config: Config) -> socket.socket:
         return listen_at(path)
     except OSError as error:
         raise ControlSocketError(f"handoverSocket {path}: {error.strerror or error}") from error
-
-
-def _raise_descriptor_limit() -> int:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard

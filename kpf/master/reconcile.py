@@ -75,6 +75,10 @@ class Reconciler:
         self.desired = DesiredState()
         self.node: Node | None = None
 
+    def configure(self, *, port_range: range, capacity: int) -> None:
+        """From the next sync on. Frontends whose ports are not in the range get others."""
+        self._ports = ProxyPorts(port_range, capacity, is_free)
+
     def request(self, *, full: bool = False) -> None:
         """Something may have changed; `full`: the kernel's table may have, too."""
         self.progress.request()

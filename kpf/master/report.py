@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from kpf.master.addresses import shown
-from kpf.master.workers import Workers
+from kpf.master.generations import Generations
 from kpf.model.names import EndpointSet, Forwarding, ServicePortName, SocketAddress
 from kpf.model.rules import NodePort, Portal
 from kpf.plan.allocation import Listener
@@ -19,7 +19,7 @@ from kpf.shm.observer import MemberView
 AT_A_TIME = 500
 
 
-def workers_report(workers: Workers, directory: Directory) -> list[dict[str, object]]:
+def workers_report(workers: Generations, directory: Directory) -> list[dict[str, object]]:
     """For `status --json`: one entry a slot, in their order."""
     entries: list[dict[str, object]] = []
     for index, slot in enumerate(workers.slots):
