@@ -71,7 +71,7 @@ class Master:
         self._kernel = Kernel()
         self._directory = Directory(Region.create(workers))
         self._listeners = ListeningSockets(workers)
-        self._workers = Workers(self._directory, self._listeners, newborn=self._newborn, count=workers)
+        self._workers = Workers(self._directory, self._listeners, newborn=self._newborn, slots=range(workers))
         self._departures = Departures(self._node, self._workers)
         self._effects = Effects(self._directory, self._listeners, self._workers, self._kernel)
         self._reconciler = Reconciler(
