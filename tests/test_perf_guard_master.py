@@ -190,7 +190,7 @@ class Node:
         for _ in range(SLOTS_IN_USE):
             directory.claim()
         self.listeners = ListeningSockets(WORKERS)
-        self.workers = Workers(directory, self.listeners, newborn=newborn, count=WORKERS)
+        self.workers = Workers(directory, self.listeners, newborn=newborn, slots=range(WORKERS))
         self.kernel = Kernel()
         self.effects = Effects(directory, self.listeners, self.workers, self.kernel)
         self.reconciler = Reconciler(

@@ -7,9 +7,9 @@ of `workers`, or those of a master before it that is gone, which have handed ove
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterable, Sequence
 
-from kpf.master.conversation import HandoverError
 from kpf.master.listening import ListeningGroup, ListeningSockets
 from kpf.master.successor import Holder
 from kpf.master.supervisor import Slot
@@ -99,20 +99,36 @@ class Generations:
         del self._adopted[task]
 
     async def change(self, count: int) -> None:
-        """As many workers from now on: another generation serves, on the same sockets and some more or less.
+        """As many workers from now on: another generation serves, on the same sockets and some more, or fewer.
 
         Raises OSError, TimeoutError, `CapacityError`; then those that have served go on.
         """
         before = self.serving
         made = self._made(count, before.generation + 1, steers=False)
-        # before they start: a newborn is told of the sockets at its place
-        superfluous = self._listeners.resize(count)
-        await made.start()
+        try:
+            # before they start: a newborn is told of the sockets at its place
+            self._listeners.resize(count)
+            await made.start()
+        except OSError:
+            self._listeners.resize(len(before.slots))
+            await made.abort()
+            raise
         self.serving = made
         self._leaving.append(before)
         made.serve()
-        await superfluous.close(before)
+        await self._quiet(before, range(count, len(before.slots)))
         before.leave()
+        await before.have_left()
+        self._listeners.forget_surplus()
+
+    async def _quiet(self, workers: Workers, indexes: range) -> None:
+        """Until these have accepted nothing for a while: handshakes go on that began when they were steered to."""
+        deadline_s = time.monotonic() + QUIET_LIMIT_S
+        seen, since_s = -1, 0.0
+        while indexes and (now_s := time.monotonic()) < deadline_s and now_s - since_s < QUIET_S:
+            if (total := workers.accepted(indexes)) != seen:
+                seen, since_s = total, now_s
+            await asyncio.sleep(QUIET_S / 5)
 
     def serve(self) -> None:
         """From now on new connections go where those that serve say."""

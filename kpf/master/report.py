@@ -23,7 +23,7 @@ def workers_report(workers: Generations, directory: Directory) -> list[dict[str,
     """For `status --json`: one entry a slot, in their order."""
     entries: list[dict[str, object]] = []
     for index, slot in enumerate(workers.slots):
-        seen = directory.worker(index)
+        seen = directory.worker(workers.places[index])
         entries.append(
             {
                 "slot": index,
