@@ -23,6 +23,7 @@ from kpf.net.handover import (
     WORKER,
     Ask,
     Complete,
+    Left,
     Offer,
     Pause,
     Paused,
@@ -243,7 +244,7 @@ class Orphans:
                     await conversation.say(Paused())
                 else:
                     self.left.append(index)
-                    await conversation.say(successor.Left())
+                    await conversation.say(Left())
 
 
 def test_each_worker_that_was_left_has_its_share(path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import socket
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, PrivateAttr
@@ -102,7 +103,7 @@ class Config(_Part):
     control_socket: Annotated[str, PlainValidator(fields.socket_path)] = DEFAULT_CONTROL_SOCKET
     drain_timeout: Annotated[float, PlainValidator(fields.seconds)] = 30.0
     on_exit: Literal["drop", "leave"] = "drop"
-    handover_socket: Annotated[str, PlainValidator(fields.socket_path)] = "/run/kpf/handover.sock"
+    handover_socket: Annotated[str, PlainValidator(fields.socket_path)] = ""
     handover_timeout: Annotated[float, PlainValidator(fields.seconds)] = 3600.0
     logging: Logging = Logging()
     forwarding: Literal["auto", "proxied", "direct"] = "auto"
@@ -123,6 +124,11 @@ class Config(_Part):
         copy = self.model_copy()
         copy._file_warnings = file_warnings
         return copy
+
+    @property
+    def handover_path(self) -> Path:
+        """`handover_socket`, or what stands for it: beside the control socket."""
+        return Path(self.handover_socket or Path(self.control_socket).with_name("handover.sock"))
 
     @property
     def source(self) -> tuple[object, ...]:

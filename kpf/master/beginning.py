@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 from kpf.config import Config
 from kpf.master.conversation import HandoverError
@@ -33,7 +32,7 @@ async def begin(config: Config, follower: Follower) -> Beginning:
     A living predecessor is asked only once the source has told what there is: from then on it decides nothing. Raises
     `AlreadyRunningError` if it does not hand over, `HandoverError`, OSError.
     """
-    path = Path(config.handover_socket)
+    path = config.handover_path
     for _ in range(ATTEMPTS):
         try:
             return Beginning(lock := DaemonLock(), await _left_behind(path, lock))

@@ -12,8 +12,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 
 from kpf.master.addresses import endpoint_of, shared_address
-from kpf.master.listening import ListeningSockets
 from kpf.master.generations import Generations
+from kpf.master.labels import label_of
+from kpf.master.listening import ListeningSockets
+from kpf.master.workers import Workers
 from kpf.model.names import FrontendKey, IPAddress, SocketAddress
 from kpf.model.rules import NodePort, Portal, Rules
 from kpf.netlink.conntrack import Stale, forget
@@ -62,7 +64,7 @@ class Effects:
     been closed.
     """
 
-    def __init__(self, directory: Directory, listeners: ListeningSockets, workers: Generations, kernel: Kernel) -> None:
+    def __init__(self, directory: Directory, listeners: ListeningSockets, workers: Generations | Workers, kernel: Kernel) -> None:
         self._directory, self._listeners, self._workers, self._kernel = directory, listeners, workers, kernel
         self._background: set[asyncio.Task[None]] = set()
         self.now = InForce()
@@ -121,7 +123,7 @@ class Effects:
 
     async def _open(self, own_addresses: frozenset[IPAddress], frontend: Frontend) -> None:
         may_go = frontend.listener.at.address not in own_addresses
-        slot = self._directory.claim()
+        slot = self._directory.claim(label_of(frontend.listener.frontend))
         try:
             await self._set_members(slot, frontend)
             self._listeners.open(frontend.listener, slot, address_may_go=may_go)

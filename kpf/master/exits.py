@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 from contextlib import suppress
-from pathlib import Path
 
 from kpf.config import Config
 from kpf.master import ending
@@ -46,7 +45,7 @@ class Exits:
             raise TableStaysError(f"table inet kpf is still there, `kpf cleanup` takes it away: {error}") from error
         finally:
             await self._servers.close()
-            Path(config.handover_socket).unlink(missing_ok=True)
+            config.handover_path.unlink(missing_ok=True)
         log.info("stopped")
 
     async def _drain(self, patience_s: float) -> None:

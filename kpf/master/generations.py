@@ -20,6 +20,8 @@ from kpf.shm.directory import Directory
 
 log = logging.getLogger("kpf")
 
+QUIET_S, QUIET_LIMIT_S = 0.5, 2.0
+
 
 class Generations:
     """`newborn` makes a Configure message for a worker. Raises `CapacityError` if shared memory has no place left.
@@ -64,6 +66,15 @@ class Generations:
     def slots(self) -> Sequence[Slot]:
         """The supervisor's, of those that serve, by index; their fields change with each event."""
         return self.serving.slots
+
+    @property
+    def alive(self) -> int:
+        """How many of those that serve have become ready, and are not known to be stuck."""
+        return self.serving.alive
+
+    def uid(self) -> int | None:
+        """Whose all of their dials are, once they are ready; None if they are not all the same user's."""
+        return self.serving.uid()
 
     @property
     def is_over(self) -> bool:
@@ -149,6 +160,12 @@ class Generations:
             one.reset(shown)
         for holder in self._adopted.values():
             holder.conversation.say_if_possible(Reset(0, tuple(map(str, shown))))
+
+    async def pause(self) -> None:
+        pass
+
+    async def resume(self) -> None:
+        pass
 
     def leave(self) -> None:
         """Accept nothing more; end with the last connection."""

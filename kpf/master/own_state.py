@@ -8,7 +8,7 @@ from kpf.master import report
 from kpf.master.effects import Effects
 from kpf.master.facts import NodeWatch
 from kpf.master.reconcile import Reconciler
-from kpf.master.source import Source
+from kpf.master.source import Follower
 from kpf.master.generations import Generations
 from kpf.nft.kernel import Kernel
 from kpf.observe.health import Health
@@ -18,10 +18,13 @@ from kpf.shm.directory import Directory
 
 @dataclass(slots=True)
 class OwnState:
-    """Asks the parts. The master itself says how far it is: `is_started` (all workers are ready), `draining`,
-    `handed_over` (a successor serves)."""
+    """Asks the parts.
 
-    source: Source
+    The master itself says how far it is: `is_started` (all workers are ready), `draining`, `handed_over` (a successor
+    serves).
+    """
+
+    source: Follower
     node: NodeWatch
     kernel: Kernel
     directory: Directory

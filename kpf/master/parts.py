@@ -2,7 +2,6 @@
 
 import resource
 import socket
-from pathlib import Path
 
 from kpf.config import Config
 from kpf.master.adoption import adopt
@@ -92,7 +91,7 @@ def capacity(config: Config) -> int:
 
 
 def _handover_socket(config: Config) -> socket.socket:
-    path = Path(config.handover_socket)
+    path = config.handover_path
     try:
         return listen_at(path)
     except OSError as error:

@@ -37,7 +37,7 @@ class Source(Protocol):
 
 
 class Follower:
-    """The source in use, followed from `start` on, and the one that is to replace it. Itself a source.
+    """The source in use, followed from `start` on, and the one that is to replace it.
 
     `changed` is called whenever `read` may find something new.
     """

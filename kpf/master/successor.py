@@ -33,7 +33,7 @@ from kpf.net.handover import (
     Sockets,
     Taken,
 )
-WORKER_SLOTS = 512
+from kpf.shm.layout import WORKER_SLOTS
 
 log = logging.getLogger("kpf")
 
