@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 from kpf.config import Config
 from kpf.master.conversation import HandoverError

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 from kpf.master.conversation import HandoverError
 from kpf.master.effects import Effects
-from kpf.master.lock import AlreadyRunningError
 from kpf.master.generations import Generations
+from kpf.master.lock import AlreadyRunningError
 from kpf.model.rules import Rules
 from kpf.nft.kernel import TransactionFailedError
 from kpf.stderr import StandardError

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from kpf import __version__
 from kpf.master.effects import Effects
+from kpf.master.generations import Generations
 from kpf.master.listening import ListeningSockets
 from kpf.master.lock import DaemonLock
 from kpf.master.reconcile import Reconciler
-from kpf.master.generations import Generations
 from kpf.net.handover import HANDOVER, LOCK, MASTER, MEMORY, PROTOCOL, Offer, Sockets
 from kpf.observe.http import ServerSockets
 from kpf.shm.directory import Directory

@@ -101,7 +101,7 @@ class Handover:
         if not peer.is_trusted(os.geteuid()):
             log.warning("pid %d of uid %d asked to take over: it is neither root nor us", peer.pid, peer.uid)
             conversation.close()
-        elif self.taken.is_set() or self._successor is not None and not self._successor.done():
+        elif self.taken.is_set() or (self._successor is not None and not self._successor.done()):
             task = asyncio.create_task(_dismiss(conversation))
             self._dismissed.add(task)
             task.add_done_callback(self._dismissed.discard)

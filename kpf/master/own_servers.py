@@ -1,6 +1,5 @@
 """What the daemon serves itself over HTTP: its state at the control socket, its health, and the health of Services."""
 
-import asyncio
 from pathlib import Path
 
 from kpf.config import Config

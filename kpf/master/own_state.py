@@ -7,9 +7,9 @@ from kpf import __version__
 from kpf.master import report
 from kpf.master.effects import Effects
 from kpf.master.facts import NodeWatch
+from kpf.master.generations import Generations
 from kpf.master.reconcile import Reconciler
 from kpf.master.source import Follower
-from kpf.master.generations import Generations
 from kpf.nft.kernel import Kernel
 from kpf.observe.health import Health
 from kpf.observe.vitals import Vitals
