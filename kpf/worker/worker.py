@@ -9,9 +9,11 @@ import os
 import resource
 import select
 import socket
+from collections.abc import Mapping
 from time import monotonic_ns
 
 from kpf.net import channel
+from kpf.net.handover import HANDOVER, MEMORY
 from kpf.net.messages import Close, Configure, Drain, Listen, Reset
 from kpf.shm import layout
 from kpf.shm.balancer import Balancer
@@ -20,6 +22,7 @@ from kpf.shm.region import Region, monotonic_ms
 from kpf.worker import privileges
 from kpf.worker.acceptor import Acceptor
 from kpf.worker.clock import Clock
+from kpf.worker.conversation import Estate
 from kpf.worker.dialer import Dialer
 from kpf.worker.orders import Orders
 from kpf.worker.orphan import Orphan
@@ -53,7 +56,7 @@ def main(descriptor: int) -> int:
     _die_before_the_master()
     kept = privileges.drop(message.uid, message.gid)
     orders = Orders(master)
-    worker = Worker(orders, message, Region.attach(descriptors[0]))
+    worker = Worker(orders, message, dict(zip(message.descriptors, descriptors, strict=True)))
     gc.collect()
     gc.disable()
     gc.freeze()
@@ -64,9 +67,14 @@ def main(descriptor: int) -> int:
 
 
 class Worker:
-    """One slot's process: its epoll, and the parts that it is made of. The master's channel is `orders`."""
+    """One slot's process: its epoll, and the parts that it is made of.
 
-    def __init__(self, orders: Orders, configuration: Configure, region: Region) -> None:
+    The master's channel is `orders`; `descriptors` are those that came with `configuration`, by name. Raises
+    `RegionError`, OSError.
+    """
+
+    def __init__(self, orders: Orders, configuration: Configure, descriptors: Mapping[str, int]) -> None:
+        region = Region.attach(descriptors[MEMORY])
         slot, record = configuration.slot, region.layout.worker(configuration.slot)
         self._orders, self._configuration = orders, configuration
         self._words, self._record = region.words, record
@@ -80,6 +88,8 @@ class Worker:
         self._dialer = Dialer(self._sessions, self._relay, Balancer(region, slot), region.words, self._clock)
         self._acceptor = Acceptor(self._sessions, self._dialer, self._clock, region, worker=slot, pipes=pipes.limit)
         self._sweeper = Sweeper(self._sessions, self._relay, self._clock, pipes)
+        self._estate = Estate(configuration, descriptors[MEMORY], self._acceptor, self._clock.now_ms)
+        self._handover = socket.socket(fileno=descriptors[HANDOVER]) if HANDOVER in descriptors else None
         self._orphan: Orphan | None = None
         self._unanswered: Close | Drain | None = None
         self._leaving = self._is_over = False
@@ -129,8 +139,7 @@ class Worker:
             self._orders.settle()
         if self._orphan:
             self._orphan.tick(clock.now_ms)
-            self._sessions.make_room(self._orphan.descriptor)
-            clock.at(self._orphan.deadline_ms)
+            self._follow(self._orphan)
         over_time = self._orphan is not None and clock.now_ms >= self._orphan.deadline_ms
         self._is_over = over_time or (self._leaving and not self._sessions.active and acceptor.is_empty)
         clock.is_restless = self._leaving or acceptor.is_unsettled or bool(self._resets.due)
@@ -138,10 +147,23 @@ class Worker:
 
     def _other_ready(self, descriptor: int) -> None:
         """The master, this one or another; or a socket that was closed earlier in the batch."""
-        if descriptor == self._orders.descriptor and self._orphan is None:
+        if self._orphan is not None:
+            self._orphan.ready(descriptor, self._clock.now_ms)
+            self._follow(self._orphan)
+        elif descriptor == self._orders.descriptor:
             self._obey()
-        elif self._orphan is not None and descriptor == self._orphan.descriptor and self._orphan.is_relieved():
+
+    def _follow(self, orphan: Orphan) -> None:
+        """Do what others want of an orphan."""
+        self._acceptor.hold(orphan.is_paused)
+        for addresses in orphan.resets():
+            self._resets.order(addresses)
+            self._clock.is_restless = True
+        if orphan.is_relieved and not self._leaving:
             self._leave()
+        if self._leaving and not self._acceptor.is_closing:
+            orphan.left()
+        self._clock.at(orphan.due_ms)
 
     def _obey(self) -> None:
         try:
@@ -183,8 +205,15 @@ class Worker:
         self._epoll.unregister(self._orders.descriptor)
         self._orders.close()
         self._acceptor.lack(False)
-        deadline_ms = self._clock.now_ms + int(self._configuration.orphan_timeout_s * 1000)
-        self._orphan = Orphan(self._epoll, self._orders.master_uid, deadline_ms)
+        self._orphan = Orphan(
+            self._sessions,
+            self._estate,
+            self._handover,
+            master_uid=self._orders.master_uid,
+            now_ms=self._clock.now_ms,
+            timeout_ms=int(self._configuration.orphan_timeout_s * 1000),
+            is_relieved=self._leaving,
+        )
 
 
 def _forget_predecessor(region: Region, slot: int) -> None:
