@@ -56,6 +56,7 @@ A = TypeVar("A", bound=Asking)
 class Client:
     """One connection under way, non-blocking; `source`: its address, "" for whichever the kernel takes.
 
+    `request`: a line that is sent once the connection stands; the server then has to say its name and send it back.
     `error`: "" as long as it goes well. Raises OSError if the source is not to be had.
     """
 
@@ -63,6 +64,7 @@ class Client:
         "_answer",
         "_connected_s",
         "_first_byte_s",
+        "_request",
         "began_s",
         "error",
         "finished",
@@ -70,13 +72,13 @@ class Client:
         "source",
     )
 
-    def __init__(self, target: Address, source: str = "") -> None:
+    def __init__(self, target: Address, source: str = "", request: bytes = b"") -> None:
         family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
         self.sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self.source = source
         self.error = ""
         self.finished = False
-        self._answer = b""
+        self._answer, self._request = b"", request
         self._connected_s = self._first_byte_s = 0.0
         if source:
             # the port is chosen at connect(), so that one source has as many ports for every target
@@ -88,10 +90,10 @@ class Client:
             self.fail(errno.errorcode[code])
 
     def ask(self, request: bytes) -> None:
-        """One more exchange on a connection that stands."""
+        """One more exchange on a connection that stands: a line, which the server has to send back."""
         if self.error:
             return
-        self.finished, self._answer, self._first_byte_s = False, b"", 0.0
+        self.finished, self._answer, self._request, self._first_byte_s = False, b"", request, 0.0
         self.began_s = self._connected_s = time.monotonic()
         try:
             self.sock.send(request)
@@ -118,6 +120,8 @@ class Client:
         if code:
             raise OSError(code, "")
         self._connected_s = time.monotonic()
+        if self._request:
+            self.sock.send(self._request)
 
     def _read(self) -> None:
         data = self.sock.recv(4096)
@@ -125,7 +129,7 @@ class Client:
         self._answer += data
         if not data:
             self.fail("closed without an answer")
-        self.finished = self.finished or self._answer.endswith(b"\n")
+        self.finished = self.finished or self._answer.endswith(self._request or b"\n")
 
     @property
     def awaits(self) -> int:
@@ -134,7 +138,7 @@ class Client:
 
     def outcome(self) -> Outcome:
         """Of the last exchange; the connection may stay open for another one."""
-        name, _, client = ("" if self.error else self._answer.strip().decode()).partition("\t")
+        name, _, client = ("" if self.error else self._answer.decode().split("\n")[0]).partition("\t")
         connect_s, first_byte_s = (max(at - self.began_s, 0.0) for at in (self._connected_s, self._first_byte_s))
         return Outcome(self.source, name, self.error, self.began_s, connect_s, first_byte_s, client)
 
