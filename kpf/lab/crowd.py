@@ -13,6 +13,9 @@ from typing import Protocol, TypeVar
 
 Address = tuple[str, int]
 
+# who is late starts no more at once, so that those under way are heard meanwhile
+BURST = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -161,7 +164,9 @@ class Crowd:
         next_s = time.monotonic()
         exhausted = False
         while True:
-            while not exhausted and len(under_way) < at_once and time.monotonic() >= next_s:
+            for _ in range(BURST):
+                if exhausted or len(under_way) >= at_once or time.monotonic() < next_s:
+                    break
                 client = next(clients, None)
                 if client is None:
                     exhausted = True

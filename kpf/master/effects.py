@@ -209,6 +209,10 @@ class Effects:
         """The last transaction but one. Raises `TransactionFailedError`."""
         await self._write(self.rules, (self.rules or wanted).dropping())
 
+    async def leave_new_connections(self, wanted: Rules) -> None:
+        """Instead of that one, to another proxy that has rules here. Raises `TransactionFailedError`."""
+        await self._write(self.rules, (self.rules or wanted).stepping_aside())
+
     async def finish(self) -> None:
         """Cancel what runs in the background, such as listeners that are being closed, and wait for it."""
         for task in self._background:

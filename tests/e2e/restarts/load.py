@@ -1,6 +1,6 @@
 """What clients do while kpf restarts, in one process: `python -m tests.e2e.restarts.load DESCRIPTOR`.
 
-New connections with one request each, and as many past kpf for comparison; connections that are kept, with a message
+New connections with one request each, and others past kpf for comparison; connections that are kept, with a message
 each 100 ms; clients that must stay with their pod; and one client that counts turns. Everything is due at a moment that
 is settled beforehand, and times are counted from that moment: a load that is late itself is late for all kinds alike.
 """
@@ -33,8 +33,8 @@ class Kind(Enum):
 
 
 ROUND_S = 0.05
-# in a round: 300 new connections a second, and as many past kpf, 500 messages, 100 pinned ones, 20 turns
-ROUND = {Kind.NEW: 15, Kind.CONTROL: 15, Kind.MESSAGE: 25, Kind.PINNED: 5, Kind.TURN: 1}
+# 300 new connections a second, 100 past kpf, 500 messages, 100 pinned ones, 20 turns
+ROUND = {Kind.NEW: 15, Kind.CONTROL: 5, Kind.MESSAGE: 25, Kind.PINNED: 5, Kind.TURN: 1}
 KEPT = 50
 PAUSE_S = ROUND_S / sum(ROUND.values())
 

@@ -13,11 +13,12 @@ from tests.e2e.restarts.load import Kind, Report
 
 DELAYED_S = 0.05
 WINDOW_S = 0.25
+STILL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Delays:
-    """Of those that were answered: how many took `DELAYED_S` longer than whoever came at that moment past kpf."""
+    """Of those that were answered: how many took so much longer than whoever came at that moment past kpf."""
 
     number: int
     delayed: int
@@ -25,7 +26,7 @@ class Delays:
     p999_s: float
 
     @classmethod
-    def of(cls, outcomes: Sequence[Outcome], control: Sequence[Outcome]) -> "Delays":
+    def of(cls, outcomes: Sequence[Outcome], control: Sequence[Outcome], longer_s: float = DELAYED_S) -> "Delays":
         """`control`: those that came past kpf; the slowest one of about a window is what a moment was like."""
         half_s = WINDOW_S / 2
         slowest_s: dict[int, float] = defaultdict(float)
@@ -34,7 +35,7 @@ class Delays:
             for near in (half - 1, half, half + 1):
                 slowest_s[near] = max(slowest_s[near], one.first_byte_s)
         answered = [one for one in outcomes if not one.error]
-        delayed = sum(one.first_byte_s > slowest_s[int(one.began_s / half_s)] + DELAYED_S for one in answered)
+        delayed = sum(one.first_byte_s > slowest_s[int(one.began_s / half_s)] + longer_s for one in answered)
         times_s = sorted(one.first_byte_s for one in answered) or [0.0]
         return cls(len(answered), delayed, times_s[-1], times_s[math.ceil(len(times_s) * 0.999) - 1])
 
@@ -65,16 +66,16 @@ class Tally:
     off: Mapping[str, int]
 
     @classmethod
-    def of(cls, report: Report, flows: Iterable[Flow], off: Mapping[str, int]) -> "Tally":
+    def of(cls, report: Report, flows: Iterable[Flow], off: Mapping[str, int], longer_s: float = DELAYED_S) -> "Tally":
         """Failures are those of everything that goes through kpf, but for kept connections, which are cut."""
         outcomes = report.outcomes
         control = outcomes[Kind.CONTROL]
         new = [*outcomes[Kind.NEW], *outcomes[Kind.PINNED], *outcomes[Kind.TURN]]
         all_flows = list(flows)
         return cls(
-            new=Delays.of(new, control),
+            new=Delays.of(new, control, longer_s),
             control=Delays.of(control, control),
-            messages=Delays.of(outcomes[Kind.MESSAGE], control),
+            messages=Delays.of(outcomes[Kind.MESSAGE], control, longer_s),
             failed=names(failures(new)),
             cut=len(failures(outcomes[Kind.MESSAGE])),
             kept=report.kept,
@@ -92,6 +93,11 @@ class Tally:
         """Nobody has noticed anything."""
         bad = (self.new.delayed, self.messages.delayed, self.cut, self.moved, self.broken, self.lost, self.udp_moved)
         return not any((*bad, *self.failed.values(), *self.off.values()))
+
+    @property
+    def says_nothing(self) -> bool:
+        """The machine stood still for so long that nobody could have noticed a kpf that did."""
+        return self.control.worst_s > STILL_S
 
     def __str__(self) -> str:
         off = ", ".join(f"{name} {number:+}" for name, number in self.off.items() if number) or "exact"

@@ -1,7 +1,10 @@
 """That the figures of a restart say what has happened: made-up outcomes, and a kpf that is harmed on purpose."""
 
 import os
+import selectors
 import signal
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from kpf.lab.crowd import Outcome
+from kpf.lab.crowd import BURST, Crowd, Outcome
 from kpf.lab.daemon import Daemon
 from kpf.lab.flows import Flow
+from tests.e2e.restarts import scene
 from tests.e2e.restarts.load import KEPT, ROUND, Kind, Report, in_turn
 from tests.e2e.restarts.scene import Times, daemon_of, observe, serve
 from tests.e2e.restarts.tally import Delays, Tally, broken, counted_off, merged, moved
@@ -85,7 +89,49 @@ def test_whatever_is_noticed_is_told() -> None:
     assert (several.cut, several.failed, several.turns, several.unnoticed) == (2, {"timed out": 1}, 2, False)
 
 
-def test_a_worker_that_is_killed_is_noticed(world: World, forwarding: None) -> None:  # noqa: ARG001
+class _Ready:
+    """A connection that has its answer as soon as somebody looks."""
+
+    awaits = selectors.EVENT_WRITE
+
+    def __init__(self) -> None:
+        self.sock, self._other = socket.socketpair()
+        self.began_s = time.monotonic()
+        self.finished = False
+
+    def advance(self) -> None:
+        self.finished = True
+
+    def fail(self, why: str) -> None:
+        pytest.fail(why)
+
+    def close(self) -> None:
+        self.sock.close()
+        self._other.close()
+
+
+def test_who_is_late_hears_those_under_way_all_the_same() -> None:
+    started: list[_Ready] = []
+
+    def due() -> Iterator[_Ready]:
+        while len(started) < 3 * BURST:
+            started.append(_Ready())
+            yield started[-1]
+
+    # all of them are due at once
+    finished = Crowd(1.0).run(due(), at_once=3 * BURST)
+    next(finished)
+    assert len(started) == BURST
+    assert len([*finished]) == 3 * BURST - 1
+    for one in started:
+        one.close()
+
+
+@pytest.mark.usefixtures("forwarding")
+def test_a_worker_that_is_killed_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    # what it had not counted yet is never counted
+    monkeypatch.setattr(scene, "COUNTED_S", 0.1)
+
     @contextmanager
     def kill_a_worker(_: World, daemon: Daemon) -> Iterator[Daemon]:
         os.kill(daemon.worker_pids()[0], signal.SIGKILL)
@@ -93,7 +139,7 @@ def test_a_worker_that_is_killed_is_noticed(world: World, forwarding: None) -> N
 
     load = serve(world)
     with daemon_of(world, "first") as daemon:
-        tally = observe(world, load, daemon, kill_a_worker, Times(0.3, 0.8))
+        tally = observe(world, load, daemon, kill_a_worker, Times(0.3, 0.8, 1.0))
     assert 0 < tally.cut < KEPT
     assert (tally.moved, tally.lost, tally.kept) == (0, 0, KEPT)
     assert tally.datagrams > 100
