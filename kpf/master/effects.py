@@ -64,7 +64,9 @@ class Effects:
     been closed.
     """
 
-    def __init__(self, directory: Directory, listeners: ListeningSockets, workers: Generations | Workers, kernel: Kernel) -> None:
+    def __init__(
+        self, directory: Directory, listeners: ListeningSockets, workers: Generations | Workers, kernel: Kernel
+    ) -> None:
         self._directory, self._listeners, self._workers, self._kernel = directory, listeners, workers, kernel
         self._background: set[asyncio.Task[None]] = set()
         self.now = InForce()
@@ -238,6 +240,10 @@ class Effects:
     async def drop_new_connections(self, wanted: Rules) -> None:
         """The last transaction but one. Raises `TransactionFailedError`."""
         await self._write(self.rules, (self.rules or wanted).dropping())
+
+    async def leave_new_connections(self, wanted: Rules) -> None:
+        """Instead of that one, to another proxy that has rules here. Raises `TransactionFailedError`."""
+        await self._write(self.rules, (self.rules or wanted).stepping_aside())
 
     async def closed(self) -> None:
         """Return once nothing is being closed any more."""

@@ -36,9 +36,7 @@ class Parts:
         self.node = NodeWatch(config)
         self.kernel = Kernel()
         is_alone = inheritance.memory < 0
-        self.directory = (
-            Directory(Region.create()) if is_alone else Directory.adopt(Region.attach(inheritance.memory))
-        )
+        self.directory = Directory(Region.create()) if is_alone else Directory.adopt(Region.attach(inheritance.memory))
         self.listeners = ListeningSockets(config.workers)
         self.workers = Generations(
             self.directory,

@@ -14,10 +14,10 @@ from time import monotonic_ns
 
 from kpf.net import channel
 from kpf.net.handover import HANDOVER, MEMORY
-from kpf.net.messages import Close, Configure, Drain, Listen, Reset
-from kpf.shm import layout
+from kpf.net.messages import Close, Configure, Drain, Hold, Listen, Reset
+from kpf.shm import worker_slots
 from kpf.shm.balancer import Balancer
-from kpf.shm.layout import FRONTENDS_USED_AT, HEARTBEAT, MEMBERS_USED_AT
+from kpf.shm.layout import HEARTBEAT
 from kpf.shm.region import Region, monotonic_ms
 from kpf.worker import privileges
 from kpf.worker.acceptor import Acceptor
@@ -63,6 +63,7 @@ def main(descriptor: int) -> int:
     orders.ready(kept, os.getpid(), os.geteuid())
     orders.answer(message)
     worker.run()
+    worker.end()
     return 0
 
 
@@ -78,7 +79,7 @@ class Worker:
         slot, record = configuration.slot, region.layout.worker(configuration.slot)
         self._orders, self._configuration = orders, configuration
         self._words, self._record = region.words, record
-        _forget_predecessor(region, slot)
+        worker_slots.begin(region, slot, generation=configuration.generation, pid=os.getpid())
         self._epoll = select.epoll()
         pipes = PipePool(configuration.workers)
         self._sessions = Sessions(self._epoll, region.words, record, pipes)
@@ -88,7 +89,7 @@ class Worker:
         self._dialer = Dialer(self._sessions, self._relay, Balancer(region, slot), region.words, self._clock)
         self._acceptor = Acceptor(self._sessions, self._dialer, self._clock, region, worker=slot, pipes=pipes.limit)
         self._sweeper = Sweeper(self._sessions, self._relay, self._clock, pipes)
-        self._estate = Estate(configuration, descriptors[MEMORY], self._acceptor, self._clock.now_ms)
+        self._estate = Estate(configuration, descriptors, self._acceptor, self._clock.now_ms)
         self._handover = socket.socket(fileno=descriptors[HANDOVER]) if HANDOVER in descriptors else None
         self._orphan: Orphan | None = None
         self._unanswered: Close | Drain | None = None
@@ -121,6 +122,10 @@ class Worker:
                     return
             if relay.again or sessions.ends or sessions.dead:
                 more = relay.settle() or more
+
+    def end(self) -> None:
+        """Its place in shared memory may be another's from now on."""
+        self._words[self._record + HEARTBEAT] = 0
 
     def _look_around(self) -> bool:
         """What is due now and then. True if there is more to do at once."""
@@ -189,6 +194,9 @@ class Worker:
                 self._resets.order(addresses)
                 self._clock.is_restless = True
                 self._orders.answer(message)
+            case Hold(is_held=is_held):
+                self._acceptor.hold(is_held)
+                self._orders.answer(message)
             case Drain():
                 self._unanswered = message
                 self._leave()
@@ -214,17 +222,6 @@ class Worker:
             timeout_ms=int(self._configuration.orphan_timeout_s * 1000),
             is_relieved=self._leaving,
         )
-
-
-def _forget_predecessor(region: Region, slot: int) -> None:
-    """The connections of whoever had this slot before have died with it."""
-    words, places = region.words, region.layout
-    words[places.worker(slot) + layout.ACTIVE] = words[places.worker(slot) + layout.PAUSED] = 0
-    for frontend in range(words[FRONTENDS_USED_AT]):
-        counters = places.frontend_counter(slot, frontend)
-        words[counters + layout.F_ENDED] = words[counters + layout.F_TOTAL]
-    for member in range(words[MEMBERS_USED_AT]):
-        words[places.member_counter(slot, member) + layout.M_ACTIVE] = 0
 
 
 def _die_before_the_master() -> None:
