@@ -188,13 +188,14 @@ class Generations:
     """Two generations of a master, on the same sockets; clients that come one after another all the time."""
 
     def __init__(self, servers: Greeter, first: int, second: int) -> None:
-        self.region = Region.create(first + second)
+        self.region = Region.create()
         self.directory = Directory(self.region)
+        self.directory.take_worker_slots(first + second)
         self.listeners = ListeningSockets(first)
         self.first = self._generation(range(first), 1, steers=True)
         self.second = self._generation(range(first, first + second), 2, steers=False)
         self.where = listener()
-        self.slot = self.directory.claim()
+        self.slot = self.directory.claim(b"")
         self.directory.set_members(self.slot, sorted(map(packed, servers.at)), affinity_timeout_ms=0)
         self.listeners.open(self.where, self.slot)
         self.listeners.announce([self.where])

@@ -63,7 +63,7 @@ def make_listeners(made: Node, number: int, server: Server) -> list[int]:
     """Frontends whose listeners nobody has been handed yet."""
     slots = []
     for _ in range(number):
-        slot = made.directory.claim()
+        slot = made.directory.claim(b"")
         made.members(slot, [server.at])
         made.listeners[slot] = [sockets.listening_socket("127.0.0.1", 0, backlog=100)]
         slots.append(slot)
@@ -192,7 +192,7 @@ def test_the_master_tells_a_worker_again_that_had_no_room(
     async def scene() -> None:
         ready, ended = asyncio.Event(), asyncio.Event()
         worker = WorkerProcess(0, on_ready=lambda _: ready.set(), on_exit=lambda *_: ended.set())
-        region = Region.create(1)
+        region = Region.create()
         await worker.send(Configure(0, 0, 1, os.getuid(), os.getgid(), 1.0), [region.descriptor])
         with sockets.listening_socket("127.0.0.1", 0, backlog=5) as listener:
             async with asyncio.timeout(10):
@@ -302,7 +302,7 @@ class _NoDialer:
 
 def acceptor_of(session: Established, epoll: Any) -> tuple[Acceptor, Region, int]:
     """An acceptor with one listener. Returns the listener's port, too."""
-    region = Region.create(1)
+    region = Region.create()
     session.sessions.epoll = epoll
     made = Acceptor(session.sessions, _NoDialer(), session.clock, region, worker=0, pipes=0)  # type: ignore[arg-type]
     listener = sockets.listening_socket("127.0.0.1", 0, backlog=5)

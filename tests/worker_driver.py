@@ -136,8 +136,9 @@ class Node:
     ) -> None:
         self.sharing_pipes = sharing_pipes or workers
         self.uid = uid if os.geteuid() == 0 else os.getuid()
-        self.region = Region.create(workers)
+        self.region = Region.create()
         self.directory = Directory(self.region)
+        self.directory.take_worker_slots(workers)
         self.orphan_timeout_s, self.descriptors = orphan_timeout_s, descriptors
         self.listeners: dict[int, list[socket.socket]] = {}
         self.number = 0
@@ -155,7 +156,7 @@ class Node:
         self, targets: Sequence[Target], *, affinity_s: int = 0, host: str = "127.0.0.1"
     ) -> tuple[int, Target]:
         """A slot, and where it is reached."""
-        slot = self.directory.claim()
+        slot = self.directory.claim(b"")
         self.members(slot, targets, affinity_s=affinity_s)
         group: list[socket.socket] = []
         port = 0

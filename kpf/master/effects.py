@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from kpf.master.addresses import shared_address
+from kpf.master.labels import label_of
 from kpf.master.listening import ListeningSockets
 from kpf.master.workers import Workers
 from kpf.model.names import FrontendKey, SocketAddress
@@ -114,7 +115,7 @@ class Effects:
         self.now.frontends[frontend.listener] = frontend
 
     async def _open(self, frontend: Frontend) -> None:
-        slot = self._directory.claim()
+        slot = self._directory.claim(label_of(frontend.listener.frontend))
         try:
             await self._set_members(slot, frontend)
             self._listeners.open(frontend.listener, slot)

@@ -69,9 +69,10 @@ class Master:
         self._source = open_source(config)
         self._node = NodeWatch(config)
         self._kernel = Kernel()
-        self._directory = Directory(Region.create(workers))
+        self._directory = Directory(Region.create())
+        places = self._directory.take_worker_slots(workers)
         self._listeners = ListeningSockets(workers)
-        self._workers = Workers(self._directory, self._listeners, newborn=self._newborn, slots=range(workers))
+        self._workers = Workers(self._directory, self._listeners, newborn=self._newborn, slots=places)
         self._departures = Departures(self._node, self._workers)
         self._effects = Effects(self._directory, self._listeners, self._workers, self._kernel)
         self._reconciler = Reconciler(

@@ -15,9 +15,9 @@ from time import monotonic_ns
 from kpf.net import channel
 from kpf.net.handover import HANDOVER, MEMORY
 from kpf.net.messages import Close, Configure, Drain, Listen, Reset
-from kpf.shm import layout
+from kpf.shm import worker_slots
 from kpf.shm.balancer import Balancer
-from kpf.shm.layout import FRONTENDS_USED_AT, HEARTBEAT, MEMBERS_USED_AT
+from kpf.shm.layout import HEARTBEAT
 from kpf.shm.region import Region, monotonic_ms
 from kpf.worker import privileges
 from kpf.worker.acceptor import Acceptor
@@ -78,7 +78,7 @@ class Worker:
         slot, record = configuration.slot, region.layout.worker(configuration.slot)
         self._orders, self._configuration = orders, configuration
         self._words, self._record = region.words, record
-        _forget_predecessor(region, slot)
+        worker_slots.begin(region, slot, generation=configuration.generation, pid=os.getpid())
         self._epoll = select.epoll()
         pipes = PipePool(configuration.workers)
         self._sessions = Sessions(self._epoll, region.words, record, pipes)
@@ -214,17 +214,6 @@ class Worker:
             timeout_ms=int(self._configuration.orphan_timeout_s * 1000),
             is_relieved=self._leaving,
         )
-
-
-def _forget_predecessor(region: Region, slot: int) -> None:
-    """The connections of whoever had this slot before have died with it."""
-    words, places = region.words, region.layout
-    words[places.worker(slot) + layout.ACTIVE] = words[places.worker(slot) + layout.PAUSED] = 0
-    for frontend in range(words[FRONTENDS_USED_AT]):
-        counters = places.frontend_counter(slot, frontend)
-        words[counters + layout.F_ENDED] = words[counters + layout.F_TOTAL]
-    for member in range(words[MEMBERS_USED_AT]):
-        words[places.member_counter(slot, member) + layout.M_ACTIVE] = 0
 
 
 def _die_before_the_master() -> None:
