@@ -104,7 +104,7 @@ class Workers:
     async def start(self) -> None:
         """Spawn all and wait until each is ready, `START_S` at most. Raises TimeoutError.
 
-        And until they accept on everything announced so far, `ACKNOWLEDGE_S` at most: who is late is short of something.
+        And until they accept on all that is announced, `ACKNOWLEDGE_S` at most: who is late is short of something.
         """
         deadline_s = time.monotonic() + START_S
         self.tick()
