@@ -38,7 +38,7 @@ from kpf.net.handover import (
     Taken,
 )
 from kpf.net.messages import Configure, Done, Drain, Listen, Reset
-from kpf.shm.layout import GENERATION, PID
+from kpf.shm.layout import GENERATION, MUST_END, PID
 from kpf.worker.acceptor import Acceptor
 from kpf.worker.conversation import NOT_NOW, PAUSE_LIMIT_MS, SILENCE_MS, Conversation, Estate
 from kpf.worker.orphan import RETRY_MS
@@ -511,6 +511,26 @@ def test_who_leaves_has_the_whole_time_once_more(path: str) -> None:
                 assert receive_all(kept) == b""
             assert 2.0 < time.monotonic() - begun_s < 4
         assert made.workers[0].process.wait(5) == 0
+
+
+def test_one_that_is_leaving_ends_when_it_has_to(path: str) -> None:
+    with Server(echo) as server, family(path) as made:
+        _, at = made.frontend([server.at])
+        kept = connect(at)
+        assert ask(kept)
+        record = made.region.layout.worker(0)
+        made.region.words[record + MUST_END] = 1
+        time.sleep(1.2)
+        assert ask(kept), "it serves"
+        orphan(made)
+        with successor(path) as found:
+            found.take()
+            found.taken()
+            with pytest.raises((EOFError, OSError)):
+                for _ in range(50):
+                    assert ask(kept)
+                    time.sleep(0.1)
+        kept.close()
 
 
 def test_a_master_that_starts_is_handed_over_to(path: str) -> None:

@@ -21,6 +21,8 @@ from kpf.shm.directory import Directory
 log = logging.getLogger("kpf")
 
 QUIET_S, QUIET_LIMIT_S = 0.5, 2.0
+# one that serves, and those before it that still have connections
+MAX_GENERATIONS = 8
 
 
 class Generations:
@@ -132,7 +134,7 @@ class Generations:
             raise
         self.serving = made
         self._leaving.append(before)
-        made.serve()
+        self.serve()
         await self._quiet(before, range(count, len(before.slots)))
         before.leave()
         await before.have_left()
@@ -150,6 +152,8 @@ class Generations:
     def serve(self) -> None:
         """From now on new connections go where those that serve say."""
         self.serving.serve()
+        if ended := self._directory.workers.end_all_but(MAX_GENERATIONS):
+            log.warning("%d workers of the oldest generations end, and their connections with them", ended)
         # a predecessor may have had more workers
         self._surplus_due_s = time.monotonic() + QUIET_LIMIT_S
 

@@ -48,12 +48,12 @@ COLLECT_MS = 1_000
 class Directory:
     """All frontends and members. At most 65,536 frontends, 262,144 members, 4,096 frontends with affinity.
 
-    Begins with a region that is new, or with the books of one that is not.
+    Begins with a region that is new, or with the books of one that is not. `workers`: their places.
     """
 
     def __init__(self, region: Region, books: Books | None = None, *, clock: Callable[[], int] = monotonic_ms) -> None:
         self._region, self._words, self._layout, self._clock = region, region.words, region.layout, clock
-        self._observer, self._workers = Observer(region), WorkerSlots(region, clock)
+        self._observer, self.workers = Observer(region), WorkerSlots(region, clock)
         self._open_books(books or Books(Places(region)))
 
     @classmethod
@@ -86,15 +86,15 @@ class Directory:
 
         Raises `CapacityError`.
         """
-        return self._workers.take(count)
+        return self.workers.take(count)
 
     def give_worker_slots(self, slots: Iterable[int]) -> None:
         """The workers that were there have ended, and their connections with them."""
-        self._workers.give(slots)
+        self.workers.give(slots)
 
     def worker_slots(self) -> tuple[int, ...]:
         """The places in which there are workers, of whichever master."""
-        return self._workers.taken()
+        return self.workers.taken()
 
     def worker(self, worker: int) -> WorkerView:
         """What the worker in that slot has said last, whether or not it lives; zeros if there was none."""
@@ -169,7 +169,7 @@ class Directory:
     def collect(self) -> None:
         """Make places free that nobody refers to any more. Happens by itself, once a second when there are changes."""
         self._collected_ms = self._clock()
-        self._workers.expire()
+        self.workers.expire()
         for slot in [slot for slot in self._retired if self._observer.active(slot) == 0]:
             self._words[self._layout.frontend(slot) + STATE] = State.FREED
             self._freed[slot] = self._retired.pop(slot)
