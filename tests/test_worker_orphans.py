@@ -38,7 +38,7 @@ from kpf.net.handover import (
 )
 from kpf.net.messages import Configure, Done, Drain, Listen, Reset
 from kpf.shm.layout import GENERATION, PID
-from kpf.worker.acceptor import Acceptor
+from kpf.worker.acceptor import CLOSE_LIMIT_MS, DRAINS_AN_ITERATION, Acceptor
 from kpf.worker.conversation import NOT_NOW, PAUSE_LIMIT_MS, SILENCE_MS, Conversation, Estate
 from tests.worker_driver import (
     Greeter,
@@ -435,6 +435,7 @@ def test_while_paused_nothing_is_accepted_and_what_is_queued_is_the_successors(p
             assert found.hear() == Paused()
             queued = [connect(at) for _ in range(20)]
             assert ask(kept)
+            found.channel.settimeout(CLOSE_LIMIT_MS / 1000 * 0.75)
             found.taken()
             assert made.directory.worker(0).total == 1
             worker = heir(made, found)
@@ -444,6 +445,25 @@ def test_while_paused_nothing_is_accepted_and_what_is_queued_is_the_successors(p
                 one.close()
         assert made.workers[0].process.wait(5) == 0
         worker.end()
+
+
+def test_once_taken_a_pause_is_for_good_even_if_the_successor_leaves_at_once(path: str) -> None:
+    # more than are closed in one iteration
+    many = 2 * DRAINS_AN_ITERATION + 1
+    with Greeter(1) as servers, family(path) as made:
+        places = [made.frontend(servers.at)[1] for _ in range(many)]
+        orphan(made)
+        with successor(path) as found:
+            found.take()
+            found.say(Pause())
+            assert found.hear() == Paused()
+            queued = [connect(at) for at in places]
+            found.say(Taken())
+            found.channel.close()
+            assert made.workers[0].process.wait(5) == 0
+            assert made.directory.worker(0).total == 0
+            for one in queued:
+                one.close()
 
 
 def test_who_was_leaving_when_its_master_died_waits_for_nobody(path: str) -> None:
