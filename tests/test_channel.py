@@ -282,5 +282,5 @@ def test_the_two_families_do_not_get_in_each_others_way() -> None:
 def test_a_listener_that_cannot_be_leaks_nothing() -> None:
     before = open_descriptors()
     with pytest.raises(OSError, match="assign"):
-        sockets.listening_socket("192.0.2.1", 80, backlog=5)
+        sockets.listening_socket("192.0.2.1", 80, backlog=5, address_may_go=True)
     assert open_descriptors() == before

@@ -195,7 +195,7 @@ class Generations:
         self.first = self._generation(range(first), 1, steers=True)
         self.second = self._generation(range(first, first + second), 2, steers=False)
         self.where = listener()
-        self.slot = self.directory.claim(b"")
+        self.slot = self.directory.claim(b"shop")
         self.directory.set_members(self.slot, sorted(map(packed, servers.at)), affinity_timeout_ms=0)
         self.listeners.open(self.where, self.slot)
         self.listeners.announce([self.where])

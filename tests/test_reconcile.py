@@ -157,10 +157,10 @@ def test_one_frontend_that_cannot_be_opened_concerns_itself_alone(
 ) -> None:
     real, short = sockets.listening_socket, [True]
 
-    def listening_socket(address: str, port: int, *, backlog: int) -> socket.socket:
+    def listening_socket(address: str, port: int, *, backlog: int, address_may_go: bool) -> socket.socket:
         if short[0] and port == bad_port[0]:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return real(address, port, backlog=backlog)
+        return real(address, port, backlog=backlog, address_may_go=address_may_go)
 
     bad_port = [0]
     monkeypatch.setattr(sockets, "listening_socket", listening_socket)

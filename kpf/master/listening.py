@@ -40,11 +40,14 @@ class ListeningSockets:
     def __getitem__(self, listener: Listener) -> ListeningGroup:
         return self._open[listener]
 
-    def open(self, listener: Listener, frontend_slot: int) -> None:
-        """Make it listen. Raises OSError (EADDRINUSE, EMFILE, ...), and then has opened nothing."""
+    def open(self, listener: Listener, frontend_slot: int, *, address_may_go: bool = False) -> None:
+        """Make it listen. Raises OSError (EADDRINUSE, EMFILE, ...), and then has opened nothing.
+
+        `address_may_go`: as `sockets.listening_socket` has it.
+        """
         made: list[socket.socket] = []
         try:
-            self._join(listener, made, self._workers)
+            self._join(listener, made, self._workers, address_may_go=address_may_go)
             if len(self._healthy) < self._workers:
                 self._steer(made)
         except OSError:
@@ -62,7 +65,8 @@ class ListeningSockets:
         """
         adopted, joined = [one for one in places if one], list[socket.socket]()
         try:
-            self._join(listener, joined, len(places) - len(adopted))
+            may_go = bool(adopted) and sockets.address_may_go(adopted[0])
+            self._join(listener, joined, len(places) - len(adopted), address_may_go=may_go)
         except OSError:
             _close([*adopted, *joined])
             raise
@@ -90,7 +94,7 @@ class ListeningSockets:
                 sockets.steer(group.sockets[0], sorted(self._healthy))
                 grown = list(group.sockets)
                 try:
-                    self._join(listener, grown, workers)
+                    self._join(listener, grown, workers, address_may_go=sockets.address_may_go(grown[0]))
                 finally:
                     self._open[listener] = ListeningGroup(group.frontend_slot, tuple(grown))
         except OSError:
@@ -115,11 +119,12 @@ class ListeningSockets:
         _close(group.sockets[number:])
         self._open[listener] = ListeningGroup(group.frontend_slot, group.sockets[:number])
 
-    def _join(self, listener: Listener, made: list[socket.socket], number: int) -> None:
+    def _join(self, listener: Listener, made: list[socket.socket], number: int, *, address_may_go: bool) -> None:
         """Add to `made` until there are so many. Raises OSError."""
         address, port = listener.at
         while len(made) < number:
-            made.append(sockets.listening_socket(str(address), port, backlog=BACKLOG))
+            one = sockets.listening_socket(str(address), port, backlog=BACKLOG, address_may_go=address_may_go)
+            made.append(one)
 
     def close(self, listener: Listener) -> int:
         """Close its sockets and return the slot of its frontend."""

@@ -33,7 +33,7 @@ from kpf.master.supervisor import (
 from kpf.model.names import IPAddress
 from kpf.net.channel import MAX_DESCRIPTORS
 from kpf.net.handover import HANDOVER, MEMORY
-from kpf.net.messages import Close, Configure, Drain, Listen, Reset
+from kpf.net.messages import Close, Configure, Drain, Hold, Listen, Reset
 from kpf.shm.directory import Directory
 
 log = logging.getLogger("kpf")
@@ -71,6 +71,7 @@ class Workers:
         self._number = itertools.count(1)
         self._changed = asyncio.Event()
         self._stopping = False
+        self._drained: list[asyncio.Future[None]] = []
 
     @property
     def slots(self) -> Sequence[Slot]:
@@ -235,6 +236,12 @@ class Workers:
         for process in self._processes.values():
             process.send(Reset(next(self._number), shown))
 
+    async def hold(self, is_held: bool) -> None:
+        """Have all accept nothing, or again; return once each has answered, or died, `ACKNOWLEDGE_S` at most."""
+        answers = [process.send(Hold(next(self._number), is_held)) for process in self._processes.values()]
+        if answers:
+            await asyncio.wait(answers, timeout=ACKNOWLEDGE_S)
+
     def leave(self) -> None:
         """Replace nobody any more, steer nothing, and let all finish what they have: `is_over` when the last has ended.
 
@@ -245,8 +252,12 @@ class Workers:
             return
         self._stopping = True
         self._handle(StopRequested())
-        for process in self._processes.values():
-            process.send(Drain(next(self._number)))
+        self._drained = [process.send(Drain(next(self._number))) for process in self._processes.values()]
+
+    async def have_left(self) -> None:
+        """After `leave`: return once each has answered that it listens nowhere any more, or died."""
+        if self._drained:
+            await asyncio.wait(self._drained)
 
     async def drain(self) -> None:
         """Leave, and return when the last has ended, who are supervised until then."""

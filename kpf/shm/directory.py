@@ -52,11 +52,8 @@ class Directory:
 
     def __init__(self, region: Region, books: Books | None = None, *, clock: Callable[[], int] = monotonic_ms) -> None:
         self._region, self._words, self._layout, self._clock = region, region.words, region.layout, clock
-        books = books or Books(Places(region))
-        self._frontends, self._retired, self._freed = books.live, books.retired, books.freed
-        self._departed, self._places = books.departed, books.places
         self._observer, self._workers = Observer(region), WorkerSlots(region, clock)
-        self._collected_ms = clock()
+        self._open_books(books or Books(Places(region)))
 
     @classmethod
     def adopt(cls, region: Region, *, clock: Callable[[], int] = monotonic_ms) -> "Directory":
@@ -67,6 +64,16 @@ class Directory:
         directory = cls(region, read_books(region), clock=clock)
         directory.collect()
         return directory
+
+    def reread(self) -> None:
+        """Another master has had it meanwhile. Raises `RegionError` if what it has left makes no sense."""
+        self._open_books(read_books(self._region))
+        self.collect()
+
+    def _open_books(self, books: Books) -> None:
+        self._frontends, self._retired, self._freed = books.live, books.retired, books.freed
+        self._departed, self._places = books.departed, books.places
+        self._collected_ms = self._clock()
 
     @property
     def descriptor(self) -> int:
@@ -85,6 +92,10 @@ class Directory:
     def give_worker_slots(self, slots: Iterable[int]) -> None:
         """The workers that were there have ended, and their connections with them."""
         self._workers.give(slots)
+
+    def worker_slots(self) -> tuple[int, ...]:
+        """The places in which there are workers, of whichever master."""
+        return self._workers.taken()
 
     def worker(self, worker: int) -> WorkerView:
         """What the worker in that slot has said last, whether or not it lives; zeros if there was none."""

@@ -82,6 +82,11 @@ class WorkerSlots:
             self._words[self._layout.worker(slot) + HEARTBEAT] = 0
             self._own.discard(slot)
 
+    def taken(self) -> tuple[int, ...]:
+        """Those that are not free, whoever has taken them."""
+        now_ms = self._clock()
+        return tuple(slot for slot in range(self._words[WORKERS_USED_AT]) if not self._is_free(slot, now_ms))
+
     def expire(self) -> None:
         """Whoever has not been heard of for so long has ended, and nobody has told us."""
         now_ms = self._clock()

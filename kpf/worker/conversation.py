@@ -8,7 +8,7 @@ import errno
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 
 from kpf import __version__
@@ -16,7 +16,6 @@ from kpf.net import channel
 from kpf.net.channel import MAX_DESCRIPTORS, ChannelError, Message, NoRoomError
 from kpf.net.credentials import network_namespace
 from kpf.net.handover import (
-    MEMORY,
     PROTOCOL,
     WORKER,
     Ask,
@@ -46,16 +45,19 @@ Outgoing = tuple[Message, Sequence[int]]
 
 
 class Estate:
-    """What a worker has to hand over. `memory`: the descriptor of the shared memory; `began_ms`: when it has begun."""
+    """What a worker has to hand over. `files`: descriptors by name, of the shared memory, and where it is asked for it.
 
-    def __init__(self, configuration: Configure, memory: int, acceptor: Acceptor, began_ms: int) -> None:
-        self.index, self.memory = configuration.index, memory
+    `began_ms`: when it has begun.
+    """
+
+    def __init__(self, configuration: Configure, files: Mapping[str, int], acceptor: Acceptor, began_ms: int) -> None:
+        self.index, self._files = configuration.index, files
         self._configuration, self._acceptor, self._began_ms = configuration, acceptor, began_ms
 
-    def offer(self) -> Offer:
-        """As things are now."""
+    def offer(self) -> Outgoing:
+        """As things are now, with its descriptors."""
         said = self._configuration
-        return Offer(
+        offer = Offer(
             protocol=PROTOCOL,
             version=__version__,
             role=WORKER,
@@ -66,8 +68,9 @@ class Estate:
             slot=said.slot,
             accepts=not self._acceptor.is_empty,
             began_ms=self._began_ms,
-            descriptors=(MEMORY,),
+            descriptors=tuple(self._files),
         )
+        return offer, list(self._files.values())
 
     def open(self) -> list[ListeningSocket]:
         """The listening sockets that are not about to be closed."""
@@ -129,7 +132,7 @@ class Conversation:
             case (Phase.ASKED, Ask()):
                 self._refuse(message)
                 self._phase, self._left = Phase.GIVING, self._estate.open()
-                self._due.append(lambda: (self._estate.offer(), [self._estate.memory]))
+                self._due.append(self._estate.offer)
                 self._give(now_ms)
             case (Phase.GIVING, Received()):
                 del self._left[:MAX_DESCRIPTORS]

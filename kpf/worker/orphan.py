@@ -1,9 +1,9 @@
 """What a worker does when its master is gone: it serves on until another one has taken over.
 
 A living master holds one of a few abstract sockets (`kpf.master.lock`): it accepts and closes a connection to it once
-it has taken over all portals. A stranger may hold another one, and is not listened to. While nobody holds any, orphans
-accept where their master was asked to hand over, and hand over what they have (`kpf.worker.conversation`): each to one
-successor at a time.
+it has taken over all portals. A stranger may hold another one, and is not listened to. Unless one that serves says so
+at once, orphans accept where their master was asked to hand over, and hand over what they have
+(`kpf.worker.conversation`): each to one successor at a time, which is the one that starts and holds the name by then.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from kpf.net import credentials
 from kpf.worker.conversation import Conversation, Estate
 from kpf.worker.sessions import Sessions
 
-# cheap: a few sockets that connect to nothing
+# cheap: a few sockets that connect to nothing. And as long has a master that serves to say so
 RETRY_MS = 100
 
 
@@ -44,7 +44,7 @@ class Orphan:
         self._listens = self._stays_paused = False
         self._lock: socket.socket | None = None
         self._successor: Conversation | None = None
-        self._next_ms = now_ms
+        self._next_ms, self._listen_from_ms = now_ms, now_ms + RETRY_MS
         self.is_relieved = False
         if is_relieved:
             self._relieve(now_ms)
@@ -62,7 +62,7 @@ class Orphan:
                 times.append(self._next_ms)
             if self._successor.deadline_ms is not None:
                 times.append(self._successor.deadline_ms)
-        elif not self.is_relieved and self._lock is None:
+        elif not self.is_relieved and (self._lock is None or not self._listens):
             times.append(self._next_ms)
         return min(times)
 
@@ -86,16 +86,20 @@ class Orphan:
             elif now_ms >= self._next_ms:
                 self._next_ms = now_ms + RETRY_MS
                 self._converse(Conversation.settle)
-        if self.is_relieved or self._successor or self._lock or now_ms < self._next_ms:
+        if self.is_relieved or self._successor or now_ms < self._next_ms:
             return
         self._next_ms = now_ms + RETRY_MS
+        if self._lock is None:
+            self._lock = self._look_for_master()
+        self._listen(now_ms >= self._listen_from_ms)
+
+    def _look_for_master(self) -> socket.socket | None:
         for name in credentials.NAMES:
             # nobody is there yet; its queue is full; descriptors or memory are short: there is a next time
             with contextlib.suppress(OSError):
-                self._lock = self._connected(name)
-            if self._lock is not None:
-                break
-        self._listen(self._lock is None)
+                if (found := self._connected(name)) is not None:
+                    return found
+        return None
 
     def _connected(self, name: str) -> socket.socket | None:
         """Raises OSError."""

@@ -14,7 +14,7 @@ from time import monotonic_ns
 
 from kpf.net import channel
 from kpf.net.handover import HANDOVER, MEMORY
-from kpf.net.messages import Close, Configure, Drain, Listen, Reset
+from kpf.net.messages import Close, Configure, Drain, Hold, Listen, Reset
 from kpf.shm import worker_slots
 from kpf.shm.balancer import Balancer
 from kpf.shm.layout import HEARTBEAT
@@ -63,6 +63,7 @@ def main(descriptor: int) -> int:
     orders.ready(kept, os.getpid(), os.geteuid())
     orders.answer(message)
     worker.run()
+    worker.end()
     return 0
 
 
@@ -88,7 +89,7 @@ class Worker:
         self._dialer = Dialer(self._sessions, self._relay, Balancer(region, slot), region.words, self._clock)
         self._acceptor = Acceptor(self._sessions, self._dialer, self._clock, region, worker=slot, pipes=pipes.limit)
         self._sweeper = Sweeper(self._sessions, self._relay, self._clock, pipes)
-        self._estate = Estate(configuration, descriptors[MEMORY], self._acceptor, self._clock.now_ms)
+        self._estate = Estate(configuration, descriptors, self._acceptor, self._clock.now_ms)
         self._handover = socket.socket(fileno=descriptors[HANDOVER]) if HANDOVER in descriptors else None
         self._orphan: Orphan | None = None
         self._unanswered: Close | Drain | None = None
@@ -121,6 +122,10 @@ class Worker:
                     return
             if relay.again or sessions.ends or sessions.dead:
                 more = relay.settle() or more
+
+    def end(self) -> None:
+        """Its place in shared memory may be another's from now on."""
+        self._words[self._record + HEARTBEAT] = 0
 
     def _look_around(self) -> bool:
         """What is due now and then. True if there is more to do at once."""
@@ -188,6 +193,9 @@ class Worker:
             case Reset(addresses=addresses):
                 self._resets.order(addresses)
                 self._clock.is_restless = True
+                self._orders.answer(message)
+            case Hold(is_held=is_held):
+                self._acceptor.hold(is_held)
                 self._orders.answer(message)
             case Drain():
                 self._unanswered = message
