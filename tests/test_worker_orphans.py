@@ -21,6 +21,7 @@ from kpf.net import channel
 from kpf.net.channel import MAX_DESCRIPTORS
 from kpf.net.credentials import NAMES, network_namespace
 from kpf.net.handover import (
+    HANDOVER,
     MEMORY,
     PROTOCOL,
     WORKER,
@@ -36,7 +37,7 @@ from kpf.net.handover import (
     Sockets,
     Taken,
 )
-from kpf.net.messages import Configure, Done, Drain, Listen, Reset
+from kpf.net.messages import Configure, Done, Drain, Hold, Listen, Reset
 from kpf.shm.layout import GENERATION, PID
 from kpf.worker.acceptor import CLOSE_LIMIT_MS, DRAINS_AN_ITERATION, Acceptor
 from kpf.worker.conversation import NOT_NOW, PAUSE_LIMIT_MS, SILENCE_MS, Conversation, Estate
@@ -52,6 +53,7 @@ from tests.worker_driver import (
     eventually,
     node,
     receive_all,
+    receive_exactly,
 )
 
 OURS = Ask(PROTOCOL, __version__, network_namespace())
@@ -241,7 +243,9 @@ def test_what_a_worker_offers(path: str) -> None:
         with successor(f"{path}2") as found:
             offer, pid = found.offered(), worker.process.pid
             began_ms = offer.began_ms
-            assert offer == Offer(PROTOCOL, __version__, WORKER, pid, 7, 4, 2, place, False, began_ms, (MEMORY,))
+            assert offer == Offer(
+                PROTOCOL, __version__, WORKER, pid, 7, 4, 2, place, False, began_ms, (MEMORY, HANDOVER)
+            )
             assert 0 <= time.monotonic_ns() // 1_000_000 - began_ms < 60_000
         words, record = made.region.words, made.region.layout.worker(place)
         assert (words[record + PID], words[record + GENERATION]) == (pid, 7)
@@ -255,10 +259,12 @@ def test_the_memory_and_all_sockets_come_in_as_many_messages_as_it_takes(path: s
         orphan(made)
         with successor(path) as found:
             found.say(OURS)
-            offer, (memory,) = channel.receive(found.channel)
+            offer, descriptors = channel.receive(found.channel)
             assert isinstance(offer, Offer)
+            memory = descriptors[offer.descriptors.index(MEMORY)]
             assert os.fstat(memory).st_ino == os.fstat(made.region.descriptor).st_ino
-            os.close(memory)
+            for one in descriptors:
+                os.close(one)
             sizes: list[int] = []
             while not isinstance(found.hear(), Complete):
                 sizes.append(len(found.sockets) - sum(sizes))
@@ -447,6 +453,24 @@ def test_while_paused_nothing_is_accepted_and_what_is_queued_is_the_successors(p
         worker.end()
 
 
+def test_a_pause_lasts_until_the_master_takes_it_back_or_is_gone(path: str) -> None:
+    with Server(echo) as server, family(path) as made:
+        _, at = made.frontend([server.at])
+        for is_master_gone in (False, True):
+            made.workers[0].tell(Hold(made.next(), True))
+            with connect(at) as queued:
+                queued.sendall(b"x")
+                queued.settimeout(0.3)
+                with pytest.raises(TimeoutError):
+                    queued.recv(1)
+                queued.settimeout(5)
+                if is_master_gone:
+                    orphan(made)
+                else:
+                    made.workers[0].tell(Hold(made.next(), False))
+                assert receive_exactly(queued, 1) == b"x"
+
+
 def test_once_taken_a_pause_is_for_good_even_if_the_successor_leaves_at_once(path: str) -> None:
     # more than are closed in one iteration
     many = 2 * DRAINS_AN_ITERATION + 1
@@ -527,22 +551,21 @@ def test_who_leaves_has_the_whole_time_once_more(path: str) -> None:
         assert made.workers[0].process.wait(5) == 0
 
 
-def test_while_another_master_lives_nobody_accepts_for_it(path: str) -> None:
+def test_who_starts_may_hold_the_name_of_a_master_before_it_asks(path: str) -> None:
     with Server(echo) as server, family(path) as made:
         _, at = made.frontend([server.at])
         with socket.socket(socket.AF_UNIX) as lock:
             lock.bind(NAMES[2])
             lock.listen()
             orphan(made)
-            with successor(path) as found:
-                found.say(OURS)
-                found.channel.settimeout(0.4)
-                with pytest.raises(TimeoutError):
-                    found.hear()
-                lock.close()
-                found.channel.settimeout(5)
-                assert isinstance(found.hear(), Offer)
+            with successor(path) as dying:
+                dying.take()
+            lock.close()
         assert serves(at)
+        with successor(path) as found:
+            found.take()
+            found.taken()
+        assert made.workers[0].process.wait(5) == 0
 
 
 # a conversation alone, with a clock of its own
@@ -575,7 +598,7 @@ def conversation(number: int = 1) -> Iterator[tuple[Conversation, Successor, Lis
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.setblocking(False)
     with closing(Listeners(number)) as listeners:
-        estate = Estate(Configure(0, 3, 4, 0, 0, 1.0), 0, cast(Acceptor, listeners), 0)
+        estate = Estate(Configure(0, 3, 4, 0, 0, 1.0), {MEMORY: 0}, cast(Acceptor, listeners), 0)
         with closing(Conversation(theirs, estate, 1000)) as made, closing(Successor("", ours)) as far:
             yield made, far, listeners
 

@@ -62,7 +62,7 @@ class Orphan:
                 times.append(self._next_ms)
             if self._successor.deadline_ms is not None:
                 times.append(self._successor.deadline_ms)
-        elif not self.is_relieved and (self._lock is None or not self._listens):
+        elif not self.is_relieved and (self._lock is None or (self._handover is not None and not self._listens)):
             times.append(self._next_ms)
         return min(times)
 

@@ -103,7 +103,7 @@ MUTANTS = (
         "kpf/worker/acceptor.py",
         "        if self._is_held:\n            return\n",
         "",
-        (f"{ORPHANS}::test_a_successor_that_dies_half_way_has_changed_nothing",),
+        (f"{ORPHANS}::test_a_pause_lasts_until_the_master_takes_it_back_or_is_gone",),
     ),
     Mutant(
         "a worker that pauses leaves late",
