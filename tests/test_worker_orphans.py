@@ -589,6 +589,22 @@ def test_who_is_relieved_at_once_hands_nothing_over(path: str) -> None:
                 found.hear()
 
 
+def test_who_is_relieved_by_another_master_hangs_up(path: str) -> None:
+    with Server(echo) as server, family(path) as made:
+        _, at = made.frontend([server.at])
+        with connect(at) as kept, socket.socket(socket.AF_UNIX) as lock:
+            assert ask(kept)
+            lock.bind(NAMES[0])
+            lock.listen()
+            orphan(made)
+            with successor(path) as late:
+                time.sleep(3 * RETRY_MS / 1000)
+                lock.settimeout(5)
+                lock.accept()[0].close()
+                assert late.is_dropped()
+            assert ask(kept)
+
+
 # a conversation alone, with a clock of its own
 
 

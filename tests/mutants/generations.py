@@ -155,4 +155,25 @@ MUTANTS = (
         "        self._steers = True\n",
         (f"{LISTENING}::test_only_those_who_serve_steer",),
     ),
+    Mutant(
+        "surplus sockets are closed while connections come",
+        "kpf/master/generations.py",
+        "seen, since_s = -1, time.monotonic()",
+        "seen, since_s = -1, 0.0",
+        (f"{LISTENING}::test_surplus_sockets_are_watched_until_nothing_comes_any_more",),
+    ),
+    Mutant(
+        "surplus sockets of a generation that could not start stay open",
+        "kpf/master/generations.py",
+        "            self._listeners.forget_surplus()\n            raise\n",
+        "            raise\n",
+        (f"{LISTENING}::test_a_generation_that_cannot_start_leaves_everything_as_it_was",),
+    ),
+    Mutant(
+        "who is relieved goes on talking to a successor that comes too late",
+        "kpf/worker/orphan.py",
+        "        if self._successor is not None and not self._successor.has_taken:\n",
+        "        if self._successor is not None and self._successor.has_taken:\n",
+        (f"{ORPHANS}::test_who_is_relieved_by_another_master_hangs_up",),
+    ),
 )
