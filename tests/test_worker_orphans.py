@@ -598,7 +598,7 @@ def test_who_is_relieved_by_another_master_hangs_up(path: str) -> None:
             lock.listen()
             orphan(made)
             with successor(path) as late:
-                time.sleep(3 * RETRY_MS / 1000)
+                late.take()
                 lock.settimeout(5)
                 lock.accept()[0].close()
                 assert late.is_dropped()
