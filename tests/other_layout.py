@@ -45,6 +45,14 @@ class Version:
     region: ModuleType
 
 
+def altered(text: str) -> str:
+    """Of layout.py: the other version's. Raises AssertionError if it does not read as it did when this was written."""
+    for old, new in CHANGES.items():
+        assert text.count(f"{old}\n") + text.count(f"{old}  #") == 1, old
+        text = text.replace(old, new, 1)
+    return text
+
+
 def version(package: str = "kpf.shm") -> Version:
     names = ("balancer", "carry", "directory", "layout", "region")
     return Version(*(importlib.import_module(f"{package}.{name}") for name in names))
@@ -56,9 +64,7 @@ def other_version(folder: Path) -> Version:
     for path in (ROOT / "kpf" / "shm").glob("*.py"):
         text = path.read_text(encoding="utf-8").replace("kpf.shm", PACKAGE)
         if path.stem == "layout":
-            for old, new in CHANGES.items():
-                assert text.count(f"{old}\n") + text.count(f"{old}  #") == 1, old
-                text = text.replace(old, new, 1)
+            text = altered(text)
         (folder / PACKAGE / path.name).write_text(text, encoding="utf-8")
     sys.path.insert(0, str(folder))
     try:

@@ -42,6 +42,7 @@ from kpf.shm.layout import (
 )
 from kpf.shm.lock import LockBusyError
 from kpf.shm.region import Region, RegionError, monotonic_ms
+from kpf.shm.worker_slots import STALE_MS
 
 _LATEST_MS = (1 << 64 - UNTIL_SHIFT) - 1
 _WORD_MASK = (1 << 64) - 1
@@ -125,6 +126,12 @@ class Carrier:
         now_ms, touched = self._clock(), self._carry_cursors() | self._carry_health() | self._carry_counters()
         self._affinity.carry(touched | self._touched, now_ms)
         self._touched = touched
+
+    @property
+    def is_over(self) -> bool:
+        """The old memory's workers have ended: each says so itself, or nothing has been heard of it for a minute."""
+        heartbeats = self._old.records("workers", 0, self._old.workers).column("heartbeat")
+        return all(at_ms == 0 or self._clock() - at_ms > STALE_MS for at_ms in heartbeats)
 
     def refresh(self) -> None:
         """What the old memory's workers have counted meanwhile. To be called now and then until they have ended."""
