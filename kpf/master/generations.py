@@ -131,6 +131,8 @@ class Generations:
         except OSError:
             self._listeners.resize(len(before.slots))
             await made.abort()
+            self._directory.give_worker_slots(made.places)
+            self._listeners.forget_surplus()
             raise
         self.serving = made
         self._leaving.append(before)
@@ -143,7 +145,7 @@ class Generations:
     async def _quiet(self, workers: Workers, indexes: range) -> None:
         """Until these have accepted nothing for a while: handshakes go on that began when they were steered to."""
         deadline_s = time.monotonic() + QUIET_LIMIT_S
-        seen, since_s = -1, 0.0
+        seen, since_s = -1, time.monotonic()
         while indexes and (now_s := time.monotonic()) < deadline_s and now_s - since_s < QUIET_S:
             if (total := workers.accepted(indexes)) != seen:
                 seen, since_s = total, now_s
