@@ -17,8 +17,8 @@ import pytest
 from kpf.master import process
 from kpf.master.process import WorkerProcess
 from kpf.net import channel, credentials, sockets
-from kpf.net.channel import MAX_DESCRIPTORS
-from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, NoRoom, Ready
+from kpf.net.channel import MAX_DESCRIPTORS, Message
+from kpf.net.messages import Close, Configure, Done, Drain, Listen, NoRoom, Ready
 from kpf.shm.region import Region
 from kpf.worker import orphan
 from kpf.worker.acceptor import CLOSE_LIMIT_MS, PAUSE_MS, Acceptor
@@ -60,7 +60,7 @@ def make_listeners(made: Node, number: int, server: Server) -> list[int]:
     """Frontends whose listeners nobody has been handed yet."""
     slots = []
     for _ in range(number):
-        slot = made.directory.claim()
+        slot = made.directory.claim(b"")
         made.members(slot, [server.at])
         made.listeners[slot] = [sockets.listening_socket("127.0.0.1", 0, backlog=100)]
         slots.append(slot)
@@ -132,7 +132,7 @@ def test_listeners_that_there_is_no_room_for_are_asked_for_again() -> None:
         message = Listen(made.next(), tuple(slots))
         descriptors = [made.listeners[slot][0].fileno() for slot in slots]
         channel.send(worker.channel, message, descriptors)
-        assert channel.receive(worker.channel) == (NoRoom(message.generation), [])
+        assert channel.receive(worker.channel) == (NoRoom(message.number), [])
         assert worker.descriptors() <= used
         assert all(map(ask, sessions))
         # what has no descriptors gets through
@@ -157,7 +157,7 @@ def test_a_worker_that_lacks_listeners_is_steered_around_and_serves_what_it_has(
         message = Listen(made.next(), tuple(slots))
         with few_descriptors(worker.process.pid, 10):
             channel.send(worker.channel, message, descriptors)
-            assert channel.receive(worker.channel) == (NoRoom(message.generation), [])
+            assert channel.receive(worker.channel) == (NoRoom(message.number), [])
             assert made.directory.worker(0).paused
             with connect(at) as sock:
                 assert ask(sock)
@@ -189,7 +189,7 @@ def test_the_master_tells_a_worker_again_that_had_no_room(
     async def scene() -> None:
         ready, ended = asyncio.Event(), asyncio.Event()
         worker = WorkerProcess(0, on_ready=lambda _: ready.set(), on_exit=lambda *_: ended.set())
-        region = Region.create(1)
+        region = Region.create()
         await worker.send(Configure(0, 0, 1, os.getuid(), os.getgid(), 1.0), [region.descriptor])
         with sockets.listening_socket("127.0.0.1", 0, backlog=5) as listener:
             async with asyncio.timeout(10):
@@ -299,7 +299,7 @@ class _NoDialer:
 
 def acceptor_of(session: Established, epoll: Any) -> tuple[Acceptor, Region, int]:
     """An acceptor with one listener. Returns the listener's port, too."""
-    region = Region.create(1)
+    region = Region.create()
     session.sessions.epoll = epoll
     made = Acceptor(session.sessions, _NoDialer(), session.clock, region, worker=0, pipes=0)  # type: ignore[arg-type]
     listener = sockets.listening_socket("127.0.0.1", 0, backlog=5)

@@ -96,7 +96,7 @@ class WorkerProcess:
         assert isinstance(ready, Ready)
         assert ready.pid == self.process.pid
         self.privileges = ready.privileges
-        assert channel.receive(ours) == (Done(configure.generation), [])
+        assert channel.receive(ours) == (Done(configure.number), [])
 
     def tell(self, message: Message, descriptors: Sequence[int] = ()) -> None:
         channel.send(self.channel, message, descriptors)
@@ -106,7 +106,7 @@ class WorkerProcess:
         answer, _ = channel.receive(self.channel)
         assert isinstance(answer, Done)
         assert isinstance(message, Configure | Listen | Close | Reset | Drain)
-        assert answer.generation == message.generation
+        assert answer.number == message.number
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
@@ -136,11 +136,12 @@ class Node:
     ) -> None:
         self.sharing_pipes = sharing_pipes or workers
         self.uid = uid if os.geteuid() == 0 else os.getuid()
-        self.region = Region.create(workers)
+        self.region = Region.create()
         self.directory = Directory(self.region)
+        self.directory.take_worker_slots(workers)
         self.orphan_timeout_s, self.descriptors = orphan_timeout_s, descriptors
         self.listeners: dict[int, list[socket.socket]] = {}
-        self.generation = 0
+        self.number = 0
         self.workers = [self.spawn(slot) for slot in range(workers)]
 
     def spawn(self, slot: int) -> WorkerProcess:
@@ -148,14 +149,14 @@ class Node:
         return WorkerProcess(configure, self.region, descriptors=self.descriptors)
 
     def next(self) -> int:
-        self.generation += 1
-        return self.generation
+        self.number += 1
+        return self.number
 
     def frontend(
         self, targets: Sequence[Target], *, affinity_s: int = 0, host: str = "127.0.0.1"
     ) -> tuple[int, Target]:
         """A slot, and where it is reached."""
-        slot = self.directory.claim()
+        slot = self.directory.claim(b"")
         self.members(slot, targets, affinity_s=affinity_s)
         group: list[socket.socket] = []
         port = 0

@@ -62,9 +62,11 @@ def alternate(targets: Sequence[Address], count: int, *, timeout_s: float = 10.0
     return [outcomes[place :: len(targets)] for place in range(len(targets))]
 
 
-def each(targets: Sequence[Address], *, source: str = "", timeout_s: float = 10.0) -> dict[Address, Outcome]:
-    """One connection to each of the targets, all at once."""
-    clients = {target: Client(target, source) for target in targets}
+def each(
+    targets: Sequence[Address], *, source: str = "", source_port: int = 0, timeout_s: float = 10.0
+) -> dict[Address, Outcome]:
+    """One connection to each of the targets, all at once; from one source port if it is given."""
+    clients = {target: Client(target, source, source_port=source_port) for target in targets}
     for _ in Crowd(timeout_s).run(iter(clients.values()), at_once=len(targets)):
         pass
     return {target: client.close() for target, client in clients.items()}

@@ -59,6 +59,7 @@ A = TypeVar("A", bound=Asking)
 class Client:
     """One connection under way, non-blocking; `source`: its address, "" for whichever the kernel takes.
 
+    `source_port`: several clients may have one, each with another target; 0 for whichever the kernel takes.
     `request`: a line that is sent once the connection stands; the server then has to say its name and send it back.
     `error`: "" as long as it goes well. Raises OSError if the source is not to be had.
     """
@@ -75,7 +76,7 @@ class Client:
         "source",
     )
 
-    def __init__(self, target: Address, source: str = "", request: bytes = b"") -> None:
+    def __init__(self, target: Address, source: str = "", request: bytes = b"", *, source_port: int = 0) -> None:
         family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
         self.sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self.source = source
@@ -83,7 +84,10 @@ class Client:
         self.finished = False
         self._answer, self._request = b"", request
         self._connected_s = self._first_byte_s = 0.0
-        if source:
+        if source_port:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.sock.bind((source, source_port))
+        elif source:
             # the port is chosen at connect(), so that one source has as many ports for every target
             self.sock.setsockopt(socket.IPPROTO_IP, socket.IP_BIND_ADDRESS_NO_PORT, 1)
             self.sock.bind((source, 0))

@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Collection, Coroutine
 from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
+from kpf.master.conversation import HandoverError
 from kpf.master.effects import Effects
+from kpf.master.generations import Generations
 from kpf.master.lock import AlreadyRunningError
-from kpf.master.workers import Workers
 from kpf.model.rules import Rules
 from kpf.nft import other_proxies
 from kpf.nft.kernel import TransactionFailedError
@@ -56,7 +57,7 @@ def run(daemon: Coroutine[Any, Any, None]) -> NoReturn:
         log.error("cannot go on%s: %s", needed, error)
     except (TableStaysError, AddressesStayError) as error:
         log.error("%s", error)
-    except (AlreadyRunningError, ControlSocketError, OSError) as error:
+    except (AlreadyRunningError, HandoverError, ControlSocketError, OSError) as error:
         log.error("cannot go on: %s", error)
     except Exception:
         log.exception("cannot go on by a defect in kpf")
@@ -82,7 +83,7 @@ async def cancel(tasks: "Collection[asyncio.Task[Any]]") -> None:
             log.error("a task of kpf does not end: %r", task.get_coro())
 
 
-async def drain(effects: Effects, workers: Workers, wanted: Rules, *, patience_s: float) -> None:
+async def drain(effects: Effects, workers: Generations, wanted: Rules, *, patience_s: float) -> None:
     """Take no new connections any more, if the kernel lets us, and wait for open ones to finish.
 
     New ones are dropped, so that they come again and find the next kpf; where kube-proxy has rules, they are left to

@@ -21,12 +21,14 @@ _TAKEN = {errno.EADDRINUSE}
 _NOT_ATTACHED = {errno.ENOENT}
 
 
-def listening_socket(address: str, port: int, *, backlog: int) -> socket.socket:
+def listening_socket(address: str, port: int, *, backlog: int, address_may_go: bool = False) -> socket.socket:
     """A non-blocking TCP listener in the SO_REUSEPORT group of its address and port. Raises OSError.
 
-    Accepted sockets inherit TCP_NODELAY and keepalive from it, which saves system calls on each; and that they may send
-    from their address when it is no longer this node's: else not even a reset would leave (ip_route_output_key_hash).
-    Takes CAP_NET_ADMIN.
+    Accepted sockets inherit TCP_NODELAY and keepalive from it, which saves system calls on each.
+    `address_may_go`: and that they may send from their address when it is no longer this node's: else not even a reset
+    would leave (ip_route_output_key_hash). Takes CAP_NET_ADMIN. It has a price: of connections from one source port to
+    several portals that lead here, the first alone is answered, for conntrack gives the others another source port,
+    and a segment that early demux has taken to a transparent socket stays there (nf_nat_ipv4_local_in).
     """
     listener = socket.socket(_family(address), socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
@@ -37,13 +39,19 @@ def listening_socket(address: str, port: int, *, backlog: int) -> socket.socket:
         if listener.family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind((address, port))
-        # only now, for before it would let it be bound to anybody's address
-        listener.setsockopt(*_TRANSPARENT[listener.family], 1)
+        if address_may_go:
+            # only now, for before it would let it be bound to anybody's address
+            listener.setsockopt(*_TRANSPARENT[listener.family], 1)
         listener.listen(backlog)
     except BaseException:
         listener.close()
         raise
     return listener
+
+
+def address_may_go(listener: socket.socket) -> bool:
+    """What `listening_socket` was told of it."""
+    return bool(listener.getsockopt(*_TRANSPARENT[listener.family]))
 
 
 def keep_alive(sock: socket.SocketType) -> None:

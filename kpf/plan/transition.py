@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from operator import attrgetter
 
-from kpf.model.names import FrontendKey, ObjectName, Protocol, SocketAddress
+from kpf.model.names import FrontendKey, IPAddress, ObjectName, Protocol, SocketAddress
 from kpf.model.rules import NodePort, Portal, Rules
 from kpf.plan.allocation import Listener
 from kpf.plan.desired import DesiredState, Flows, Frontend
@@ -20,9 +20,13 @@ from kpf.plan.routes import PortalClaim
 
 @dataclass(frozen=True, slots=True)
 class OpenFrontends:
-    """Give each a slot in shared memory, its members, and sockets that listen."""
+    """Give each a slot in shared memory, its members, and sockets that listen.
+
+    `own_addresses`: where they may listen without fear that the address goes: kpf's own.
+    """
 
     frontends: tuple[Frontend, ...]
+    own_addresses: frozenset[IPAddress] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,7 @@ def transition(now: InForce, rules: Rules | None, desired: DesiredState) -> Iter
     unannounced = (*(now.unannounced - closed), *(new.listener for new in opened))
     emptied = tuple(frontend for frontend in changed if not frontend.endpoints)
     if opened:
-        yield OpenFrontends(opened)
+        yield OpenFrontends(opened, desired.rules.own_addresses)
     if unannounced:
         yield Announce(unannounced)
     if len(emptied) < len(changed):

@@ -54,6 +54,15 @@ def test_every_portal_answers_from_everywhere(world: World) -> None:
                 assert outcome.name == pods[":" in target[0]], (origin, target, outcome)
 
 
+def test_one_source_port_reaches_every_portal_at_once(world: World) -> None:
+    pods = [*world.pods([1]), *world.pods([1], family=6)]
+    _everything(world, pods)
+    with world.daemon():
+        for origin, machine, targets in _origins(world):
+            for target, outcome in machine.call(each, targets, source_port=15000, timeout_s=3.0).items():
+                assert outcome.name == pods[":" in target[0]], (origin, target, outcome)
+
+
 def test_a_pod_reaches_itself_through_its_service(world: World) -> None:
     pods = world.pods([1])
     world.serve("shop", CLUSTER_IPS[0], pods)

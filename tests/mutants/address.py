@@ -140,8 +140,22 @@ MUTANTS = (
     Mutant(
         "a reset cannot leave from an address that has gone",
         "kpf/net/sockets.py",
-        "        listener.setsockopt(*_TRANSPARENT[listener.family], 1)\n",
-        "",
+        "            listener.setsockopt(*_TRANSPARENT[listener.family], 1)\n",
+        "            pass\n",
+        (f"{END_TO_END}::test_connections_at_a_bound_address_that_goes_are_reset",),
+    ),
+    Mutant(
+        "every listener is IP_TRANSPARENT, and one source port reaches one portal",
+        "kpf/master/effects.py",
+        "may_go = frontend.listener.at.address not in own_addresses",
+        "may_go = bool(frontend.listener)",
+        ("tests/e2e/test_portals.py::test_one_source_port_reaches_every_portal_at_once",),
+    ),
+    Mutant(
+        "no listener is IP_TRANSPARENT",
+        "kpf/plan/transition.py",
+        "        yield OpenFrontends(opened, desired.rules.own_addresses)",
+        "        yield OpenFrontends(opened, frozenset(one.listener.at.address for one in opened))",
         (f"{END_TO_END}::test_connections_at_a_bound_address_that_goes_are_reset",),
     ),
     Mutant(

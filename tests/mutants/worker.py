@@ -26,7 +26,7 @@ MUTANTS = (
     Mutant(
         "descriptors that found no room are fatal",
         "kpf/net/channel.py",
-        "raise NoRoomError(message.generation)",
+        "raise NoRoomError(message.number if isinstance(message, Configure | Listen) else 0)",
         'raise ChannelError("a message was cut off")',
         (f"{SHORTAGES}::test_listeners_that_there_is_no_room_for_are_asked_for_again",),
     ),
