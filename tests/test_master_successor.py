@@ -14,8 +14,9 @@ import pytest
 from kpf import __version__
 from kpf.master import handover, successor
 from kpf.master.conversation import Conversation, HandoverError
-from kpf.master.handover import Handover, listen_at, network_namespace
+from kpf.master.handover import Handover, listen_at
 from kpf.master.successor import Inheritance, RefusedError, from_master, from_workers
+from kpf.net.credentials import network_namespace
 from kpf.net.handover import (
     MASTER,
     MEMORY,

@@ -10,6 +10,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,10 +23,12 @@ from kpf.net.messages import Close, Configure, Done, Drain, Listen, NoRoom, Read
 from kpf.shm.region import Region
 from kpf.worker import orphan
 from kpf.worker.acceptor import CLOSE_LIMIT_MS, PAUSE_MS, Acceptor
+from kpf.worker.conversation import SILENCE_MS
 from kpf.worker.half import Half
 from kpf.worker.orders import Orders
 from kpf.worker.orphan import Orphan
-from kpf.worker.sessions import UNWATCHED_LIMIT_MS
+from kpf.worker.pipes import PipePool
+from kpf.worker.sessions import UNWATCHED_LIMIT_MS, Sessions
 from kpf.worker.states import DEAD
 from tests.worker_driver import (
     Established,
@@ -387,32 +390,78 @@ def test_a_shortage_that_lasts_holds_up_no_close(session: Established) -> None:
 # the orphan
 
 
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def orphan_in(epoll: ScarceEpoll, handover: socket.socket | None = None) -> Orphan:
+    words = memoryview(bytearray(8 * 64)).cast("Q")
+    return Orphan(
+        Sessions(epoll, words, 0, PipePool(1)),  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
+        handover,
+        master_uid=os.geteuid(),
+        now_ms=1000,
+        timeout_ms=10_000,
+        is_relieved=False,
+    )
+
+
 @pytest.mark.parametrize("short_of", ["descriptors", "watches"])
 def test_an_orphan_that_is_short_looks_again_later(short_of: str) -> None:
     with select.epoll() as epoll, socket.socket(socket.AF_UNIX) as lock:
         lock.bind(credentials.NAMES[0])
         lock.listen()
         scarce = ScarceEpoll(epoll)
+        made = orphan_in(scarce)
         scarce.is_full = short_of == "watches"
-        made = Orphan(scarce, os.geteuid(), 10_000)  # type: ignore[arg-type]
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if short_of == "descriptors":
-            used = len(os.listdir("/proc/self/fd"))
-            resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
-            assert used
-        try:
+        with no_descriptors() if short_of == "descriptors" else contextlib.nullcontext():
             made.tick(1000)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        assert made.descriptor == -1
+        assert made.due_ms == 1000 + orphan.RETRY_MS
         scarce.is_full = False
-        made.tick(1000 + orphan.RETRY_MS)
-        assert made.descriptor != -1
+        made.tick(made.due_ms)
+        assert made.due_ms == made.deadline_ms
         lock.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
                 lock.accept()[0].close()
-        assert made.is_relieved()
+        ((descriptor, _),) = epoll.poll(1)
+        made.ready(descriptor, 2000)
+        assert made.is_relieved
+
+
+@pytest.mark.parametrize("short_of", ["descriptors", "watches"])
+def test_an_orphan_that_is_short_hears_a_successor_later(short_of: str, tmp_path: Path) -> None:
+    with select.epoll() as epoll, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as handover:
+        handover.bind(str(tmp_path / "handover.sock"))
+        handover.listen()
+        handover.setblocking(False)
+        scarce = ScarceEpoll(epoll)
+        made = orphan_in(scarce, handover)
+        scarce.is_full = short_of == "watches"
+        made.tick(1000)
+        scarce.is_full = False
+        made.tick(made.due_ms)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as successor:
+            successor.connect(handover.getsockname())
+            ((descriptor, _),) = epoll.poll(1)
+            if short_of == "descriptors":
+                with no_descriptors():
+                    made.ready(descriptor, 1200)
+                # nor is it asked again at once
+                assert epoll.poll(0.05) == []
+                made.tick(made.due_ms)
+                ((descriptor, _),) = epoll.poll(1)
+            made.ready(descriptor, 1300)
+            assert made.due_ms == 1300 + SILENCE_MS
+            made.tick(made.due_ms)
+            assert successor.recv(1) == b""
 
 
 # the channel

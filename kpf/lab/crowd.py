@@ -60,6 +60,7 @@ class Client:
     """One connection under way, non-blocking; `source`: its address, "" for whichever the kernel takes.
 
     `source_port`: several clients may have one, each with another target; 0 for whichever the kernel takes.
+
     `request`: a line that is sent once the connection stands; the server then has to say its name and send it back.
     `error`: "" as long as it goes well. Raises OSError if the source is not to be had.
     """
@@ -76,7 +77,7 @@ class Client:
         "source",
     )
 
-    def __init__(self, target: Address, source: str = "", request: bytes = b"", *, source_port: int = 0) -> None:
+    def __init__(self, target: Address, source: str = "", source_port: int = 0, request: bytes = b"") -> None:
         family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
         self.sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self.source = source

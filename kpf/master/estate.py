@@ -69,10 +69,10 @@ class MasterEstate:
     async def go_on(self) -> None:
         """The successor has failed: take nothing for granted that it may have changed."""
         self.is_held = False
-        await self.workers.resume()
+        await self.workers.hold(False)
         self.effects.reread()
         self.reconciler.go_on()
 
     async def pause(self) -> None:
         """The workers accept nothing, until `go_on` or for good."""
-        await self.workers.pause()
+        await self.workers.hold(True)

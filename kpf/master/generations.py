@@ -161,11 +161,9 @@ class Generations:
         for holder in self._adopted.values():
             holder.conversation.say_if_possible(Reset(0, tuple(map(str, shown))))
 
-    async def pause(self) -> None:
-        pass
-
-    async def resume(self) -> None:
-        pass
+    async def hold(self, is_held: bool) -> None:
+        """Have those that serve accept nothing, or again."""
+        await self.serving.hold(is_held)
 
     def leave(self) -> None:
         """Accept nothing more; end with the last connection."""

@@ -19,7 +19,7 @@ from kpf import __version__
 from kpf.master import ending
 from kpf.master.conversation import Conversation, HandoverError, close_all
 from kpf.net.channel import MAX_DESCRIPTORS
-from kpf.net.credentials import Peer, peer_of
+from kpf.net.credentials import Peer, network_namespace, peer_of
 from kpf.net.handover import (
     PROTOCOL,
     Ask,
@@ -46,7 +46,6 @@ SERVES_S = 60.0
 # starting kpfs that wait to be refused
 BACKLOG = 16
 
-NETWORK_NAMESPACE = Path("/proc/self/ns/net")
 SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 RETRY_S = 1.0
 
@@ -193,12 +192,6 @@ def _batches(servers: Mapping[str, socket.socket]) -> Iterator[list[tuple[str, s
     items = iter(servers.items())
     while batch := list(itertools.islice(items, MAX_DESCRIPTORS)):
         yield batch
-
-
-def network_namespace() -> tuple[int, int]:
-    """Of this process: the device and inode of its file in /proc. Raises OSError."""
-    found = NETWORK_NAMESPACE.stat()
-    return found.st_dev, found.st_ino
 
 
 def listen_at(path: Path) -> socket.socket:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from kpf import __version__
 from kpf.net import channel
-from kpf.net.messages import Close, Configure, Done, Drain, Listen, NoRoom, Ready, Reset
+from kpf.net.messages import Close, Configure, Done, Drain, Hold, Listen, NoRoom, Ready, Reset
 from kpf.worker import signals
 
 log = logging.getLogger("kpf")
@@ -34,7 +34,7 @@ class WorkerGoneError(ConnectionError):
     """The worker ended before it acknowledged a message."""
 
 
-Order = Configure | Listen | Close | Reset | Drain
+Order = Configure | Listen | Close | Reset | Hold | Drain
 
 
 @dataclass(slots=True)

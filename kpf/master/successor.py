@@ -13,8 +13,8 @@ from pathlib import Path
 
 from kpf import __version__
 from kpf.master.conversation import Conversation, HandoverError, close_all
-from kpf.master.handover import ANSWER_S, network_namespace
-from kpf.net.credentials import peer_of
+from kpf.master.handover import ANSWER_S
+from kpf.net.credentials import network_namespace, peer_of
 from kpf.net.handover import (
     HANDOVER,
     LOCK,
@@ -176,7 +176,7 @@ async def _take_over(path: Path, *, patience_s: float) -> Inheritance | None:
     try:
         offer, files = await _hear_offer(conversation, patience_s)
         found.begin(Holder(conversation, offer), files)
-        while not isinstance(message := await _receive(found, conversation), Complete):
+        while not isinstance(await _receive(found, conversation), Complete):
             await conversation.say(Received())
     except BaseException:
         found.close()

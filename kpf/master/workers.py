@@ -33,7 +33,7 @@ from kpf.master.supervisor import (
 from kpf.model.names import IPAddress
 from kpf.net.channel import MAX_DESCRIPTORS
 from kpf.net.handover import HANDOVER, MEMORY
-from kpf.net.messages import Close, Configure, Drain, Listen, Reset
+from kpf.net.messages import Close, Configure, Drain, Hold, Listen, Reset
 from kpf.shm.directory import Directory
 
 log = logging.getLogger("kpf")
@@ -229,6 +229,12 @@ class Workers:
         shown = tuple(map(str, addresses))
         for process in self._processes.values():
             process.send(Reset(next(self._number), shown))
+
+    async def hold(self, is_held: bool) -> None:
+        """Have all accept nothing, or again; return once each has answered, or died, `ACKNOWLEDGE_S` at most."""
+        answers = [process.send(Hold(next(self._number), is_held)) for process in self._processes.values()]
+        if answers:
+            await asyncio.wait(answers, timeout=ACKNOWLEDGE_S)
 
     def leave(self) -> None:
         """Replace nobody any more, steer nothing, and let all finish what they have: `is_over` when the last has ended.

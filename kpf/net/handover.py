@@ -38,7 +38,7 @@ class Ask:
 class Offer:
     """What there is to take over, with as many descriptors as `descriptors` names, in the same order.
 
-    `role`: `MASTER`, or `WORKER`, whose descriptor is `MEMORY` alone; a master has `LOCK` and `HANDOVER` as well.
+    `role`: `MASTER`, or `WORKER`. Its descriptors: `MEMORY` and `HANDOVER`, and a master's `LOCK`.
     `generation`: of its workers, `workers` many. `index`, `slot`: a worker's place among their listening sockets and in
     shared memory; a master's are 0. `accepts`: it has listening sockets. `began_ms`: CLOCK_MONOTONIC of its start.
     """

@@ -55,6 +55,14 @@ class Reset:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """Accept nothing, or, if `is_held` is False, again: a successor copies what is in shared memory."""
+
+    number: int
+    is_held: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Accept what is queued, then nothing more; exit with status 0 when the last session has ended."""
 
@@ -91,4 +99,4 @@ class NoRoom:
     number: int
 
 
-Message = Configure | Listen | Close | Reset | Drain | Ready | Done | NoRoom
+Message = Configure | Listen | Close | Reset | Hold | Drain | Ready | Done | NoRoom

@@ -7,12 +7,12 @@ from collections import deque
 from kpf.net import channel
 from kpf.net.channel import Message
 from kpf.net.credentials import peer_of
-from kpf.net.messages import Close, Configure, Done, Drain, Listen, NoRoom, Ready, Reset
+from kpf.net.messages import Close, Configure, Done, Drain, Hold, Listen, NoRoom, Ready, Reset
 
 # the master has no time to read, or memory is short. All else means that it is gone, and the channel says so by itself
 NOT_NOW = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM}
 
-Order = Configure | Listen | Close | Reset | Drain
+Order = Configure | Listen | Close | Reset | Hold | Drain
 
 
 class Orders:
