@@ -138,7 +138,7 @@ class _Clients:
         return self._new(self._load.new if kind is Kind.NEW else self._load.control)
 
     def _new(self, target: Address, source: str = "") -> Client:
-        return Client(target, source, self._request())
+        return Client(target, source, request=self._request())
 
     def _request(self) -> bytes:
         """Another one each time, so that nobody is content with somebody else's answer."""
