@@ -190,6 +190,7 @@ class Generations:
     def __init__(self, servers: Greeter, first: int, second: int) -> None:
         self.region = Region.create()
         self.directory = Directory(self.region)
+        self.directory.take_worker_slots(first + second)
         self.listeners = ListeningSockets(first)
         self.first = self._generation(range(first), 1, steers=True)
         self.second = self._generation(range(first, first + second), 2, steers=False)

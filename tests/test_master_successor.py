@@ -316,5 +316,5 @@ def test_a_stale_socket_is_replaced_and_only_its_owner_may_use_it(path: Path) ->
         assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_an_inheritance_that_nobody_wants_is_given_back(path: Path) -> None:
+def test_an_inheritance_that_nobody_wants_is_given_back() -> None:
     Inheritance().close()

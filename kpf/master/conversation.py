@@ -20,7 +20,7 @@ class HandoverError(RuntimeError):
 
 
 class Conversation:
-    """Owns the socket. Both sides take turns: nobody sends twice without having heard, but for the holder's last words."""
+    """Owns the socket. Both sides take turns, but for the holder's last words."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)

@@ -56,6 +56,7 @@ class WorkerProcess:
     """A running worker. `on_ready` and `on_exit` are called once each, from the event loop.
 
     One that cannot be spoken to is killed: its successor is told everything. Making one raises OSError.
+    `answered`: what `send` has returned last: with it, all before it have been answered.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class WorkerProcess:
     ) -> None:
         self.index = index
         self.uid: int | None = None
+        self.answered: asyncio.Future[None]
         self.privileges = ""
         self._on_ready, self._on_exit = on_ready, on_exit
         self._loop = asyncio.get_running_loop()
@@ -95,6 +97,7 @@ class WorkerProcess:
         outgoing = _Outgoing(message, files, self._loop.create_future())
         # somebody may lose interest in a worker that dies
         outgoing.done.add_done_callback(lambda future: future.cancelled() or future.exception())
+        self.answered = outgoing.done
         self._queue.append(outgoing)
         self._send_next()
         return outgoing.done

@@ -103,7 +103,10 @@ class Workers:
         return found.pop() if len(found) == 1 else None
 
     async def start(self) -> None:
-        """Spawn all and wait until each is ready, `START_S` at most. Raises TimeoutError."""
+        """Spawn all and wait until each is ready, `START_S` at most. Raises TimeoutError.
+
+        And until they accept on all that is announced, `ACKNOWLEDGE_S` at most: who is late is short of something.
+        """
         deadline_s = time.monotonic() + START_S
         self.tick()
         while not all(slot.accepts for slot in self.slots):
@@ -111,6 +114,9 @@ class Workers:
                 raise TimeoutError(errno.ETIMEDOUT, f"the workers were not ready within {START_S:g} s")
             await asyncio.sleep(TICK_S / 10)
             self.tick()
+        answers = [process.answered for process in self._processes.values()]
+        if answers:
+            await asyncio.wait(answers, timeout=ACKNOWLEDGE_S)
 
     async def supervise(self) -> None:
         """Watch over them, for ever, every `TICK_S`."""

@@ -15,7 +15,9 @@ PATIENCE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """As it is at the very start. `is_started`: all workers have been ready. `workers_alive`: those whose heartbeats are seen.
+    """As it is at the very start. `is_started`: all workers have been ready.
+
+    `workers_alive`: those whose heartbeats are seen.
 
     `standing_s`: how long the sync under way has not come further, 0 while there is none; `in_kernel`: the kernel has a
     request of ours in hand. `waiting_s`: how long the oldest change waits. `troubles`: why the source does not tell.

@@ -1,8 +1,8 @@
 """What a worker does when its master is gone: it serves on until another one has taken over.
 
 A living master holds one of a few abstract sockets (`kpf.master.lock`): it accepts and closes a connection to it once
-it has taken over all portals. A stranger may hold another one, and is not listened to. Unless one that serves says so at
-once, orphans accept where their master was asked to hand over, and hand over what they have
+it has taken over all portals. A stranger may hold another one, and is not listened to. Unless one that serves says so
+at once, orphans accept where their master was asked to hand over, and hand over what they have
 (`kpf.worker.conversation`): each to one successor at a time, which is the one that starts and holds the name by then.
 """
 
