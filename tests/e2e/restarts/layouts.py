@@ -9,14 +9,12 @@ from pathlib import Path
 import kpf
 
 _VERSION = re.compile(r"^VERSION = (\d+)$", re.M)
-# the words of a frontend's record in another order, and each record twice as large
+# words in another order, and larger records
 _CHANGES = (
-    (re.compile(r"^LIST, TIMEOUT, (.*) = range\(6\)$", re.M), r"TIMEOUT, LIST, \1 = range(1, 7)"),
-    (re.compile(r"^(FRONTEND_WORDS|MEMBER_WORDS|WORKER_WORDS) = (\d+)", re.M), r"\1 = 2 * \2"),
-    (re.compile(r"^IDENTITY, ADDRESS, PORT, HEALTH, CONNECT_TIME = 0, 1, 3, 4, 5$", re.M),
-     "HEALTH, IDENTITY, ADDRESS, PORT, CONNECT_TIME = 0, 1, 2, 4, 6"),
-    (re.compile(r"^ENTRY_CLIENT, ENTRY_IDENTITY, ENTRY_STAMP = 0, 2, 3$", re.M),
-     "ENTRY_IDENTITY, ENTRY_STAMP, ENTRY_CLIENT = 0, 1, 2"),
+    (r"^LIST, TIMEOUT, (AFFINITY_TABLE, .*)$", r"TIMEOUT, LIST, \1"),
+    (r"^(FRONTEND_WORDS|MEMBER_WORDS|WORKER_WORDS|FRONTEND_COUNTERS|MEMBER_COUNTERS) = (\d+)", r"\1 = 2 * \2"),
+    (r"^IDENTITY, (ADDRESS, PORT), HEALTH, CONNECT_TIME, (.*)$", r"HEALTH, \1, CONNECT_TIME, IDENTITY, \2"),
+    (r"^ENTRY_CLIENT, ENTRY_IDENTITY, ENTRY_STAMP = 0, 2, 3$", "ENTRY_IDENTITY, ENTRY_STAMP, ENTRY_CLIENT = 0, 1, 2"),
 )  # fmt: skip
 
 
@@ -30,8 +28,8 @@ def of_another_layout(directory: Path, *, step: int = 1) -> Mapping[str, str]:
     path = directory / "kpf/shm/layout.py"
     text = path.read_text(encoding="utf-8")
     for pattern, replacement in _CHANGES:
-        text, number = pattern.subn(replacement, text)
-        assert number, pattern.pattern
+        text, number = re.subn(pattern, replacement, text, flags=re.M)
+        assert number, pattern
     text, number = _VERSION.subn(lambda found: f"VERSION = {int(found[1]) + step}", text)
     assert number == 1
     path.write_text(text, encoding="utf-8")
