@@ -151,6 +151,8 @@ def _offers(role: str, descriptor: int, sock: socket.socket, *sockets: socket.so
     os.close(descriptor)
     if sockets:
         channel.send(sock, Sockets(0, tuple(range(len(sockets)))), [one.fileno() for one in sockets])
+        for one in sockets:
+            one.close()
         channel.receive(sock)
     channel.send(sock, Complete())
     with suppress(EOFError, channel.ChannelError):

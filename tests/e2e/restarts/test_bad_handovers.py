@@ -18,7 +18,7 @@ from kpf.lab.machine import Conversation
 from kpf.lab.tables import list_tables
 from kpf.net.handover import Refusal
 from tests.e2e.restarts.impostors import FAILURES, LIES, Successor, predecessor
-from tests.e2e.restarts.scene import LONG, daemon_of, end_all, observe, serve
+from tests.e2e.restarts.scene import LONG, daemon_of, observe, serve
 from tests.e2e.restarts.tally import merged
 from tests.e2e.world import World, eventually
 from tests.strangers import UID
@@ -30,12 +30,6 @@ KEPT = 20
 MOMENTS = 20
 # it stands still for as long as this: kpf.master.successor.MASTER_S, and the end of the process
 STOPPED_S = 40.0
-
-
-@pytest.fixture
-def nobody_left(world: World) -> Iterator[None]:  # noqa: ARG001 (before its end)
-    yield
-    end_all()
 
 
 class Served:
