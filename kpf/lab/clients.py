@@ -66,7 +66,7 @@ def each(
     targets: Sequence[Address], *, source: str = "", source_port: int = 0, timeout_s: float = 10.0
 ) -> dict[Address, Outcome]:
     """One connection to each of the targets, all at once; from one source port if it is given."""
-    clients = {target: Client(target, source, source_port) for target in targets}
+    clients = {target: Client(target, source, source_port=source_port) for target in targets}
     for _ in Crowd(timeout_s).run(iter(clients.values()), at_once=len(targets)):
         pass
     return {target: client.close() for target, client in clients.items()}

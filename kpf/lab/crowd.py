@@ -60,7 +60,6 @@ class Client:
     """One connection under way, non-blocking; `source`: its address, "" for whichever the kernel takes.
 
     `source_port`: several clients may have one, each with another target; 0 for whichever the kernel takes.
-
     `request`: a line that is sent once the connection stands; the server then has to say its name and send it back.
     `error`: "" as long as it goes well. Raises OSError if the source is not to be had.
     """

@@ -1,6 +1,6 @@
 """Restarts and upgrades that nobody notices: once each here, 20 times each by `make soak`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from tests.e2e.restarts import events
 from tests.e2e.restarts.changing_over import kube_proxys_rules, there_and_back
 from tests.e2e.restarts.contained import ContainedDaemon
 from tests.e2e.restarts.load import Load
-from tests.e2e.restarts.scene import LONG, SHORT, Event, Times, daemon_of, end_all, observe, quiet, serve
+from tests.e2e.restarts.scene import LONG, SHORT, Event, Times, daemon_of, observe, quiet, serve
 from tests.e2e.restarts.tally import Tally, merged
 from tests.e2e.rulesets import loaded
 from tests.e2e.world import World
@@ -60,12 +60,6 @@ CASES = {
     "five take-overs": Case(events.five_take_overs),
 }
 QUICK = ("take-over by hand", "restart", "SIGKILL of the master")
-
-
-@pytest.fixture
-def nobody_left(world: World) -> Iterator[None]:  # noqa: ARG001 (before its end)
-    yield
-    end_all()
 
 
 def _once(world: World, load: Load, case: Case, times: Times) -> Tally:
