@@ -9,8 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 
 from kpf.config import fields
 from kpf.model.names import IPAddress, IPNetwork, SocketAddress
-
-DEFAULT_CONTROL_SOCKET = "/run/kpf/control.sock"
+from kpf.places import DEFAULT_CONTROL_SOCKET, DEFAULT_HANDOVER_SOCKET
 
 # "kp" above 2^16. No registry of ids gives it to anybody: systemd's leaves 65536..524287 unassigned (UIDS-GIDS),
 # Debian's adduser gives nothing above 65535 by default (Debian policy 9.2.2), and shadow's ranges of subordinate ids
@@ -24,6 +23,7 @@ _FIXED = (
     "proxy_address",
     "port_range",
     "control_socket",
+    "handover_socket",
     "manifests",
     "client_connection",
     "master",
@@ -82,7 +82,10 @@ class Config(_Part):
 
     Addresses and ranges are parsed: `bind_address` and `proxy_address` have at most one a family (a family without
     either has kpf's own, `kpf.netlink.own`), a listen address is None where it is off, `drain_timeout` is in seconds,
-    0..86400. `node_port_addresses` empty: all local ones. `service_cidrs`: ranges whose addresses are dropped where no
+    0..86400. `on_exit`: what becomes of the rules and of the workers at SIGTERM: both go once open connections have had
+    `drain_timeout`, or both stay for a successor. `handover_socket`: where a successor asks for all that is kept.
+    `handover_timeout`: for how many seconds, 0..604800, workers go on with their open connections after another kpf has
+    taken over, or without a master. `node_port_addresses` empty: all local ones. `service_cidrs`: ranges whose addresses are dropped where no
     Service has them, beside those of the API's ServiceCIDR objects; any number of each family. `masquerade_all`:
     whatever the kernel forwards to a ClusterIP gets the node's address as its source; the remedy where replies would
     bypass the node, as on a bridge without br_netfilter. `worker_user`: the workers' uid and gid, which nobody else on
@@ -110,7 +113,10 @@ class Config(_Part):
         ip_address("127.0.0.1"), 10249
     )
     control_socket: Annotated[str, PlainValidator(fields.socket_path)] = DEFAULT_CONTROL_SOCKET
-    drain_timeout: Annotated[float, PlainValidator(fields.seconds)] = 30.0
+    drain_timeout: Annotated[float, PlainValidator(fields.drain_seconds)] = 30.0
+    on_exit: Literal["drop", "leave"] = "drop"
+    handover_socket: Annotated[str, PlainValidator(fields.socket_path)] = DEFAULT_HANDOVER_SOCKET
+    handover_timeout: Annotated[float, PlainValidator(fields.handover_seconds)] = 3600.0
     logging: Logging = Logging()
     forwarding: Literal["auto", "proxied", "direct"] = "auto"
     allow_external_ips: bool = True
@@ -174,6 +180,11 @@ def contradictions(config: Config) -> list[tuple[str, str]]:
             config.healthz_bind_address is not None and config.healthz_bind_address == config.metrics_bind_address,
             "metricsBindAddress",
             "is the same as healthzBindAddress",
+        ),
+        (
+            config.handover_socket == config.control_socket,
+            "handoverSocket",
+            "is the same as controlSocket",
         ),
     ]
     return [(field, message) for holds, field, message in needs if holds]
