@@ -1,4 +1,3 @@
-"""Where kpf's sockets are unless the configuration says otherwise; here, so that a probe need not read that."""
+"""Where kpf is asked unless the configuration says otherwise; here, so that who asks need not read that."""
 
 DEFAULT_CONTROL_SOCKET = "/run/kpf/control.sock"
-DEFAULT_HANDOVER_SOCKET = "/run/kpf/handover.sock"

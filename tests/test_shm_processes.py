@@ -54,9 +54,10 @@ def run(region: Region, slot: int, number: int, clients: list[str], burst: int) 
 
 @pytest.mark.parametrize("burst", [1, 5])
 def test_four_processes_share_the_turn_exactly(burst: int) -> None:
-    region = Region.create(WORKERS)
+    region = Region.create()
     directory = Directory(region)
-    slot = directory.claim()
+    directory.take_worker_slots(WORKERS)
+    slot = directory.claim(b"")
     directory.set_members(slot, members(3), affinity_timeout_ms=0)
     run(region, slot, 6000, ["10.9.9.9"] * WORKERS, burst)
     assert [view.total for view in directory.members(slot)] == [8000, 8000, 8000]
@@ -65,9 +66,10 @@ def test_four_processes_share_the_turn_exactly(burst: int) -> None:
 
 @pytest.mark.parametrize("burst", [1, 5])
 def test_four_processes_pin_a_client_once(burst: int) -> None:
-    region = Region.create(WORKERS)
+    region = Region.create()
     directory = Directory(region)
-    slot = directory.claim()
+    directory.take_worker_slots(WORKERS)
+    slot = directory.claim(b"")
     directory.set_members(slot, members(5), affinity_timeout_ms=60_000)
     run(region, slot, 1000, ["10.9.9.9"] * WORKERS, burst)
     assert sorted(view.total for view in directory.members(slot)) == [0, 0, 0, 0, 4000]
@@ -119,9 +121,10 @@ def hammer_and_kill(region: Region, directory: Directory, slots: list[int], kill
 
 
 def test_killed_at_any_instant_nothing_is_stuck_and_nothing_is_torn() -> None:
-    region = Region.create(WORKERS)
+    region = Region.create()
     directory = Directory(region)
-    pinned, plain = directory.claim(), directory.claim()
+    directory.take_worker_slots(WORKERS)
+    pinned, plain = directory.claim(b""), directory.claim(b"")
     directory.set_members(pinned, members(3), affinity_timeout_ms=60_000)
     directory.set_members(plain, members(3), affinity_timeout_ms=0)
     hammer_and_kill(region, directory, [pinned, plain], 300)
@@ -168,9 +171,10 @@ def stop_inside(region: Region, slot: int) -> None:
 
 
 def test_a_stopped_holder_is_found_and_once_killed_the_others_go_on() -> None:
-    region = Region.create(WORKERS)
+    region = Region.create()
     directory = Directory(region)
-    slot = directory.claim()
+    directory.take_worker_slots(WORKERS)
+    slot = directory.claim(b"")
     directory.set_members(slot, members(3), affinity_timeout_ms=0)
     holder = FORK.Process(target=stop_inside, args=(region, slot))
     holder.start()

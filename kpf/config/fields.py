@@ -215,9 +215,14 @@ def url(value: object) -> str:
 def socket_path(value: object) -> str:
     """1..107 bytes in the file system's encoding, none of them 0. Raises ValueError."""
     path = _text(value)
-    if not 1 <= len(os.fsencode(path)) <= _UNIX_PATH_LIMIT or "\0" in path:
+    if not fits_a_socket(path):
         raise ValueError(f"must be a path of 1..{_UNIX_PATH_LIMIT} bytes, not {shown(path)}")
     return path
+
+
+def fits_a_socket(path: str) -> bool:
+    """Whether a Unix socket can have this path."""
+    return 1 <= len(os.fsencode(path)) <= _UNIX_PATH_LIMIT and "\0" not in path
 
 
 def host_name(value: object) -> str:

@@ -3,32 +3,22 @@
 import os
 import socket
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, PrivateAttr
 
 from kpf.config import fields
 from kpf.model.names import IPAddress, IPNetwork, SocketAddress
-from kpf.places import DEFAULT_CONTROL_SOCKET, DEFAULT_HANDOVER_SOCKET
+from kpf.places import DEFAULT_CONTROL_SOCKET
 
 # "kp" above 2^16. No registry of ids gives it to anybody: systemd's leaves 65536..524287 unassigned (UIDS-GIDS),
 # Debian's adduser gives nothing above 65535 by default (Debian policy 9.2.2), and shadow's ranges of subordinate ids
 # begin at 100000 (login.defs(5), SUB_UID_MIN).
 DEFAULT_WORKER_USER = 0x16B70
 
-# what workers and listeners were made with, and the source
-_FIXED = (
-    "workers",
-    "bind_address",
-    "proxy_address",
-    "port_range",
-    "control_socket",
-    "handover_socket",
-    "manifests",
-    "client_connection",
-    "master",
-    "worker_user",
-)
+# where others look for this process, and what the kernel knows its workers and their listeners by
+_FIXED = ("proxy_address", "control_socket", "handover_socket", "worker_user")
 
 
 def _camel(name: str) -> str:
@@ -83,7 +73,8 @@ class Config(_Part):
     Addresses and ranges are parsed: `bind_address` and `proxy_address` have at most one a family (a family without
     either has kpf's own, `kpf.netlink.own`), a listen address is None where it is off, `drain_timeout` is in seconds,
     0..86400. `on_exit`: what becomes of the rules and of the workers at SIGTERM: both go once open connections have had
-    `drain_timeout`, or both stay for a successor. `handover_socket`: where a successor asks for all that is kept.
+    `drain_timeout`, or both stay for a successor. `handover_socket`: where a successor asks for all that is kept; "": beside
+    the control socket (`handover_path`).
     `handover_timeout`: for how many seconds, 0..604800, workers go on with their open connections after another kpf has
     taken over, or without a master. `node_port_addresses` empty: all local ones. `service_cidrs`: ranges whose addresses are dropped where no
     Service has them, beside those of the API's ServiceCIDR objects; any number of each family. `masquerade_all`:
@@ -115,7 +106,7 @@ class Config(_Part):
     control_socket: Annotated[str, PlainValidator(fields.socket_path)] = DEFAULT_CONTROL_SOCKET
     drain_timeout: Annotated[float, PlainValidator(fields.drain_seconds)] = 30.0
     on_exit: Literal["drop", "leave"] = "drop"
-    handover_socket: Annotated[str, PlainValidator(fields.socket_path)] = DEFAULT_HANDOVER_SOCKET
+    handover_socket: Annotated[str, PlainValidator(fields.socket_path)] = ""
     handover_timeout: Annotated[float, PlainValidator(fields.handover_seconds)] = 3600.0
     logging: Logging = Logging()
     forwarding: Literal["auto", "proxied", "direct"] = "auto"
@@ -136,6 +127,16 @@ class Config(_Part):
         copy = self.model_copy()
         copy._file_warnings = file_warnings
         return copy
+
+    @property
+    def handover_path(self) -> Path:
+        """`handover_socket`, or what stands for it: beside the control socket."""
+        return Path(self.handover_socket or Path(self.control_socket).with_name("handover.sock"))
+
+    @property
+    def source(self) -> tuple[object, ...]:
+        """What says where the Services come from."""
+        return self.manifests, self.client_connection, self.master, self.node_name
 
     @property
     def node_name(self) -> str:
@@ -182,9 +183,14 @@ def contradictions(config: Config) -> list[tuple[str, str]]:
             "is the same as healthzBindAddress",
         ),
         (
-            config.handover_socket == config.control_socket,
+            config.handover_path == Path(config.control_socket),
             "handoverSocket",
             "is the same as controlSocket",
+        ),
+        (
+            not fields.fits_a_socket(str(config.handover_path)),
+            "handoverSocket",
+            "must be given: beside controlSocket its path would be too long",
         ),
     ]
     return [(field, message) for holds, field, message in needs if holds]

@@ -19,7 +19,6 @@ from kpf.shm.layout import (
     VERSION,
     VERSION_AT,
     WORD,
-    WORKERS_AT,
     Layout,
 )
 
@@ -45,16 +44,16 @@ class Region:
         self.words: Words = memoryview(self._map).cast("Q")
 
     @classmethod
-    def create(cls, workers: int) -> "Region":
+    def create(cls) -> "Region":
         """Fresh and empty, for the master. Raises OSError."""
-        layout = Layout(workers)
+        layout = Layout()
         descriptor = os.memfd_create("kpf", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(descriptor, layout.end * WORD)
         # a worker that shrank it would kill everybody by SIGBUS
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         region = cls(descriptor, layout)
         words = region.words
-        words[VERSION_AT], words[WORKERS_AT] = VERSION, workers
+        words[VERSION_AT] = VERSION
         words[SEED_AT], words[SEED_AT + 1] = secrets.randbits(64) | 1, secrets.randbits(64) | 1
         words[MAGIC_AT] = MAGIC
         return region
@@ -66,10 +65,20 @@ class Region:
         if size < HEADER_WORDS * WORD:
             raise RegionError(f"{size} bytes are no shared memory of kpf")
         header = memoryview(os.pread(descriptor, HEADER_WORDS * WORD, 0)).cast("Q")
-        layout = Layout(header[WORKERS_AT])
+        layout = Layout()
         if (header[MAGIC_AT], header[VERSION_AT], layout.end * WORD) != (MAGIC, VERSION, size):
             raise RegionError("this shared memory was made by another version of kpf")
         return cls(descriptor, layout)
+
+    def read(self, start: int, words: int) -> Words:
+        """A copy of so many words. What was never written stays without memory; a load would give it some.
+
+        A word that somebody is writing may be torn.
+        """
+        content, wanted, at = bytearray(), words * WORD, start * WORD
+        while len(content) < wanted:
+            content += os.pread(self.descriptor, wanted - len(content), at + len(content))
+        return memoryview(content).cast("Q")
 
     def discard(self, start: int, words: int) -> None:
         """Give the memory of whole pages back to the system; they read as zero afterwards."""
