@@ -62,7 +62,7 @@ def _parser() -> _Parser:
     status = commands.add_parser("status", help="the state of the running daemon", allow_abbrev=False)
     form = status.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON")
-    form.add_argument("--ready", action="store_true", help="say nothing: status 0 if it serves, 1 if not")
+    form.add_argument("--ready", action="store_true", help="exit status 0 if it serves, else 1, and why")
     _add_flags(status, {"control-socket": _RUN_FLAGS["control-socket"]})
     commands.add_parser("demo", help="a complete show in a network namespace of its own", add_help=False)
     commands.add_parser("cleanup", help="remove everything that kpf ever made in the kernel", allow_abbrev=False)

@@ -72,11 +72,10 @@ class Config(_Part):
 
     Addresses and ranges are parsed: `bind_address` and `proxy_address` have at most one a family (a family without
     either has kpf's own, `kpf.netlink.own`), a listen address is None where it is off, `drain_timeout` is in seconds,
-    0..86400. `on_exit`: what becomes of the rules and of the workers at SIGTERM: both go once open connections have had
-    `drain_timeout`, or both stay for a successor. `handover_socket`: where a successor asks for all that is kept; "": beside
-    the control socket (`handover_path`).
-    `handover_timeout`: for how many seconds, 0..604800, workers go on with their open connections after another kpf has
-    taken over, or without a master. `node_port_addresses` empty: all local ones. `service_cidrs`: ranges whose addresses are dropped where no
+    0..86400. `on_exit`: what becomes of rules and workers at SIGTERM: both go, once open connections have had
+    `drain_timeout`, or both stay for a successor, which asks for them at `handover_path`. `handover_timeout`: how many
+    seconds, 0..604800, workers go on without a master, or after a successor has taken over. `node_port_addresses`
+    empty: all local ones. `service_cidrs`: ranges whose addresses are dropped where no
     Service has them, beside those of the API's ServiceCIDR objects; any number of each family. `masquerade_all`:
     whatever the kernel forwards to a ClusterIP gets the node's address as its source; the remedy where replies would
     bypass the node, as on a bridge without br_netfilter. `worker_user`: the workers' uid and gid, which nobody else on
