@@ -37,9 +37,9 @@ from kpf.net.handover import (
     Sockets,
     Taken,
 )
-from kpf.net.messages import Configure, Done, Drain, Listen, Reset
+from kpf.net.messages import Configure, Done, Drain, Hold, Listen, Reset
 from kpf.shm.layout import GENERATION, MUST_END, PID
-from kpf.worker.acceptor import Acceptor
+from kpf.worker.acceptor import CLOSE_LIMIT_MS, DRAINS_AN_ITERATION, Acceptor
 from kpf.worker.conversation import NOT_NOW, PAUSE_LIMIT_MS, SILENCE_MS, Conversation, Estate
 from kpf.worker.orphan import RETRY_MS
 from tests.worker_driver import (
