@@ -48,11 +48,11 @@ COLLECT_MS = 1_000
 class Directory:
     """All frontends and members. At most 65,536 frontends, 262,144 members, 4,096 frontends with affinity.
 
-    Begins with a region that is new, or with the books of one that is not. `workers`: their places.
+    Begins with a region that is new, or with the books of one that is not. `workers`: their places in `region`.
     """
 
     def __init__(self, region: Region, books: Books | None = None, *, clock: Callable[[], int] = monotonic_ms) -> None:
-        self._region, self._words, self._layout, self._clock = region, region.words, region.layout, clock
+        self.region, self._words, self._layout, self._clock = region, region.words, region.layout, clock
         self._observer, self.workers = Observer(region), WorkerSlots(region, clock)
         self._open_books(books or Books(Places(region)))
 
@@ -68,7 +68,7 @@ class Directory:
 
     def reread(self) -> None:
         """Another master has had it meanwhile. Raises `RegionError` if what it has left makes no sense."""
-        self._open_books(read_books(self._region))
+        self._open_books(read_books(self.region))
         self.collect()
 
     def _open_books(self, books: Books) -> None:
@@ -79,7 +79,7 @@ class Directory:
     @property
     def descriptor(self) -> int:
         """The shared memory, for a worker. Never to be closed in this process (`kpf.shm.lock`)."""
-        return self._region.descriptor
+        return self.region.descriptor
 
     def take_worker_slots(self, count: int) -> tuple[int, ...]:
         """Places for so many workers, the lowest that are free: no worker has been heard of there for a minute.
@@ -159,7 +159,7 @@ class Directory:
 
     def move(self, before: int, after: int) -> None:
         """Turn and affinity of a frontend go along to another slot that it has got, and that nobody uses yet."""
-        move(self._region, before, after)
+        move(self.region, before, after)
 
     def retire(self, slot: int) -> None:
         """The frontend is gone, and all workers have acknowledged it. Its sessions may go on."""
