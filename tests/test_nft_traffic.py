@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -318,6 +319,23 @@ def test_the_next_connection_from_a_port_that_the_last_one_has_left_in_time_wait
                     # who closes first has the TIME_WAIT
                     listener.accept()[0].close()
                     assert select.select([sock], [], [], 1.0)[0]
+
+
+def test_the_next_connection_from_a_port_whose_last_one_was_reset_waits_too(outside: Host) -> None:
+    """For conntrack its SYN still belongs to that one: such are the connections that are cut when kpf is killed."""
+    write(rules())
+    for place, target in enumerate(CLUSTER_IPS):
+        source = OUTSIDE[place], 40405
+        with listening("one each") as listeners, asked(outside, (target, 80), source=source) as sock:
+            assert answer(sock, 0.8) == "connected"
+            with listeners[place].accept()[0] as accepted:
+                # linger for no time: a reset instead of a FIN
+                accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            assert select.select([sock], [], [], 1.0)[0]
+        with asked(outside, (target, 80), source=source) as sock:
+            assert answer(sock, 0.1) == SILENCE
+            with listening("one each"):
+                assert answer(sock, 3.0) == "connected"
 
 
 TCP_REPAIR, WITHOUT_A_PROBE = 19, -1

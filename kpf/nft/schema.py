@@ -232,14 +232,16 @@ def _undefined_ports() -> Iterator[Rule]:
 
 
 def _guard() -> Iterator[Rule]:
-    yield st.not_new(), st.leave()
+    # A SYN may be of the connection that the last one from its port was, for conntrack: for 10 s, where this end has
+    # reset it (TCP_CONNTRACK_CLOSE, nf_conntrack_tcp_packet). So it is asked for, whatever its state.
+    yield st.not_new(), st.under_way(), st.leave()
     for family in Family:
         listening = st.destination_port_in(family, name_of("listening", family))
         yield st.family(family), st.tcp(), listening, st.goto(PROXY_PORTS)
 
 
 def _proxy_ports(finds_sockets: bool) -> Iterator[Rule]:
-    yield st.not_redirected(), st.goto(REFUSE)
+    yield st.new_connection(), st.not_redirected(), st.goto(REFUSE)
     if finds_sockets:
         # who believes to be connected is told by the kernel that he is not
         yield st.under_way(), st.leave()

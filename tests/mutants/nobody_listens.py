@@ -37,9 +37,16 @@ MUTANTS = (
     Mutant(
         "a listening proxy port is reached without a portal",
         SCHEMA,
-        "    yield st.not_redirected(), st.goto(REFUSE)\n    if finds_sockets",
+        "    yield st.new_connection(), st.not_redirected(), st.goto(REFUSE)\n    if finds_sockets",
         "    if finds_sockets",
         (f"{TRAFFIC}::test_a_proxy_port_is_reached_only_through_a_portal",),
+    ),
+    Mutant(
+        "who was reset is refused the next time",
+        SCHEMA,
+        "    yield st.not_new(), st.under_way(), st.leave()\n    for",
+        "    yield st.not_new(), st.leave()\n    for",
+        (f"{TRAFFIC}::test_the_next_connection_from_a_port_whose_last_one_was_reset_waits_too",),
     ),
     Mutant(
         "a kernel that cannot find sockets is not served",
