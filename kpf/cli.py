@@ -28,6 +28,7 @@ _RUN_FLAGS: Mapping[str, tuple[str, str]] = {
     "metrics-bind-address": ("IP:PORT", "/metrics (default: 127.0.0.1:10249; empty: off)"),
     "control-socket": ("PATH", "for kpf status (default: /run/kpf/control.sock)"),
     "drain-timeout": ("SECONDS", "how long open connections may go on after SIGTERM (default: 30)"),
+    "on-exit": ("drop|leave", "what becomes of portals at SIGTERM: dropped, or left to the next kpf (default: drop)"),
     "log-level": ("LEVEL", "debug, info, warning or error (default: info)"),
     "log-format": ("FORMAT", "text or json (default: text)"),
 }

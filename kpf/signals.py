@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # by default they end a process; to the daemon they mean nothing
-MEANINGLESS = (signal.SIGUSR1, signal.SIGUSR2)
-_HELD = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, *MEANINGLESS)
+MEANINGLESS = (signal.SIGUSR1,)
+_HELD = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, *MEANINGLESS)
 
 
 def hold() -> None:

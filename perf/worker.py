@@ -75,9 +75,10 @@ class Turn:
 @contextmanager
 def worker(checkout: Path) -> Iterator[Running]:
     """A worker of this checkout, behind a listener of ours. Raises `EOFError` if it ends instead of beginning."""
-    region = Region.create(1)
+    region = Region.create()
     directory = Directory(region)
-    slot = directory.claim()
+    directory.take_worker_slots(1)
+    slot = directory.claim(b"")
     members = [Member(b"\0" * 10 + b"\xff\xff" + socket.inet_aton(ip), port) for ip, port in PODS]
     directory.set_members(slot, members, affinity_timeout_ms=0)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

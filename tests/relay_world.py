@@ -71,8 +71,10 @@ class DrivenHalf(Half):
 @cache
 def shared() -> tuple[Region, Directory]:
     """Of all worlds: what a region holds is there for as long as the process."""
-    region = Region.create(1)
-    return region, Directory(region)
+    region = Region.create()
+    directory = Directory(region)
+    directory.take_worker_slots(1)
+    return region, directory
 
 
 class World:
@@ -103,7 +105,7 @@ class World:
         self._accepted: list[socket.socket] = []
         region, self._directory = shared()
         layout, words = region.layout, region.words
-        self._slot, port = self._directory.claim(), self._server.getsockname()[1]
+        self._slot, port = self._directory.claim(b""), self._server.getsockname()[1]
         members = [packed((f"127.0.0.{n}", port)) for n in (1, 2, 3)]
         self._directory.set_members(self._slot, members, affinity_timeout_ms=0)
         self._epoll = select.epoll()

@@ -1,16 +1,37 @@
 """Messages and descriptors between master and worker; listening sockets and steering."""
 
+import dataclasses
 import os
 import resource
 import socket
 from array import array
 from collections.abc import Iterator
 
+import orjson
 import pytest
 
 from kpf.net import channel, sockets
-from kpf.net.channel import MAX_DESCRIPTORS, ChannelError, NoRoomError
-from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, NoRoom, Ready, Reset
+from kpf.net.channel import MAX_DESCRIPTORS, ChannelError, Message, NoRoomError
+from kpf.net.handover import (
+    HANDOVER,
+    LOCK,
+    MASTER,
+    MEMORY,
+    PROTOCOL,
+    WORKER,
+    Ask,
+    Complete,
+    Left,
+    Offer,
+    Pause,
+    Paused,
+    Received,
+    Refusal,
+    Servers,
+    Sockets,
+    Taken,
+)
+from kpf.net.messages import Close, Configure, Done, Drain, Listen, NoRoom, Ready, Reset
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -37,6 +58,10 @@ def open_descriptors() -> int:
         Done(8),
         NoRoom(10),
         Listen(9, ()),
+        Ask(1, "1.2.3", (4, 2**64 - 1)),
+        Refusal("another network namespace"),
+        Offer(1, "1.2.3", MASTER, 7, 3, 4, 0, 0, True, 123_456, ()),
+        *(Received(), Complete(), Pause(), Paused(), Taken(), Left()),
     ],
     ids=lambda message: type(message).__name__,
 )
@@ -61,6 +86,40 @@ def test_descriptors_come_in_order(pair: Pair) -> None:
     assert open_descriptors() == before
 
 
+@pytest.mark.parametrize(
+    ("message", "number"),
+    [
+        (Configure(1, 0, 8, 0, 0, 1.0, 3, 2, (MEMORY, HANDOVER)), 2),
+        (Offer(PROTOCOL, "", WORKER, 7, 3, 8, 2, 100, True, 5, (MEMORY,)), 1),
+        (Offer(PROTOCOL, "", MASTER, 7, 3, 8, 0, 0, True, 5, (MEMORY, LOCK, HANDOVER)), 3),
+        (Sockets(7, (65_535, 0)), 2),
+        (Servers(("health", "metrics", "default/web")), 3),
+    ],
+)
+def test_messages_bring_as_many_descriptors_as_they_name(pair: Pair, message: Message, number: int) -> None:
+    channel.send(pair[0], message, [0] * number)
+    received, descriptors = channel.receive(pair[1])
+    assert received == message
+    assert len(descriptors) == number
+    for one in descriptors:
+        os.close(one)
+    with pytest.raises(ChannelError):
+        channel.send(pair[0], message, [0] * (number - 1))
+
+
+def test_what_a_later_version_adds_is_passed_over(pair: Pair) -> None:
+    pair[0].send(b'["Ask", {"protocol": 1, "version": "2", "namespace": [1, 2], "more": {"a": 1}}]')
+    assert channel.receive(pair[1]) == (Ask(1, "2", (1, 2)), [])
+    offer = Offer(PROTOCOL, "2", WORKER, 7, 3, 8, 2, 100, True, 5, ())
+    pair[0].send(orjson.dumps(("Offer", {**dataclasses.asdict(offer), "more": None})))
+    assert channel.receive(pair[1]) == (offer, [])
+
+
+def test_a_message_of_another_protocol_says_so_whatever_else_it_says(pair: Pair) -> None:
+    pair[0].send(b'["Ask", {"protocol": 2, "version": 7, "namespace": "net"}]')
+    assert channel.receive(pair[1]) == (Ask(2), [])
+
+
 @pytest.mark.parametrize("message", [Listen(1, (1, 2)), Drain(1), Configure(1, 0, 1, 0, 0, 1.0)])
 def test_a_wrong_number_of_descriptors_is_not_sent(pair: Pair, message: Message) -> None:
     numbers = {Listen: 1, Drain: 1, Configure: 0}[type(message)]
@@ -75,17 +134,40 @@ def test_too_long_a_message_is_not_sent(pair: Pair) -> None:
 
 @pytest.mark.parametrize(
     "frame",
-    [b"x", b"[1, 2]", b'["Nothing", {}]', b'["Drain", {}]', b'["Drain", {"generation": 1, "more": 2}]', b'["Done"]'],
+    [
+        b"x",
+        b"[1, 2]",
+        b"[" * 60_000,
+        b'["Nothing", {}]',
+        b'[["Drain"], {}]',
+        b'["Drain", {}]',
+        b'["Drain", {"number": 1, "more": 2}]',
+        b'["Drain", {"number": true}]',
+        b'["Drain", {"number": 1e400}]',
+        b'["Drain", {"number": 100000000000000000000}]',
+        b'["Drain", [1]]',
+        b'["Done"]',
+        b'["Listen", {"number": 1, "frontends": 5}]',
+        b'["Listen", {"number": 1, "frontends": [1, "2"]}]',
+        b'["Sockets", {"index": 0, "frontends": null}]',
+        b'["Ask", {}]',
+        b'["Ask", {"protocol": "1"}]',
+        b'["Ask", {"protocol": 1, "namespace": {"a": 1}}]',
+        b'["Ask", "protocol"]',
+        b'["Offer", {"protocol": 1}]',
+        b"\xff" * 60_000,
+    ],
 )
 def test_what_is_no_message_is_fatal(pair: Pair, frame: bytes) -> None:
     pair[0].send(frame)
-    with pytest.raises(ChannelError):
+    with pytest.raises(ChannelError) as caught:
         channel.receive(pair[1])
+    assert len(str(caught.value)) < 500
 
 
 def test_a_miscounted_frame_is_fatal_and_leaks_nothing(pair: Pair) -> None:
     before = open_descriptors()
-    frame = b'["Listen", {"generation": 1, "frontends": [1, 2]}]'
+    frame = b'["Listen", {"number": 1, "frontends": [1, 2]}]'
     pair[0].sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [0, 0, 0]))])
     with pytest.raises(ChannelError):
         channel.receive(pair[1])
@@ -102,7 +184,7 @@ def test_descriptors_cut_off_at_the_limit_are_asked_for_again_and_leak_nothing(p
             channel.receive(pair[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert caught.value.generation == 1
+    assert caught.value.number == 1
     assert open_descriptors() == before
 
 

@@ -13,6 +13,7 @@ import pytest
 from kpf.master import ending
 from kpf.model.rules import Rules
 from kpf.netlink.socket import DumpInterruptedError
+from kpf.nft import other_proxies
 from kpf.nft.kernel import TransactionFailedError
 
 ENDING = """
@@ -125,3 +126,56 @@ def test_open_connections_finish_also_if_the_kernel_does_not_tell_what_it_has() 
 
     asyncio.run(ending.drain(Effects(), Workers(), Rules(), patience_s=1.0))  # type: ignore[arg-type]
     assert drained
+
+
+class _Told:
+    """In the place of effects and workers: which of the last transactions was asked for."""
+
+    def __init__(self) -> None:
+        self.what: list[str] = []
+
+    async def drop_new_connections(self, _: object) -> None:
+        self.what.append("drop")
+
+    async def leave_new_connections(self, _: object) -> None:
+        self.what.append("leave")
+
+    def slots(self) -> dict[object, int]:
+        return {}
+
+    async def quiet(self, _: object) -> None:
+        pass
+
+    async def drain(self) -> None:
+        pass
+
+
+async def _kube_proxys() -> list[str]:
+    return ["ip kube-proxy filter-output"]
+
+
+async def _nothing() -> list[str]:
+    return []
+
+
+async def _refused() -> list[str]:
+    raise OSError(errno.EPERM, "no")
+
+
+async def _stuck() -> list[str]:
+    await asyncio.sleep(60.0)
+    return []
+
+
+@pytest.mark.parametrize(
+    ("find", "what"), [(_kube_proxys, "leave"), (_nothing, "drop"), (_refused, "drop"), (_stuck, "drop")]
+)
+def test_new_connections_are_left_to_a_kube_proxy_that_has_rules_here(
+    monkeypatch: pytest.MonkeyPatch, find: object, what: str
+) -> None:
+    monkeypatch.setattr(other_proxies, "find", find)
+    monkeypatch.setattr(ending, "TRANSACTION_S", 0.2)
+    told = _Told()
+    drain = ending.drain(told, told, Rules(), patience_s=1.0)  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(drain, 5.0))
+    assert told.what == [what]

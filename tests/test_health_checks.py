@@ -23,6 +23,7 @@ from kpf.model.names import ObjectName
 from kpf.observe import health_checks
 from kpf.observe import http as served
 from kpf.observe.health_checks import HealthCheckServers
+from kpf.observe.http import ServerSockets
 
 WEB, SHOP = 30500, 30501
 TIMEOUT_S = 5.0
@@ -89,7 +90,7 @@ def scene(
     play: Callable[[HealthCheckServers], Coroutine[Any, Any, None]], healthy: Callable[[], bool] = lambda: True
 ) -> None:
     async def run() -> None:
-        servers = HealthCheckServers(healthy)
+        servers = HealthCheckServers(healthy, ServerSockets())
         try:
             await asyncio.wait_for(play(servers), 30.0)
         finally:
@@ -392,7 +393,7 @@ def test_a_defect_of_ours_is_answered_and_logged(complaints: pytest.LogCaptureFi
 
 def test_closing_ends_listeners_and_clients_and_stops_trying() -> None:
     async def run() -> None:
-        servers = HealthCheckServers(lambda: True)
+        servers = HealthCheckServers(lambda: True, ServerSockets())
         with socket.create_server(("127.0.0.1", SHOP)):
             await servers.update({WEB: check(1), SHOP: check(1, "shop")})
             silent = await connect(WEB)
@@ -412,4 +413,4 @@ def test_closing_what_has_never_listened() -> None:
 
 
 async def _close_at_once() -> None:
-    await HealthCheckServers(lambda: True).close()
+    await HealthCheckServers(lambda: True, ServerSockets()).close()

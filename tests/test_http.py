@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kpf.observe import http as served
-from kpf.observe.http import Servers
+from kpf.observe.http import Servers, ServerSockets
 
 DOCUMENTS = {"/status": lambda: (200, "fine")}
 
@@ -22,7 +22,7 @@ def test_a_stale_control_socket_is_replaced(tmp_path: Path) -> None:
         stale.bind(str(path))
 
     async def serve() -> int:
-        servers = Servers()
+        servers = Servers(ServerSockets())
         await servers.serve_unix(path, DOCUMENTS)
         mode = path.stat().st_mode & 0o777
         await servers.close()
@@ -38,7 +38,7 @@ def test_the_control_socket_of_somebody_else_is_left_alone(tmp_path: Path) -> No
         theirs.bind(str(path))
         theirs.listen()
         with pytest.raises(OSError, match=str(path)):
-            asyncio.run(Servers().serve_unix(path, DOCUMENTS))
+            asyncio.run(Servers(ServerSockets()).serve_unix(path, DOCUMENTS))
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
 
@@ -47,7 +47,7 @@ def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
     with pytest.raises(OSError, match="precious"):
-        asyncio.run(Servers().serve_unix(path, DOCUMENTS))
+        asyncio.run(Servers(ServerSockets()).serve_unix(path, DOCUMENTS))
     assert path.read_text() == "data"
 
 
@@ -62,7 +62,7 @@ def test_an_address_that_cannot_be_had_is_tried_again(
     async def serve() -> int:
         with socket.create_server(("127.0.0.1", 0)) as holder:
             port: int = holder.getsockname()[1]
-            servers = Servers()
+            servers = Servers(ServerSockets())
             await servers.serve_tcp(address, port, DOCUMENTS)
             await asyncio.sleep(0.12)
         await asyncio.sleep(0.12)
@@ -82,7 +82,7 @@ def test_a_document_may_take_its_time() -> None:
         return 503, "not yet"
 
     async def serve() -> int:
-        servers = Servers()
+        servers = Servers(ServerSockets())
         with socket.create_server(("127.0.0.1", 0)) as holder:
             port: int = holder.getsockname()[1]
         await servers.serve_tcp("127.0.0.1", port, {"/status": slow})
@@ -97,7 +97,7 @@ def test_health_as_anybody_sees_it_over_tcp(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(served, "CLIENT_TIMEOUT_S", 0.1)
 
     async def serve() -> list[tuple[int, str | None]]:
-        servers = Servers()
+        servers = Servers(ServerSockets())
         with socket.create_server(("127.0.0.1", 0)) as holder:
             port: int = holder.getsockname()[1]
         await servers.serve_tcp("127.0.0.1", port, {"/livez": lambda: (200, {"healthy": True})})

@@ -41,8 +41,8 @@ class Shop:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.is_late, self._ports = False, itertools.count(23200)
-        self.directory, self.listeners = Directory(Region.create(1)), ListeningSockets(1)
-        self.workers = Workers(self.directory, self.listeners, newborn=configure, count=1)
+        self.directory, self.listeners = Directory(Region.create()), ListeningSockets(1)
+        self.workers = Workers(self.directory, self.listeners, newborn=configure, slots=range(1))
         self.effects = Effects(self.directory, self.listeners, self.workers, cast(Kernel, FakeKernel()))
         self._closed_at_the_end = ExitStack()
         real = process._start

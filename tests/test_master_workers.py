@@ -35,7 +35,7 @@ def scene(play: Callable[[Workers], Coroutine[Any, Any, None]]) -> None:
     """One slot, and nobody left at the end."""
 
     async def run() -> None:
-        made = Workers(Directory(Region.create(1)), ListeningSockets(1), newborn=configure, count=1)
+        made = Workers(Directory(Region.create()), ListeningSockets(1), newborn=configure, slots=range(1))
         try:
             await asyncio.wait_for(play(made), 20.0)
         finally:
@@ -98,7 +98,7 @@ def test_whose_the_dials_of_all_workers_are(others: bool) -> None:
             user = os.getuid() + slot * others
             return replace(configure(slot), workers=2, uid=user, gid=user)
 
-        made = Workers(Directory(Region.create(2)), ListeningSockets(2), newborn=newborn, count=2)
+        made = Workers(Directory(Region.create()), ListeningSockets(2), newborn=newborn, slots=range(2))
         try:
             await made.start()
             assert made.uid() == (None if others else os.getuid())
@@ -223,7 +223,7 @@ def test_a_number_that_is_used_again_is_never_sent() -> None:
 
     async def run() -> None:
         worker = WorkerProcess(0, on_ready=lambda _: None, on_exit=lambda _, status: statuses.append(status))
-        region = Region.create(1)
+        region = Region.create()
         worker.send(configure(0), [region.descriptor])
         first = socket.socket()
         number = first.fileno()
@@ -242,7 +242,7 @@ def test_a_number_that_is_used_again_is_never_sent() -> None:
     ("said", "times"),
     [
         ("[]", 1),
-        ('["Done",{"generation":7}]', 1),
+        ('["Done",{"number":7}]', 1),
         # a worker that has been taken over could have itself taken for a fresh one for ever
         ('["Ready",{"pid":1,"uid":0,"privileges":"none"}]', 2),
     ],

@@ -131,6 +131,7 @@ def test_update_changes_what_differs(kind: type[Writer]) -> None:
         replace(FULL, portals={**FULL.portals, portal: 20003}),
         replace(FULL, portals={**FULL.portals, portal: Verdict.DROP}),
         FULL.dropping(),
+        FULL.stepping_aside(),
         replace(FULL, node_ports={}, cluster_ips=frozenset(), listening=frozenset()),
         replace(FULL, node_port_networks=(ip_network("192.168.0.0/16"), ip_network("192.168.1.0/24"))),
         replace(FULL, proxy_addresses={Family.IPV4: ip_address("192.168.1.11")}),

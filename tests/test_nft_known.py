@@ -34,6 +34,7 @@ class Write(NamedTuple):
 class Event(Enum):
     DOUBT = auto()
     TOUCH = auto()
+    FORGET = auto()
 
 
 class FailedError(Exception):
@@ -58,6 +59,11 @@ class World:
     def doubt(self) -> None:
         self.is_doubted = True
         self.table.doubt()
+
+    def forget(self) -> None:
+        """Another kpf has filled it with rules of its own."""
+        self.rules, self.is_doubted = None, True
+        self.table.forget()
 
     def write(self, write: Write) -> None:
         is_foreign = isinstance(self.table.state, Foreign)
@@ -99,6 +105,8 @@ def test_nothing_is_believed_that_is_not_so(events: list[Event | Write]) -> None
                 world.doubt()
             case Event.TOUCH:
                 world.touch()
+            case Event.FORGET:
+                world.forget()
             case Write():
                 world.write(event)
         world.check()
@@ -128,6 +136,16 @@ def test_a_full_sync_that_is_due_keeps_what_is_known_beside(before: State, doubt
     table.doubt()
     assert table.state == doubted
     assert table.rules is None
+
+
+@pytest.mark.parametrize(
+    ("before", "forgotten"), [(KNOWN, UNKNOWN), (DOUBTED, UNKNOWN), (UNKNOWN, UNKNOWN), (FOREIGN, FOREIGN)]
+)
+def test_what_another_kpf_has_written_is_looked_at(before: State, forgotten: State) -> None:
+    table = Table()
+    table.state = before
+    table.forget()
+    assert table.state == forgotten
 
 
 def after(before: State, write: Write, *, anew: bool = False) -> State:

@@ -39,7 +39,7 @@ def test_a_table_of_ours_is_filled_in_place() -> None:
         kernel = Kernel()
         await kernel.replace(FULL)
         before = await look()
-        for state in (FULL.dropping(), Rules(), FULL):
+        for state in (FULL.dropping(), FULL.stepping_aside(), Rules(), FULL):
             await kernel.replace(state)
             assert await seen(kernel) == expected(state)
             assert (await look())[0] == before[0]

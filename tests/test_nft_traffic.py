@@ -256,6 +256,21 @@ def test_when_dropping_new_connections_wait_and_established_ones_go_on(outside: 
 
 
 @pytest.mark.usefixtures("backends")
+def test_when_stepping_aside_new_connections_go_where_they_are_sent_and_established_ones_go_on(
+    outside: Host, node: Machine
+) -> None:
+    before = rules()
+    write(before)
+    for machine, target in ((outside, (CLUSTER_IPS[0], 80)), (node, (CLUSTER_IPS[1], 80))):
+        with machine.converse(hold, target, 3) as held:
+            write(before.stepping_aside(), instead_of=before)
+            # where nobody else has rules for it, it follows the routes
+            assert outcomes(machine, [target], timeout_s=0.3)[target] not in (*NODE, "ECONNREFUSED")
+            assert failures(held.send("ping")) == []
+            write(before, instead_of=before.stepping_aside())
+
+
+@pytest.mark.usefixtures("backends")
 def test_what_the_old_rules_let_pass_is_not_refused_when_dropping(outside: Host, node: Machine) -> None:
     """A packet that found no verdict of these rules yet, and finds no redirect any more."""
     before = rules()

@@ -85,7 +85,7 @@ OF_A_CHANGE = {
     "conntrack dumps":    (      0,       1,         1,       0,       1,        1,       1),
     "channel frames":     (      0,       4,         0,       4,       0,        0,       0),
     "channel bytes":      (      0,     144,         0,     142,       0,        0,       0),
-    "words written":      (     12,      22,         0,       0,       0,        0,       0),
+    "words written":      (     14,      45,         0,       1,       0,        0,       0),
 }
 OF_ALL = {
     #                        added     full sync
@@ -104,7 +104,7 @@ OF_ALL = {
     "conntrack dumps":    (  1,     1,     1,     1),
     "channel frames":     (  4,     8,     0,     0),
     "channel bytes":      (176,  4232,     0,     0),
-    "words written":      (110, 10890,     0,     0),
+    "words written":      (225, 22275,     0,     0),
 }
 # fmt: on
 
@@ -183,14 +183,15 @@ class Node:
         self.cost = cost
         self._running: asyncio.Task[None] | None = None
         self.services: dict[int, tuple[Service, EndpointSlice]] = {}
-        region = Region.create(WORKERS)
+        region = Region.create()
         region.words = cast(memoryview, CountingWords(region.words, cost))
         # the clock of tidying up, which takes a second and does not belong to any change
         directory = Directory(region, clock=lambda: 0)
+        directory.take_worker_slots(WORKERS)
         for _ in range(SLOTS_IN_USE):
-            directory.claim()
+            directory.claim(b"")
         self.listeners = ListeningSockets(WORKERS)
-        self.workers = Workers(directory, self.listeners, newborn=newborn, count=WORKERS)
+        self.workers = Workers(directory, self.listeners, newborn=newborn, slots=range(WORKERS))
         self.kernel = Kernel()
         self.effects = Effects(directory, self.listeners, self.workers, self.kernel)
         self.reconciler = Reconciler(

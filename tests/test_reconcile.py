@@ -28,7 +28,7 @@ from kpf.netlink.conntrack import Stale
 from kpf.nft.elements import all_elements
 from kpf.nft.kernel import Kernel
 from kpf.plan.node import NodeFacts
-from kpf.shm import directory
+from kpf.shm import directory, places
 from kpf.shm.directory import Directory
 from kpf.shm.lock import LockBusyError
 from kpf.shm.region import Region
@@ -83,7 +83,7 @@ class Node:
         self.reads, self.knows_enough, self.readable = 0, True, True
         self.facts = FACTS
         self.kernel, self.workers = RefusingKernel(), NoWorkers()
-        self.directory, self.listeners = Directory(Region.create(1)), ListeningSockets(1)
+        self.directory, self.listeners = Directory(Region.create()), ListeningSockets(1)
         self.effects = Effects(self.directory, self.listeners, cast(Workers, self.workers), cast(Kernel, self.kernel))
         self.reconciler = Reconciler(
             self.effects,
@@ -187,7 +187,7 @@ def test_one_frontend_that_cannot_be_opened_concerns_itself_alone(
 
 
 def test_a_full_table_of_pins_leaves_out_what_needs_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory, "AFFINITY_TABLES", 1)
+    monkeypatch.setattr(places, "AFFINITY_TABLES", 1)
 
     async def play(node: Node) -> None:
         node.serve("first", 1, affinity_timeout_s=10)

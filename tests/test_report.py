@@ -29,11 +29,12 @@ class Served:
 
     def __init__(self, facts: NodeFacts = FACTS, *objects: Service | EndpointSlice) -> None:
         self._facts = facts
-        self.directory = Directory(Region.create(2))
+        self.directory = Directory(Region.create())
+        self.directory.take_worker_slots(2)
         self.desired = self.plan(objects or self.many())
         self.slots: dict[Listener, int] = {}
         for listener, frontend in self.desired.frontends.items():
-            self.slots[listener] = self.directory.claim()
+            self.slots[listener] = self.directory.claim(b"")
             members = [shared_address(one) for one in frontend.endpoints]
             self.directory.set_members(self.slots[listener], members, affinity_timeout_ms=0)
 

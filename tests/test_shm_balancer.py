@@ -4,8 +4,6 @@ import itertools
 import os
 import random
 from array import array
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,91 +17,8 @@ from kpf.shm.directory import Directory
 from kpf.shm.health import PROBE_MS, attempt_delay_ms
 from kpf.shm.layout import Address
 from kpf.shm.region import Region, Words, monotonic_ms
-
-CLIENTS = ("10.1.0.1", "10.1.0.2", "fd00::1", "fd00::2")
-ADDRESSES = tuple(
-    Address(b"\0" * 10 + b"\xff\xff" + bytes((10, 0, 0, host)), port) for host in (1, 2, 10) for port in (80, 8080)
-)
-
-
-def name_of(choice: Choice) -> Address:
-    host, port = choice.address
-    return Address(b"\0" * 10 + b"\xff\xff" + bytes(map(int, host.split("."))), port)
-
-
-@dataclass
-class Health:
-    until: int = 0
-    out_for: int = 0
-    probing: bool = False
-
-
-@dataclass
-class Model:
-    """One frontend, in the words of the rules."""
-
-    members: list[Address] = field(default_factory=list)
-    last: Address | None = None
-    health: dict[Address, Health] = field(default_factory=dict)
-    timeout: int = 0
-    pins: dict[str, tuple[Address, int]] = field(default_factory=dict)
-
-    def change(self, members: list[Address], timeout: int) -> None:
-        for gone in set(self.members) - set(members):
-            del self.health[gone]
-            self.pins = {client: pin for client, pin in self.pins.items() if pin[0] != gone}
-        for new in set(members) - set(self.members):
-            self.health[new] = Health()
-        if timeout and not self.timeout:
-            self.pins.clear()
-        self.members, self.timeout = members, timeout
-
-    def pick(self, client: str, tried: set[Address], now: int) -> tuple[Address | None, bool]:
-        """Who it is, and whether affinity led there."""
-        untried = [one for one in self.members if one not in tried]
-        usable = [one for one in untried if self.health[one].until <= now] or untried
-        if self.timeout and client in self.pins:
-            pinned, used = self.pins[client]
-            # merely suspected ones keep their clients
-            keeps = pinned in usable or (pinned in untried and self.health[pinned].out_for == 0)
-            if now - used < self.timeout and keeps:
-                self.pins[client] = pinned, now
-                self.probe(pinned, now)
-                return pinned, True
-        if not usable:
-            return None, False
-        after = [one for one in usable if self.last is not None and one > self.last]
-        self.last = (after or usable)[0]
-        self.probe(self.last, now)
-        if self.timeout:
-            self.pins[client] = self.last, now
-        return self.last, False
-
-    def beside(self, tried: set[Address], now: int) -> set[Address]:
-        """Who may be dialled beside those."""
-        untried = {one for one in self.members if one not in tried}
-        return {one for one in untried if self.health[one].until <= now} or untried
-
-    def suspect(self, member: Address, until: int) -> None:
-        if member in self.health and self.health[member] == Health():
-            self.health[member] = Health(until, 0, True)
-
-    def probe(self, member: Address, now: int) -> None:
-        health = self.health[member]
-        if health != Health() and health.until <= now:
-            health.until, health.probing = now + PROBE_MS, True
-
-    def failed(self, member: Address, client: str, now: int) -> None:
-        if self.timeout and self.pins.get(client, (None, 0))[0] == member:
-            del self.pins[client]
-        health = self.health.get(member)
-        if health and (health.until <= now or health.probing):
-            health.out_for = min(max(2 * health.out_for, 1000), 10_000)
-            health.until, health.probing = now + health.out_for, False
-
-    def succeeded(self, member: Address) -> None:
-        if member in self.health:
-            self.health[member] = Health()
+from tests.balancing_model import ADDRESSES, CLIENTS, Model, name_of
+from tests.mortal import KilledError, killed_at_each_store, mortal
 
 
 class Balancing(RuleBasedStateMachine):
@@ -112,10 +27,11 @@ class Balancing(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 5_000_000
-        region = Region.create(2)
+        region = Region.create()
         self.directory = Directory(region, clock=lambda: self.now)
-        self.directory.claim()
-        self.slot = self.directory.claim()
+        self.directory.take_worker_slots(2)
+        self.directory.claim(b"")
+        self.slot = self.directory.claim(b"")
         self.workers = [Balancer(region, 0), Balancer(region, 1)]
         self.words = region.words
         self.model = Model()
@@ -233,9 +149,10 @@ TestBalancing.settings = settings(
 
 
 def frontend_with(members: int, *, timeout_ms: int = 0) -> tuple[Region, Directory, int, list[Address]]:
-    region = Region.create(2)
+    region = Region.create()
     directory = Directory(region)
-    slot = directory.claim()
+    directory.take_worker_slots(2)
+    slot = directory.claim(b"")
     addresses = [Address(b"\0" * 10 + b"\xff\xff\x0a\0" + index.to_bytes(2, "big"), 80) for index in range(members)]
     directory.set_members(slot, addresses, affinity_timeout_ms=timeout_ms)
     return region, directory, slot, addresses
@@ -458,10 +375,10 @@ def test_what_is_noted_during_a_probe_does_not_outlast_its_failure() -> None:
 
 
 def test_a_new_list_has_no_notes_of_the_one_that_had_its_place() -> None:
-    region = Region.create(1)
+    region = Region.create()
     region.words[region.layout.arena : region.layout.arena + 512] = memoryview(array("Q", [9999] * 512))
     directory, balancer = Directory(region), Balancer(region, 0)
-    slot = directory.claim()
+    slot = directory.claim(b"")
     directory.set_members(slot, members_of(1, 70), affinity_timeout_ms=0)
     first, second = (view.identity for view in directory.members(slot)[:2])
     balancer.failed(slot, first, "10.9.9.9", 1)
@@ -502,42 +419,6 @@ def test_a_pick_among_a_thousand_that_are_shut_out_reads_few_words(alive: int) -
 # a holder that is killed at any store
 
 
-class KilledError(Exception):
-    """Instead of the store that a process did not live to make."""
-
-
-class Mortal:
-    """The words of a region, for a process that lives for so many stores."""
-
-    def __init__(self, words: Words, stores: int) -> None:
-        self._words, self.left = words, stores
-
-    def __getitem__(self, at: int) -> int:
-        return self._words[at]
-
-    def __setitem__(self, at: int, value: int) -> None:
-        if not self.left:
-            raise KilledError
-        self.left -= 1
-        self._words[at] = value
-
-
-def mortal(region: Region, stores: int) -> Region:
-    """The same memory, as a process sees it that is killed before one store more."""
-    made = object.__new__(Region)
-    made.descriptor, made.layout = region.descriptor, region.layout
-    made.words = Mortal(region.words, stores)  # type: ignore[assignment]
-    return made
-
-
-def killed_at_each_store(act: Callable[[int], bool]) -> int:
-    """Until it lives to the end. Returns how many stores that takes."""
-    for stores in itertools.count():
-        if act(stores):
-            return stores
-    raise AssertionError
-
-
 def test_a_pin_that_was_half_stored_is_nobodys() -> None:
     """A table's bucket is full, so the new client's entry was another one's."""
 
@@ -572,9 +453,9 @@ def test_a_pin_that_was_half_stored_is_nobodys() -> None:
 @pytest.mark.parametrize(("before", "after"), [(3, 5), (5, 3), (3, 0), (65, 70), (70, 65)])
 def test_a_list_that_was_half_written_is_nobodys(before: int, after: int) -> None:
     def act(stores: int) -> bool:
-        region = Region.create(1)
+        region = Region.create()
         directory = Directory(region)
-        slot = directory.claim()
+        slot = directory.claim(b"")
         # what other lists have left in the arena
         start = region.layout.arena
         region.words[start : start + 512] = memoryview(array("Q", [layout.MEMBER_CAPACITY - 1] * 512))

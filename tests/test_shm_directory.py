@@ -29,7 +29,10 @@ def addresses(*hosts: int) -> list[Address]:
 
 @pytest.fixture
 def region() -> Region:
-    return Region.create(2)
+    """Of two workers."""
+    made = Region.create()
+    Directory(made).take_worker_slots(2)
+    return made
 
 
 def hosts_picked(balancer: Balancer, slot: int, number: int) -> list[int]:
@@ -44,7 +47,7 @@ def hosts_picked(balancer: Balancer, slot: int, number: int) -> list[int]:
 def test_the_memory_is_sparse(region: Region) -> None:
     directory = Directory(region)
     for _ in range(500):
-        directory.set_members(directory.claim(), addresses(1, 2, 3), affinity_timeout_ms=1000)
+        directory.set_members(directory.claim(b""), addresses(1, 2, 3), affinity_timeout_ms=1000)
     assert os.fstat(region.descriptor).st_blocks * 512 < 1 << 20
 
 
@@ -62,7 +65,7 @@ def test_a_region_cannot_be_shrunk_and_knows_its_version(region: Region, tmp_pat
 
 def test_a_changed_list_goes_on_after_the_last_served(region: Region) -> None:
     directory, balancer = Directory(region), Balancer(region, 0)
-    slot = directory.claim()
+    slot = directory.claim(b"")
     directory.set_members(slot, addresses(1, 2, 3, 4), affinity_timeout_ms=0)
     assert hosts_picked(balancer, slot, 2) == [1, 2]
     directory.set_members(slot, addresses(1, 2, 3, 4), affinity_timeout_ms=0)
@@ -77,7 +80,7 @@ def test_a_changed_list_goes_on_after_the_last_served(region: Region) -> None:
 
 def test_a_turn_at_the_end_wraps(region: Region) -> None:
     directory, balancer = Directory(region), Balancer(region, 0)
-    slot = directory.claim()
+    slot = directory.claim(b"")
     directory.set_members(slot, addresses(1, 2, 3), affinity_timeout_ms=0)
     assert hosts_picked(balancer, slot, 3) == [1, 2, 3]
     directory.set_members(slot, addresses(1, 2), affinity_timeout_ms=0)
@@ -86,7 +89,7 @@ def test_a_turn_at_the_end_wraps(region: Region) -> None:
 
 def test_members_that_stay_keep_identity_and_health(region: Region) -> None:
     directory, balancer = Directory(region), Balancer(region, 0)
-    slot = directory.claim()
+    slot = directory.claim(b"")
     directory.set_members(slot, addresses(1, 2, 3), affinity_timeout_ms=0)
     before = directory.members(slot)
     balancer.failed(slot, before[1].identity, "10.9.9.9", monotonic_ms())
@@ -100,7 +103,7 @@ def test_members_that_stay_keep_identity_and_health(region: Region) -> None:
 
 def test_a_place_is_used_again_only_when_nobody_is_there(region: Region) -> None:
     directory, balancer = Directory(region), Balancer(region, 1)
-    slot = directory.claim()
+    slot = directory.claim(b"")
     directory.set_members(slot, addresses(1), affinity_timeout_ms=60_000)
     choice = balancer.pick(slot, "10.9.9.9", (), monotonic_ms())
     assert choice is not None
@@ -108,10 +111,10 @@ def test_a_place_is_used_again_only_when_nobody_is_there(region: Region) -> None
     region.words[counters + layout.F_TOTAL] += 1
     directory.retire(slot)
     directory.collect()
-    assert directory.claim() != slot
+    assert directory.claim(b"") != slot
     region.words[counters + layout.F_ENDED] += 1
     directory.collect()
-    other = directory.claim()
+    other = directory.claim(b"")
     assert other == slot
     # the session is gone, its member's count is not yet: the member's place stays taken
     directory.set_members(other, addresses(2), affinity_timeout_ms=0)
@@ -128,7 +131,7 @@ def test_a_place_is_used_again_only_when_nobody_is_there(region: Region) -> None
 
 def test_counts_are_sums_over_workers_and_start_at_nought(region: Region) -> None:
     directory = Directory(region)
-    slot = directory.claim()
+    slot = directory.claim(b"")
     directory.set_members(slot, addresses(1), affinity_timeout_ms=0)
     (member,) = directory.members(slot)
     for worker in (0, 1):
@@ -142,19 +145,19 @@ def test_counts_are_sums_over_workers_and_start_at_nought(region: Region) -> Non
     assert directory.members(slot)[0].dial_failures == 4
     directory.retire(slot)
     directory.collect()
-    assert directory.claim() == slot
+    assert directory.claim(b"") == slot
     directory.set_members(slot, addresses(1), affinity_timeout_ms=0)
     assert directory.frontend(slot).total == directory.members(slot)[0].dial_failures == 0
 
 
 def test_full_means_an_error_and_nothing_changed(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kpf.shm.directory.MEMBER_CAPACITY", 4)
-    monkeypatch.setattr("kpf.shm.directory.FRONTEND_CAPACITY", 2)
-    monkeypatch.setattr("kpf.shm.directory.AFFINITY_TABLES", 1)
+    monkeypatch.setattr("kpf.shm.places.MEMBER_CAPACITY", 4)
+    monkeypatch.setattr("kpf.shm.places.FRONTEND_CAPACITY", 2)
+    monkeypatch.setattr("kpf.shm.places.AFFINITY_TABLES", 1)
     directory = Directory(region)
-    first, second = directory.claim(), directory.claim()
+    first, second = directory.claim(b""), directory.claim(b"")
     with pytest.raises(CapacityError):
-        directory.claim()
+        directory.claim(b"")
     directory.set_members(first, addresses(1, 2, 3), affinity_timeout_ms=1000)
     for members, timeout_ms in ((addresses(1, 2), 0), (addresses(1), 1000)):
         with pytest.raises(CapacityError):
@@ -169,7 +172,7 @@ def test_full_means_an_error_and_nothing_changed(region: Region, monkeypatch: py
 
 def test_what_a_dead_session_kept_is_void_for_the_next_frontend(region: Region) -> None:
     directory, balancer = Directory(region), Balancer(region, 0)
-    slot = directory.claim()
+    slot = directory.claim(b"")
     directory.set_members(slot, addresses(1, 2), affinity_timeout_ms=60_000)
     hosts_picked(balancer, slot, 1)
     directory.retire(slot)
@@ -177,7 +180,7 @@ def test_what_a_dead_session_kept_is_void_for_the_next_frontend(region: Region) 
     for choice in balancer._choices.values():
         region.words[choice.active] = 0
     directory.collect()
-    assert directory.claim() == slot
+    assert directory.claim(b"") == slot
     directory.set_members(slot, addresses(1, 2), affinity_timeout_ms=60_000)
     assert hosts_picked(balancer, slot, 3) == [1, 1, 1]
     assert directory.frontend(slot).affinity_hits == 2
@@ -190,7 +193,7 @@ def hold(region: Region, slot: int) -> None:
 
 def test_a_held_lock_is_reported_with_its_holder_and_changes_nothing(region: Region) -> None:
     directory = Directory(region)
-    slot, other = directory.claim(), directory.claim()
+    slot, other = directory.claim(b""), directory.claim(b"")
     directory.set_members(slot, addresses(1), affinity_timeout_ms=0)
     holders = [FORK.Process(target=hold, args=(region, held)) for held in (slot, 77, 60_000)]
     waiter = FORK.Process(target=hold, args=(region, slot))

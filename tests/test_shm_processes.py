@@ -16,6 +16,7 @@ from kpf.shm.balancer import Balancer
 from kpf.shm.directory import Directory
 from kpf.shm.layout import Address
 from kpf.shm.region import Region, monotonic_ms
+from tests.test_shm_adoption import check_books
 
 FORK = multiprocessing.get_context("fork")
 WORKERS = 4
@@ -54,9 +55,10 @@ def run(region: Region, slot: int, number: int, clients: list[str], burst: int) 
 
 @pytest.mark.parametrize("burst", [1, 5])
 def test_four_processes_share_the_turn_exactly(burst: int) -> None:
-    region = Region.create(WORKERS)
+    region = Region.create()
     directory = Directory(region)
-    slot = directory.claim()
+    directory.take_worker_slots(WORKERS)
+    slot = directory.claim(b"")
     directory.set_members(slot, members(3), affinity_timeout_ms=0)
     run(region, slot, 6000, ["10.9.9.9"] * WORKERS, burst)
     assert [view.total for view in directory.members(slot)] == [8000, 8000, 8000]
@@ -65,9 +67,10 @@ def test_four_processes_share_the_turn_exactly(burst: int) -> None:
 
 @pytest.mark.parametrize("burst", [1, 5])
 def test_four_processes_pin_a_client_once(burst: int) -> None:
-    region = Region.create(WORKERS)
+    region = Region.create()
     directory = Directory(region)
-    slot = directory.claim()
+    directory.take_worker_slots(WORKERS)
+    slot = directory.claim(b"")
     directory.set_members(slot, members(5), affinity_timeout_ms=60_000)
     run(region, slot, 1000, ["10.9.9.9"] * WORKERS, burst)
     assert sorted(view.total for view in directory.members(slot)) == [0, 0, 0, 0, 4000]
@@ -119,9 +122,10 @@ def hammer_and_kill(region: Region, directory: Directory, slots: list[int], kill
 
 
 def test_killed_at_any_instant_nothing_is_stuck_and_nothing_is_torn() -> None:
-    region = Region.create(WORKERS)
+    region = Region.create()
     directory = Directory(region)
-    pinned, plain = directory.claim(), directory.claim()
+    directory.take_worker_slots(WORKERS)
+    pinned, plain = directory.claim(b""), directory.claim(b"")
     directory.set_members(pinned, members(3), affinity_timeout_ms=60_000)
     directory.set_members(plain, members(3), affinity_timeout_ms=0)
     hammer_and_kill(region, directory, [pinned, plain], 300)
@@ -135,6 +139,68 @@ def test_killed_at_any_instant_nothing_is_stuck_and_nothing_is_torn() -> None:
             region.words[at + layout.M_TOTAL] = 0
     run(region, plain, 3000, ["10.9.9.9"] * WORKERS, 1)
     assert [view.total for view in directory.members(plain)] == [4000, 4000, 4000]
+
+
+def decide_until_killed(region: Region, seed: int) -> None:
+    """A master that has adopted the memory, and changes everything but the first frontend's being there."""
+    directory, luck = Directory.adopt(region), random.Random(seed)
+    while True:
+        directory.collect()
+        slots = sorted(directory.labels())
+        try:
+            for slot in (slots[0], luck.choice(slots)):
+                chosen = sorted(luck.sample(members(9), luck.randrange(1, 9)))
+                directory.set_members(slot, chosen, affinity_timeout_ms=luck.choice((0, 60_000)))
+        except lock.LockBusyError:
+            continue
+        if len(slots) < 5:
+            directory.claim(b"frontend %d" % luck.randrange(10**9))
+        else:
+            directory.retire(luck.choice(slots[1:]))
+
+
+def pick_and_end_until_killed(region: Region, worker: int, slot: int) -> None:
+    balancer = Balancer(region, worker)
+    while True:
+        choice = balancer.pick(slot, "10.0.0.7", (), monotonic_ms())
+        if choice:
+            region.words[choice.active] -= 1
+
+
+def test_masters_that_are_killed_at_any_instant_follow_each_other() -> None:
+    region = Region.create()
+    first = Directory(region)
+    taken = first.take_worker_slots(2)
+    kept = first.claim(b"kept")
+    first.set_members(kept, members(3), affinity_timeout_ms=0)
+    workers = [FORK.Process(target=pick_and_end_until_killed, args=(region, worker, kept)) for worker in taken]
+    for process in workers:
+        process.start()
+    luck = random.Random(2)
+    try:
+        for number in range(60):
+            master = FORK.Process(target=decide_until_killed, args=(region, number))
+            master.start()
+            time.sleep(0.003 + luck.random() * 0.01)
+            # it is there until then: whatever the one before has left, it goes on
+            assert master.exitcode is None
+            master.kill()
+            master.join()
+        assert all(process.is_alive() for process in workers)
+    finally:
+        for process in workers:
+            process.kill()
+            process.join()
+    directory = Directory.adopt(region)
+    assert directory.labels()[kept] == b"kept"
+    check_whole(region, directory, kept)
+    directory.give_worker_slots(taken)
+    for slot in directory.labels():
+        directory.retire(slot)
+    directory.collect()
+    check_books(directory)
+    assert sorted(directory._places.members.free) == list(range(directory._places.members.used))
+    assert sorted(directory._places.frontends.free) == list(range(directory._places.frontends.used))
 
 
 def check_whole(region: Region, directory: Directory, slot: int) -> None:
@@ -159,7 +225,7 @@ def check_whole(region: Region, directory: Directory, slot: int) -> None:
         pins = [entries[index : index + 4] for index in range(0, len(entries), 4) if entries[index + 2] in listed]
         assert all(0 <= low - (0xFFFF0A000000) < 200 and high == 0 for high, low, _, _ in pins)
         assert all(0 < stamp <= monotonic_ms() for *_, stamp in pins)
-        assert max(Counter(low for _, low, _, _ in pins).values()) == 1
+        assert max(Counter(low for _, low, _, _ in pins).values(), default=1) == 1
 
 
 def stop_inside(region: Region, slot: int) -> None:
@@ -168,9 +234,10 @@ def stop_inside(region: Region, slot: int) -> None:
 
 
 def test_a_stopped_holder_is_found_and_once_killed_the_others_go_on() -> None:
-    region = Region.create(WORKERS)
+    region = Region.create()
     directory = Directory(region)
-    slot = directory.claim()
+    directory.take_worker_slots(WORKERS)
+    slot = directory.claim(b"")
     directory.set_members(slot, members(3), affinity_timeout_ms=0)
     holder = FORK.Process(target=stop_inside, args=(region, slot))
     holder.start()

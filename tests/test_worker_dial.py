@@ -483,7 +483,7 @@ class Dialling:
 @contextmanager
 def dialling_to(made: Node, hole: BlackHole, targets: Sequence[Target], *, affinity_s: int = 0) -> Iterator[Dialling]:
     region, directory = made.region, made.directory
-    slot = directory.claim()
+    slot = directory.claim(b"")
     made.members(slot, targets, affinity_s=affinity_s)
     with select.epoll() as epoll:
         record, clock = region.layout.worker(0), Clock(1000)
@@ -727,7 +727,7 @@ def test_a_dial_that_fails_on_a_descriptor_beyond_all_so_far(dialling: Dialling)
             near, _ = listening.accept()
             beyond = fcntl.fcntl(near, fcntl.F_DUPFD, len(sessions.halves))
             near.close()
-            empty = dialling.directory.claim()
+            empty = dialling.directory.claim(b"")
             listener = ListeningSocket(os.dup(listening.fileno()), empty, layout=dialling.layout, worker=0)
             sessions.count(1)
             dialling.dialer.begin(listener, [(beyond, "127.0.0.1")])

@@ -10,6 +10,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,15 +18,17 @@ import pytest
 from kpf.master import process
 from kpf.master.process import WorkerProcess
 from kpf.net import channel, credentials, sockets
-from kpf.net.channel import MAX_DESCRIPTORS
-from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, NoRoom, Ready
+from kpf.net.channel import MAX_DESCRIPTORS, Message
+from kpf.net.messages import Close, Configure, Done, Drain, Listen, NoRoom, Ready
 from kpf.shm.region import Region
 from kpf.worker import orphan
 from kpf.worker.acceptor import CLOSE_LIMIT_MS, PAUSE_MS, Acceptor
+from kpf.worker.conversation import SILENCE_MS
 from kpf.worker.half import Half
 from kpf.worker.orders import Orders
 from kpf.worker.orphan import Orphan
-from kpf.worker.sessions import UNWATCHED_LIMIT_MS
+from kpf.worker.pipes import PipePool
+from kpf.worker.sessions import UNWATCHED_LIMIT_MS, Sessions
 from kpf.worker.states import DEAD
 from tests.worker_driver import (
     Established,
@@ -60,7 +63,7 @@ def make_listeners(made: Node, number: int, server: Server) -> list[int]:
     """Frontends whose listeners nobody has been handed yet."""
     slots = []
     for _ in range(number):
-        slot = made.directory.claim()
+        slot = made.directory.claim(b"")
         made.members(slot, [server.at])
         made.listeners[slot] = [sockets.listening_socket("127.0.0.1", 0, backlog=100)]
         slots.append(slot)
@@ -132,7 +135,7 @@ def test_listeners_that_there_is_no_room_for_are_asked_for_again() -> None:
         message = Listen(made.next(), tuple(slots))
         descriptors = [made.listeners[slot][0].fileno() for slot in slots]
         channel.send(worker.channel, message, descriptors)
-        assert channel.receive(worker.channel) == (NoRoom(message.generation), [])
+        assert channel.receive(worker.channel) == (NoRoom(message.number), [])
         assert worker.descriptors() <= used
         assert all(map(ask, sessions))
         # what has no descriptors gets through
@@ -157,7 +160,7 @@ def test_a_worker_that_lacks_listeners_is_steered_around_and_serves_what_it_has(
         message = Listen(made.next(), tuple(slots))
         with few_descriptors(worker.process.pid, 10):
             channel.send(worker.channel, message, descriptors)
-            assert channel.receive(worker.channel) == (NoRoom(message.generation), [])
+            assert channel.receive(worker.channel) == (NoRoom(message.number), [])
             assert made.directory.worker(0).paused
             with connect(at) as sock:
                 assert ask(sock)
@@ -189,7 +192,7 @@ def test_the_master_tells_a_worker_again_that_had_no_room(
     async def scene() -> None:
         ready, ended = asyncio.Event(), asyncio.Event()
         worker = WorkerProcess(0, on_ready=lambda _: ready.set(), on_exit=lambda *_: ended.set())
-        region = Region.create(1)
+        region = Region.create()
         await worker.send(Configure(0, 0, 1, os.getuid(), os.getgid(), 1.0), [region.descriptor])
         with sockets.listening_socket("127.0.0.1", 0, backlog=5) as listener:
             async with asyncio.timeout(10):
@@ -299,7 +302,7 @@ class _NoDialer:
 
 def acceptor_of(session: Established, epoll: Any) -> tuple[Acceptor, Region, int]:
     """An acceptor with one listener. Returns the listener's port, too."""
-    region = Region.create(1)
+    region = Region.create()
     session.sessions.epoll = epoll
     made = Acceptor(session.sessions, _NoDialer(), session.clock, region, worker=0, pipes=0)  # type: ignore[arg-type]
     listener = sockets.listening_socket("127.0.0.1", 0, backlog=5)
@@ -387,32 +390,78 @@ def test_a_shortage_that_lasts_holds_up_no_close(session: Established) -> None:
 # the orphan
 
 
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def orphan_in(epoll: ScarceEpoll, handover: socket.socket | None = None) -> Orphan:
+    words = memoryview(bytearray(8 * 64)).cast("Q")
+    return Orphan(
+        Sessions(epoll, words, 0, PipePool(1)),  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
+        handover,
+        master_uid=os.geteuid(),
+        now_ms=1000,
+        timeout_ms=10_000,
+        is_relieved=False,
+    )
+
+
 @pytest.mark.parametrize("short_of", ["descriptors", "watches"])
 def test_an_orphan_that_is_short_looks_again_later(short_of: str) -> None:
     with select.epoll() as epoll, socket.socket(socket.AF_UNIX) as lock:
         lock.bind(credentials.NAMES[0])
         lock.listen()
         scarce = ScarceEpoll(epoll)
+        made = orphan_in(scarce)
         scarce.is_full = short_of == "watches"
-        made = Orphan(scarce, os.geteuid(), 10_000)  # type: ignore[arg-type]
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if short_of == "descriptors":
-            used = len(os.listdir("/proc/self/fd"))
-            resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
-            assert used
-        try:
+        with no_descriptors() if short_of == "descriptors" else contextlib.nullcontext():
             made.tick(1000)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        assert made.descriptor == -1
+        assert made.due_ms == 1000 + orphan.RETRY_MS
         scarce.is_full = False
-        made.tick(1000 + orphan.RETRY_MS)
-        assert made.descriptor != -1
+        made.tick(made.due_ms)
+        assert made.due_ms == made.deadline_ms
         lock.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
                 lock.accept()[0].close()
-        assert made.is_relieved()
+        ((descriptor, _),) = epoll.poll(1)
+        made.ready(descriptor, 2000)
+        assert made.is_relieved
+
+
+@pytest.mark.parametrize("short_of", ["descriptors", "watches"])
+def test_an_orphan_that_is_short_hears_a_successor_later(short_of: str, tmp_path: Path) -> None:
+    with select.epoll() as epoll, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as handover:
+        handover.bind(str(tmp_path / "handover.sock"))
+        handover.listen()
+        handover.setblocking(False)
+        scarce = ScarceEpoll(epoll)
+        made = orphan_in(scarce, handover)
+        scarce.is_full = short_of == "watches"
+        made.tick(1000)
+        scarce.is_full = False
+        made.tick(made.due_ms)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as successor:
+            successor.connect(handover.getsockname())
+            ((descriptor, _),) = epoll.poll(1)
+            if short_of == "descriptors":
+                with no_descriptors():
+                    made.ready(descriptor, 1200)
+                # nor is it asked again at once
+                assert epoll.poll(0.05) == []
+                made.tick(made.due_ms)
+                ((descriptor, _),) = epoll.poll(1)
+            made.ready(descriptor, 1300)
+            assert made.due_ms == 1300 + SILENCE_MS
+            made.tick(made.due_ms)
+            assert successor.recv(1) == b""
 
 
 # the channel

@@ -15,10 +15,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kpf.net import channel, sockets
+from kpf.net.handover import HANDOVER, MEMORY
 from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, Ready, Reset
 from kpf.shm import layout
 from kpf.shm.balancer import Choice
@@ -75,7 +76,14 @@ def ask(sock: socket.socket) -> bool:
 class WorkerProcess:
     """A worker and our end of its channel."""
 
-    def __init__(self, configure: Configure, region: Region, *, descriptors: int | None = None) -> None:
+    def __init__(
+        self,
+        configure: Configure,
+        region: Region,
+        *,
+        descriptors: int | None = None,
+        handover: socket.socket | None = None,
+    ) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.channel = ours
         ours.settimeout(15)
@@ -91,12 +99,14 @@ class WorkerProcess:
                 preexec_fn=limit,
                 cwd=Path(__file__).parent.parent,
             )
-        channel.send(ours, configure, [region.descriptor])
+        if handover is not None:
+            configure = replace(configure, descriptors=(MEMORY, HANDOVER))
+        channel.send(ours, configure, [region.descriptor, *([handover.fileno()] if handover else [])])
         ready, _ = channel.receive(ours)
         assert isinstance(ready, Ready)
         assert ready.pid == self.process.pid
         self.privileges = ready.privileges
-        assert channel.receive(ours) == (Done(configure.generation), [])
+        assert channel.receive(ours) == (Done(configure.number), [])
 
     def tell(self, message: Message, descriptors: Sequence[int] = ()) -> None:
         channel.send(self.channel, message, descriptors)
@@ -106,7 +116,7 @@ class WorkerProcess:
         answer, _ = channel.receive(self.channel)
         assert isinstance(answer, Done)
         assert isinstance(message, Configure | Listen | Close | Reset | Drain)
-        assert answer.generation == message.generation
+        assert answer.number == message.number
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
@@ -133,29 +143,32 @@ class Node:
         descriptors: int | None = None,
         sharing_pipes: int | None = None,
         uid: int = 65534,
+        handover: socket.socket | None = None,
     ) -> None:
+        self.handover = handover
         self.sharing_pipes = sharing_pipes or workers
         self.uid = uid if os.geteuid() == 0 else os.getuid()
-        self.region = Region.create(workers)
+        self.region = Region.create()
         self.directory = Directory(self.region)
+        self.directory.take_worker_slots(workers)
         self.orphan_timeout_s, self.descriptors = orphan_timeout_s, descriptors
         self.listeners: dict[int, list[socket.socket]] = {}
-        self.generation = 0
+        self.number = 0
         self.workers = [self.spawn(slot) for slot in range(workers)]
 
     def spawn(self, slot: int) -> WorkerProcess:
-        configure = Configure(self.next(), slot, self.sharing_pipes, self.uid, self.uid, self.orphan_timeout_s)
-        return WorkerProcess(configure, self.region, descriptors=self.descriptors)
+        configure = Configure(self.next(), slot, self.sharing_pipes, self.uid, self.uid, self.orphan_timeout_s, slot)
+        return WorkerProcess(configure, self.region, descriptors=self.descriptors, handover=self.handover)
 
     def next(self) -> int:
-        self.generation += 1
-        return self.generation
+        self.number += 1
+        return self.number
 
     def frontend(
         self, targets: Sequence[Target], *, affinity_s: int = 0, host: str = "127.0.0.1"
     ) -> tuple[int, Target]:
         """A slot, and where it is reached."""
-        slot = self.directory.claim()
+        slot = self.directory.claim(b"")
         self.members(slot, targets, affinity_s=affinity_s)
         group: list[socket.socket] = []
         port = 0
@@ -198,9 +211,15 @@ def node(
     descriptors: int | None = None,
     sharing_pipes: int | None = None,
     uid: int = 65534,
+    handover: socket.socket | None = None,
 ) -> Iterator[Node]:
     made = Node(
-        workers, orphan_timeout_s=orphan_timeout_s, descriptors=descriptors, sharing_pipes=sharing_pipes, uid=uid
+        workers,
+        orphan_timeout_s=orphan_timeout_s,
+        descriptors=descriptors,
+        sharing_pipes=sharing_pipes,
+        uid=uid,
+        handover=handover,
     )
     try:
         yield made

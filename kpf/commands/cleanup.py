@@ -13,6 +13,9 @@ from kpf.netlink.own import own_addresses, take_away
 from kpf.netlink.socket import NOT_ALLOWED
 from kpf.nft.kernel import Kernel
 
+# within which orphans have asked whether another kpf has taken over
+DISMISSAL_S = 0.3
+
 
 def main() -> int:
     """OK, also when there is nothing; FAILED if the kernel refuses, or a daemon runs."""
@@ -34,6 +37,9 @@ async def _delete_alone() -> None:
     lock = DaemonLock()
     try:
         await _delete()
+        # workers that a master has left serve nobody any more
+        lock.announce_takeover()
+        await asyncio.sleep(DISMISSAL_S)
     finally:
         lock.release()
 

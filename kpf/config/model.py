@@ -3,6 +3,7 @@
 import os
 import socket
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, PrivateAttr
@@ -17,18 +18,8 @@ DEFAULT_CONTROL_SOCKET = "/run/kpf/control.sock"
 # begin at 100000 (login.defs(5), SUB_UID_MIN).
 DEFAULT_WORKER_USER = 0x16B70
 
-# what workers and listeners were made with, and the source
-_FIXED = (
-    "workers",
-    "bind_address",
-    "proxy_address",
-    "port_range",
-    "control_socket",
-    "manifests",
-    "client_connection",
-    "master",
-    "worker_user",
-)
+# where others look for this process, and what the kernel knows its workers and their listeners by
+_FIXED = ("proxy_address", "control_socket", "handover_socket", "worker_user")
 
 
 def _camel(name: str) -> str:
@@ -111,6 +102,9 @@ class Config(_Part):
     )
     control_socket: Annotated[str, PlainValidator(fields.socket_path)] = DEFAULT_CONTROL_SOCKET
     drain_timeout: Annotated[float, PlainValidator(fields.seconds)] = 30.0
+    on_exit: Literal["drop", "leave"] = "drop"
+    handover_socket: Annotated[str, PlainValidator(fields.socket_path)] = ""
+    handover_timeout: Annotated[float, PlainValidator(fields.seconds)] = 3600.0
     logging: Logging = Logging()
     forwarding: Literal["auto", "proxied", "direct"] = "auto"
     allow_external_ips: bool = True
@@ -130,6 +124,16 @@ class Config(_Part):
         copy = self.model_copy()
         copy._file_warnings = file_warnings
         return copy
+
+    @property
+    def handover_path(self) -> Path:
+        """`handover_socket`, or what stands for it: beside the control socket."""
+        return Path(self.handover_socket or Path(self.control_socket).with_name("handover.sock"))
+
+    @property
+    def source(self) -> tuple[object, ...]:
+        """What says where the Services come from."""
+        return self.manifests, self.client_connection, self.master, self.node_name
 
     @property
     def node_name(self) -> str:

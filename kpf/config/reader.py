@@ -33,6 +33,7 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
     "metrics-bind-address": ("metricsBindAddress",),
     "control-socket": ("controlSocket",),
     "drain-timeout": ("drainTimeout",),
+    "on-exit": ("onExit",),
     "log-level": ("logging", "level"),
     "log-format": ("logging", "format"),
 }

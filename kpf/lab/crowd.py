@@ -13,6 +13,9 @@ from typing import Protocol, TypeVar
 
 Address = tuple[str, int]
 
+# who is late starts no more at once, so that those under way are heard meanwhile
+BURST = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -58,6 +61,7 @@ class Client:
 
     `source_port`: several clients may have one, each with another target; 0 for whichever the kernel takes.
 
+    `request`: a line that is sent once the connection stands; the server then has to say its name and send it back.
     `error`: "" as long as it goes well. Raises OSError if the source is not to be had.
     """
 
@@ -65,6 +69,7 @@ class Client:
         "_answer",
         "_connected_s",
         "_first_byte_s",
+        "_request",
         "began_s",
         "error",
         "finished",
@@ -72,13 +77,13 @@ class Client:
         "source",
     )
 
-    def __init__(self, target: Address, source: str = "", source_port: int = 0) -> None:
+    def __init__(self, target: Address, source: str = "", source_port: int = 0, request: bytes = b"") -> None:
         family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
         self.sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self.source = source
         self.error = ""
         self.finished = False
-        self._answer = b""
+        self._answer, self._request = b"", request
         self._connected_s = self._first_byte_s = 0.0
         if source_port:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -93,10 +98,10 @@ class Client:
             self.fail(errno.errorcode[code])
 
     def ask(self, request: bytes) -> None:
-        """One more exchange on a connection that stands."""
+        """One more exchange on a connection that stands: a line, which the server has to send back."""
         if self.error:
             return
-        self.finished, self._answer, self._first_byte_s = False, b"", 0.0
+        self.finished, self._answer, self._request, self._first_byte_s = False, b"", request, 0.0
         self.began_s = self._connected_s = time.monotonic()
         try:
             self.sock.send(request)
@@ -123,6 +128,8 @@ class Client:
         if code:
             raise OSError(code, "")
         self._connected_s = time.monotonic()
+        if self._request:
+            self.sock.send(self._request)
 
     def _read(self) -> None:
         data = self.sock.recv(4096)
@@ -130,7 +137,7 @@ class Client:
         self._answer += data
         if not data:
             self.fail("closed without an answer")
-        self.finished = self.finished or self._answer.endswith(b"\n")
+        self.finished = self.finished or self._answer.endswith(self._request or b"\n")
 
     @property
     def awaits(self) -> int:
@@ -139,7 +146,7 @@ class Client:
 
     def outcome(self) -> Outcome:
         """Of the last exchange; the connection may stay open for another one."""
-        name, _, client = ("" if self.error else self._answer.strip().decode()).partition("\t")
+        name, _, client = ("" if self.error else self._answer.decode().split("\n")[0]).partition("\t")
         connect_s, first_byte_s = (max(at - self.began_s, 0.0) for at in (self._connected_s, self._first_byte_s))
         return Outcome(self.source, name, self.error, self.began_s, connect_s, first_byte_s, client)
 
@@ -162,7 +169,9 @@ class Crowd:
         next_s = time.monotonic()
         exhausted = False
         while True:
-            while not exhausted and len(under_way) < at_once and time.monotonic() >= next_s:
+            for _ in range(BURST):
+                if exhausted or len(under_way) >= at_once or time.monotonic() < next_s:
+                    break
                 client = next(clients, None)
                 if client is None:
                     exhausted = True

@@ -4,6 +4,7 @@ Readiness is READY=1 on $NOTIFY_SOCKET; its state is that of `kpf status --json`
 """
 
 import contextlib
+import json
 import os
 import re
 import select
@@ -11,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from signal import SIGINT, Signals
 from typing import Any
@@ -29,7 +30,9 @@ class DaemonFailedError(RuntimeError):
 class Daemon:
     """`kpf run` on a machine, with its files in `directory`; usable as a context, ready inside it.
 
-    `args`: more flags. /healthz and /metrics are off unless they name an address.
+    `args`: more flags; /healthz and /metrics are off unless they name an address. `handover_socket` and
+    `control_socket`: where they are, if that is to be told, and if it is not in `directory`. `prefix`: a program that
+    runs it. `env`: more of its environment.
     """
 
     def __init__(
@@ -40,15 +43,21 @@ class Daemon:
         manifests: Path | None = None,
         workers: int = 2,
         args: Sequence[str] = (),
+        handover_socket: Path | None = None,
+        control_socket: Path | None = None,
+        prefix: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self._machine = machine
-        self.control_socket = directory / "control.sock"
+        self._env = dict(env or {})
+        self.control_socket = control_socket or directory / "control.sock"
         self._notify_path = directory / "notify.sock"
         self.log_path = directory / "kpf.log"
         self.argv = [
-            *(sys.executable, "-m", "kpf", "run", "--control-socket", str(self.control_socket)),
+            *(*prefix, sys.executable, "-m", "kpf", "run", "--control-socket", str(self.control_socket)),
             *("--healthz-bind-address", "", "--metrics-bind-address", "", "--workers", str(workers)),
             *(("--manifests", str(manifests)) if manifests is not None else ()),
+            *(("--config", str(_config(directory, handover_socket))) if handover_socket is not None else ()),
             *args,
         ]
         self.process: subprocess.Popen[bytes] | None = None
@@ -60,7 +69,7 @@ class Daemon:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, self.log_path.open("ab") as log:
             notify.bind(str(self._notify_path))
             began_s = time.monotonic()
-            env = {**os.environ, "NOTIFY_SOCKET": str(self._notify_path)}
+            env = {**os.environ, **self._env, "NOTIFY_SOCKET": str(self._notify_path)}
             self.process = self._machine.start(self.argv, env=env, stdout=log, stderr=log)
             try:
                 self._await_ready(notify, began_s + timeout_s)
@@ -147,3 +156,11 @@ class Daemon:
     def __exit__(self, *_: object) -> None:
         if self.exit_status() is None:
             self.stop()
+
+
+def _config(directory: Path, handover_socket: Path) -> Path:
+    """A configuration file of what has no flag."""
+    fields = {"apiVersion": "kpf.io/v1alpha1", "kind": "KpfConfiguration", "handoverSocket": str(handover_socket)}
+    path = directory / "handover.yaml"
+    path.write_text(json.dumps(fields), encoding="utf-8")
+    return path

@@ -3,15 +3,14 @@
 The servers are of mode "datagrams". What is lost is known, and on which flow.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Pipe
-from typing import Literal, Self
+from typing import Literal
 
+from kpf.lab.beside import Beside
 from kpf.lab.crowd import Address
-from kpf.lab.machine import CallFailedError, Machine
+from kpf.lab.machine import Machine
 
 ANSWER_S = 10.0
 
@@ -55,16 +54,11 @@ class Flow:
         return self.servers[-1][1] if self.servers else ""
 
 
-class UnderFlows:
+class UnderFlows(Beside):
     """The load runs on a machine while the context is open. Raises `CallFailedError` if it has died."""
 
     def __init__(self, machine: Machine, flows: Flows) -> None:
-        self._connection, theirs = Pipe()
-        with theirs:
-            self._process = machine.start(
-                [sys.executable, "-m", "kpf.lab.senders", str(theirs.fileno())], pass_fds=[theirs.fileno()]
-            )
-        self._connection.send(flows)
+        super().__init__(machine, "kpf.lab.senders", flows, answer_s=ANSWER_S)
 
     def report(self) -> Mapping[int, Flow]:
         """By source port, so far; what is under way counts as lost."""
@@ -75,19 +69,6 @@ class UnderFlows:
         return self._ask("stop")
 
     def _ask(self, order: Order) -> Mapping[int, Flow]:
-        try:
-            self._connection.send(order)
-            if not self._connection.poll(ANSWER_S):
-                raise CallFailedError(f"the flows did not answer within {ANSWER_S:g} s")
-            answer: dict[int, Flow] = self._connection.recv()
-        except (BrokenPipeError, EOFError):
-            raise CallFailedError(f"the flows ended with status {self._process.wait()}") from None
+        self._order(order)
+        answer: dict[int, Flow] = self._receive()
         return answer
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._connection.close()

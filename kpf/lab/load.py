@@ -9,9 +9,10 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe
-from typing import Any, Literal, Self
+from multiprocessing.connection import Connection
+from typing import Literal
 
+from kpf.lab.beside import Beside
 from kpf.lab.call import raise_descriptor_limit
 from kpf.lab.crowd import Address, Client, Crowd, Outcome
 from kpf.lab.machine import CallFailedError, Machine
@@ -47,19 +48,14 @@ class Report:
     kept: Mapping[str, int]
 
 
-class UnderLoad:
+class UnderLoad(Beside):
     """The load runs on a machine while the context is open; it has begun, with all kept connections open.
 
     What is asked of it raises `CallFailedError` if it has died, or does not answer in time.
     """
 
     def __init__(self, machine: Machine, load: Load) -> None:
-        self._connection, theirs = Pipe()
-        with theirs:
-            self._process = machine.start(
-                [sys.executable, "-m", "kpf.lab.load", str(theirs.fileno())], pass_fds=[theirs.fileno()]
-            )
-        self._connection.send(load)
+        super().__init__(machine, "kpf.lab.load", load, answer_s=TIMEOUT_S * 3)
         try:
             self._receive()
         except CallFailedError:
@@ -78,35 +74,6 @@ class UnderLoad:
         """End it: what is under way is waited for, and each kept connection asks once more."""
         self._order("stop")
         return Report(*self._receive())
-
-    def close(self) -> None:
-        """Kill it: its connections end, and nothing is reported."""
-        self._process.kill()
-        self._process.wait()
-        self._connection.close()
-
-    def _order(self, order: Order) -> None:
-        try:
-            self._connection.send(order)
-        except BrokenPipeError:
-            raise self._died() from None
-
-    def _receive(self) -> Any:
-        if not self._connection.poll(TIMEOUT_S * 3):
-            raise CallFailedError(f"the load did not answer within {TIMEOUT_S * 3:g} s")
-        try:
-            return self._connection.recv()
-        except EOFError:
-            raise self._died() from None
-
-    def _died(self) -> CallFailedError:
-        return CallFailedError(f"the load ended with status {self._process.wait()}")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _bear(connection: Connection, load: Load) -> tuple[list[Outcome], list[Outcome], dict[str, int]]:

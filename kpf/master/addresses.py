@@ -1,7 +1,7 @@
 """Endpoints as shared memory has them: 16 bytes, IPv4 mapped into IPv6, and the port."""
 
 import socket
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 
 from kpf.model.names import SocketAddress
 from kpf.shm.layout import Address
@@ -24,3 +24,11 @@ def shown(address: Address) -> str:
     if packed.startswith(_MAPPED):
         return f"{socket.inet_ntoa(packed[len(_MAPPED) :])}:{port}"
     return f"[{IPv6Address(packed)}]:{port}"
+
+
+def endpoint_of(address: Address) -> SocketAddress:
+    """What `shared_address` was made of."""
+    packed, port = address
+    if packed.startswith(_MAPPED):
+        return SocketAddress(IPv4Address(packed[len(_MAPPED) :]), port)
+    return SocketAddress(IPv6Address(packed), port)

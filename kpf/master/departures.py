@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from kpf.master.facts import NodeWatch
-from kpf.master.workers import Workers
+from kpf.master.generations import Generations
 from kpf.model.names import IPAddress
 
 log = logging.getLogger("kpf")
@@ -18,7 +18,7 @@ RESET_AFTER_S = 1.0, 10.0
 class Departures:
     """Resets what came to an address `RESET_AFTER_S` after that has gone. Used inside the event loop."""
 
-    def __init__(self, node: NodeWatch, workers: Workers) -> None:
+    def __init__(self, node: NodeWatch, workers: Generations) -> None:
         self._node, self._workers = node, workers
 
     def note(self, gone: frozenset[IPAddress]) -> None:

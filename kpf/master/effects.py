@@ -11,7 +11,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 
-from kpf.master.addresses import shared_address
+from kpf.master.addresses import endpoint_of, shared_address
+from kpf.master.generations import Generations
+from kpf.master.labels import label_of
 from kpf.master.listening import ListeningSockets
 from kpf.master.workers import Workers
 from kpf.model.names import FrontendKey, IPAddress, SocketAddress
@@ -62,7 +64,9 @@ class Effects:
     been closed.
     """
 
-    def __init__(self, directory: Directory, listeners: ListeningSockets, workers: Workers, kernel: Kernel) -> None:
+    def __init__(
+        self, directory: Directory, listeners: ListeningSockets, workers: Generations | Workers, kernel: Kernel
+    ) -> None:
         self._directory, self._listeners, self._workers, self._kernel = directory, listeners, workers, kernel
         self._background: set[asyncio.Task[None]] = set()
         self.now = InForce()
@@ -70,6 +74,11 @@ class Effects:
         self._forget_fails = False
         self.on_closed: Callable[[], None] = lambda: None
         self._still_open: frozenset[Listener] | None = None
+        # cleared while a predecessor may still go on, whose workers accept on all that it has opened
+        self.may_close = asyncio.Event()
+        self.may_close.set()
+        # frontends of a predecessor's that nobody listens for
+        self.orphaned_slots: tuple[int, ...] = ()
 
     @property
     def rules(self) -> Rules | None:
@@ -116,7 +125,7 @@ class Effects:
 
     async def _open(self, own_addresses: frozenset[IPAddress], frontend: Frontend) -> None:
         may_go = frontend.listener.at.address not in own_addresses
-        slot = self._directory.claim()
+        slot = self._directory.claim(label_of(frontend.listener.frontend))
         try:
             await self._set_members(slot, frontend)
             self._listeners.open(frontend.listener, slot, address_may_go=may_go)
@@ -175,6 +184,26 @@ class Effects:
         self._kernel.table.distrust()
         self.now.flows = FlowsKept()
 
+    def take_charge(self) -> None:
+        """No predecessor goes on any more: what nobody wants may be closed, and what nobody listens for is over."""
+        self.may_close.set()
+        for slot in self.orphaned_slots:
+            self._directory.retire(slot)
+        self.orphaned_slots = ()
+
+    def reread(self) -> None:
+        """A successor that has failed may have changed what is in shared memory, and in the kernel."""
+        self._directory.reread()
+        left = set(self._directory.labels())
+        for listener in self.now.frontends:
+            slot = self._listeners[listener].frontend_slot
+            left.discard(slot)
+            self.now.frontends[listener] = frontend_in(self._directory, slot, listener)
+        for slot in left:
+            self._directory.retire(slot)
+        self._kernel.table.forget()
+        self.now.flows = FlowsKept()
+
     def _start_closing(self, listeners: tuple[Listener, ...]) -> None:
         for listener in listeners:
             del self.now.frontends[listener]
@@ -186,6 +215,7 @@ class Effects:
 
     async def _close(self, listeners: tuple[Listener, ...]) -> None:
         slots = [self._listeners[listener].frontend_slot for listener in listeners]
+        await self.may_close.wait()
         await self.quiet(slots)
         await self._workers.withdraw(self._listeners.withdraw(listeners))
         for listener in listeners:
@@ -211,6 +241,14 @@ class Effects:
         """The last transaction but one. Raises `TransactionFailedError`."""
         await self._write(self.rules, (self.rules or wanted).dropping())
 
+    async def leave_new_connections(self, wanted: Rules) -> None:
+        """Instead of that one, to another proxy that has rules here. Raises `TransactionFailedError`."""
+        await self._write(self.rules, (self.rules or wanted).stepping_aside())
+
+    async def closed(self) -> None:
+        """Return once nothing is being closed any more."""
+        await asyncio.gather(*self._background)
+
     async def finish(self) -> None:
         """Cancel what runs in the background, such as listeners that are being closed, and wait for it."""
         for task in self._background:
@@ -230,6 +268,16 @@ class Effects:
     def slots(self) -> Mapping[Listener, int]:
         """The place of each open frontend in shared memory."""
         return {listener: self._listeners[listener].frontend_slot for listener in self.now.frontends}
+
+
+def frontend_in(directory: Directory, slot: int, listener: Listener) -> Frontend:
+    """As shared memory has it."""
+    return Frontend(
+        listener,
+        tuple(map(endpoint_of, directory.addresses(slot))),
+        directory.affinity_timeout_ms(slot) // 1000 or None,
+        directory.may_loop(slot),
+    )
 
 
 def _stale(step: Forget) -> Stale:

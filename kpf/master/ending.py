@@ -11,17 +11,21 @@ import os
 import sys
 from collections.abc import Awaitable, Collection, Coroutine
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
+from kpf.master.conversation import HandoverError
 from kpf.master.effects import Effects
+from kpf.master.generations import Generations
 from kpf.master.lock import AlreadyRunningError
-from kpf.master.workers import Workers
 from kpf.model.rules import Rules
+from kpf.nft import other_proxies
 from kpf.nft.kernel import TransactionFailedError
 from kpf.stderr import StandardError
 from kpf.waiting import waiting_for
 
 log = logging.getLogger("kpf")
+
+T = TypeVar("T")
 
 CANCEL_S = 2.0
 DEATH_S = 5.0
@@ -53,7 +57,7 @@ def run(daemon: Coroutine[Any, Any, None]) -> NoReturn:
         log.error("cannot go on%s: %s", needed, error)
     except (TableStaysError, AddressesStayError) as error:
         log.error("%s", error)
-    except (AlreadyRunningError, ControlSocketError, OSError) as error:
+    except (AlreadyRunningError, HandoverError, ControlSocketError, OSError) as error:
         log.error("cannot go on: %s", error)
     except Exception:
         log.exception("cannot go on by a defect in kpf")
@@ -79,18 +83,35 @@ async def cancel(tasks: "Collection[asyncio.Task[Any]]") -> None:
             log.error("a task of kpf does not end: %r", task.get_coro())
 
 
-async def drain(effects: Effects, workers: Workers, wanted: Rules, *, patience_s: float) -> None:
-    """Drop new connections, if the kernel lets us, and wait for open ones to finish."""
+async def drain(effects: Effects, workers: Generations, wanted: Rules, *, patience_s: float) -> None:
+    """Take no new connections any more, if the kernel lets us, and wait for open ones to finish.
+
+    New ones are dropped, so that they come again and find the next kpf; where kube-proxy has rules, they are left to
+    it, who has them at the end of this anyway.
+    """
     try:
-        await transaction(effects.drop_new_connections(wanted))
+        if await _is_kube_proxy_here():
+            await transaction(effects.leave_new_connections(wanted))
+            what = "left to kube-proxy"
+        else:
+            await transaction(effects.drop_new_connections(wanted))
+            what = "dropped"
     except OSError as error:
         log.error("new connections are refused, not dropped; open ones may go on for %g s: %s", patience_s, error)
     else:
-        log.info("new connections are dropped; open ones may go on for %g s", patience_s)
+        log.info("new connections are %s; open ones may go on for %g s", what, patience_s)
     await effects.quiet(effects.slots().values())
     with suppress(TimeoutError):
         async with asyncio.timeout(patience_s):
             await workers.drain()
+
+
+async def _is_kube_proxy_here() -> bool:
+    try:
+        return bool(await transaction(other_proxies.find()))
+    except OSError as error:
+        log.warning("kpf cannot see whether kube-proxy has rules here: %s", error)
+        return False
 
 
 async def death(workers: Awaitable[None]) -> None:
@@ -103,11 +124,11 @@ async def death(workers: Awaitable[None]) -> None:
             log.error("not all workers died within %g s of SIGKILL: the kernel has them", DEATH_S)
 
 
-async def transaction(one: Awaitable[None]) -> None:
+async def transaction(one: Awaitable[T]) -> T:
     """Wait for one of the last transactions, `TRANSACTION_S` at most. Raises `TransactionFailedError`."""
     try:
         async with asyncio.timeout(TRANSACTION_S):
-            await one
+            return await one
     except TimeoutError:
         raise TransactionFailedError(
             errno.ETIMEDOUT, f"the kernel has not carried out a transaction within {TRANSACTION_S:g} s"

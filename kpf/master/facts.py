@@ -62,8 +62,9 @@ class NodeWatch:
         return self._found.all()
 
     def configure(self, config: Config) -> None:
-        """Take the fields that may change while running from a new configuration."""
+        """Take the fields that may change while running from a new configuration; `hold` is due then."""
         self._config = config
+        self._take(self._found)
 
     def workers_are(self, uid: int | None) -> None:
         """Their dials are known by their uid if that is the one which they were to have."""

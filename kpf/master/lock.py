@@ -47,6 +47,25 @@ class DaemonLock:
         if strangers:
             log.warning("%s", _about(strangers, self.name))
 
+    @classmethod
+    def handed_over(cls, held: socket.socket | None) -> "DaemonLock":
+        """What a predecessor has held, which lets go of it; None if strangers had all names."""
+        lock = cls.__new__(cls)
+        lock._again, lock._socket, lock.name = None, held, None
+        if held is not None:
+            lock.name = held.getsockname().decode()
+        return lock
+
+    def assume(self) -> None:
+        """It tells of us from now on: SO_PEERCRED is of whoever has called listen() last (unix_listen)."""
+        if self._socket is not None:
+            self._socket.listen(BACKLOG)
+
+    @property
+    def held(self) -> socket.socket | None:
+        """For a successor; None if strangers have all names."""
+        return self._socket
+
     def announce_takeover(self) -> None:
         """Dismiss the orphans of an earlier daemon, those who ask now and later."""
         if self._socket:

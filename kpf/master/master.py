@@ -1,48 +1,41 @@
-"""The daemon: puts the parts together, obeys signals, starts and stops in order. Decides nothing."""
+"""The daemon: starts, obeys signals, hands over, and stops, in order. Decides nothing."""
 
 import asyncio
 import gc
 import logging
-import resource
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from kpf.config import Config, ConfigError, reload_needs_restart
+from kpf.config import Config
 from kpf.master import ending
-from kpf.master.departures import Departures
-from kpf.master.effects import Effects
-from kpf.master.ending import ControlSocketError, TableStaysError
-from kpf.master.facts import NodeWatch
-from kpf.master.identity import NOT_TOLD_APART, worker_user
-from kpf.master.listening import ListeningSockets
+from kpf.master.beginning import Beginning, begin
+from kpf.master.conversation import HandoverError
+from kpf.master.estate import MasterEstate
+from kpf.master.exits import Exits, is_init
+from kpf.master.handover import Handover
+from kpf.master.identity import NOT_TOLD_APART
 from kpf.master.lock import DaemonLock
-from kpf.master.own_state import OwnState
-from kpf.master.reconcile import Reconciler
+from kpf.master.own_servers import OwnServers
+from kpf.master.parts import Parts
+from kpf.master.reload import Reload
 from kpf.master.signal_queue import SignalAction, SignalQueue
-from kpf.master.source import open_source
-from kpf.master.workers import Workers
-from kpf.model.snapshot import Problem
-from kpf.net.messages import Configure
+from kpf.master.source import Follower, open_source
+from kpf.master.successor import Inheritance
 from kpf.nft import other_proxies
-from kpf.nft.kernel import Kernel, TransactionFailedError
 from kpf.nft.monitor import Monitor
-from kpf.observe.health_checks import HealthCheckServers
-from kpf.observe.http import Servers, health_documents
-from kpf.observe.log import set_up
 from kpf.observe.notify import ServiceManager
-from kpf.plan.health import health_check_addresses
-from kpf.shm.directory import Directory
-from kpf.shm.region import Region
+from kpf.shm.carry import Carrier
 from kpf.waiting import waiting_for
 
 log = logging.getLogger("kpf")
 
-# what the master itself needs beside listening sockets: netlink, channels, pidfds, HTTP clients, files
-OWN_DESCRIPTORS = 256
 # of the garbage collector: hardly any object is garbage, and in a large cluster a full collection looks at a million of
 # them for a third of a second
 COLLECT_AFTER = (20_000, 20, 20)
+# that what is shown of a predecessor's workers is old at most
+REFRESH_S = 1.0
 
 
 def main(config: Config, reload: Callable[[], Config]) -> NoReturn:
@@ -52,53 +45,62 @@ def main(config: Config, reload: Callable[[], Config]) -> NoReturn:
 
 
 async def _run(config: Config, reload: Callable[[], Config]) -> None:
-    lock = DaemonLock()
-    try:
-        await Master(config, reload, lock).run()
-    finally:
-        lock.release()
+    signals, manager, follower = SignalQueue(), ServiceManager(), Follower(open_source(config))
+    with signals.heard():
+        # from the first moment on: what is waited for may take long
+        keeping_alive = asyncio.create_task(manager.keep_alive())
+        begun = await signals.unless_stopped(begin(config, follower))
+        if begun is None:
+            log.info("stopped")
+            return
+        await Master(config, reload, signals, manager, follower, begun).run()
+        keeping_alive.cancel()
 
 
 class Master:
-    """Made and run inside the event loop."""
+    """Made and run inside the event loop. Raises what `Parts` does."""
 
-    def __init__(self, config: Config, reload: Callable[[], Config], lock: DaemonLock) -> None:
-        self._config, self._reload, self._lock = config, reload, lock
-        self._signals = SignalQueue()
-        workers = config.workers
-        self._source = open_source(config)
-        self._node = NodeWatch(config)
-        self._kernel = Kernel()
-        self._directory = Directory(Region.create(workers))
-        self._listeners = ListeningSockets(workers)
-        self._workers = Workers(self._directory, self._listeners, newborn=self._newborn, count=workers)
-        self._departures = Departures(self._node, self._workers)
-        self._effects = Effects(self._directory, self._listeners, self._workers, self._kernel)
-        self._reconciler = Reconciler(
-            self._effects,
-            read=self._source.read,
-            facts=self._node.facts,
-            port_range=config.port_range.ports,
-            capacity=(_raise_descriptor_limit() - OWN_DESCRIPTORS) // workers,
+    def __init__(
+        self,
+        config: Config,
+        reload: Callable[[], Config],
+        signals: SignalQueue,
+        manager: ServiceManager,
+        follower: Follower,
+        begun: Beginning,
+    ) -> None:
+        self._config, self._signals, self._manager = config, signals, manager
+        self._follower = follower
+        self._inheritance = begun.inheritance or Inheritance()
+        self._lock = begun.lock or DaemonLock.handed_over(self._inheritance.lock)
+        parts = Parts(config, follower, self._inheritance)
+        self._parts = parts
+        self._node, self._kernel, self._workers = parts.node, parts.kernel, parts.workers
+        self._effects, self._reconciler, self._state = parts.effects, parts.reconciler, parts.state
+        self._servers = OwnServers(parts.server_sockets, parts.state, parts.node, parts.reconciler, follower)
+        self._estate = MasterEstate(
+            parts.directory,
+            parts.listeners,
+            parts.workers,
+            parts.effects,
+            parts.reconciler,
+            parts.server_sockets,
+            self._lock,
+            parts.handover_socket,
         )
-        self._reconciler.on_problems = self._source.report
+        self._handover = Handover(parts.handover_socket, self._estate)
         self._monitor = Monitor(self._kernel.port_id, self._on_touched)
-        self._servers = Servers()
-        self._state = OwnState(
-            self._source, self._node, self._kernel, self._directory, self._workers, self._effects, self._reconciler
-        )
-        self._health_checks = HealthCheckServers(lambda: self._state.health().takes_connections)
-        self._manager = ServiceManager(self._state.vitals)
+        self._reload = Reload(reload, parts, follower, self._servers, self._estate)
+        self._exits = Exits(parts, self._servers, signals, manager)
+        # what a predecessor has in force is ours from the moment on that it has left
+        self._is_in_charge = self._serves_control = False
+        manager.tell_of(self._state.vitals)
 
     async def run(self) -> None:
-        """Serve from the first sync to the end of the last connection.
+        """Serve from the first sync to the end of the last connection, or until a successor does.
 
         Raises what `ending.run` tells of: `ControlSocketError`, `TableStaysError`, OSError, ...
         """
-        with self._signals.heard():
-            await self._live()
-
-    async def _live(self) -> None:
         try:
             tasks = await self._signals.unless_stopped(self._start())
         except BaseException:
@@ -112,39 +114,87 @@ class Master:
             action = await self._obey(tasks)
         finally:
             await ending.cancel(tasks)
-        if self._kernel.table.is_touched:
-            await self._stop(now=action is SignalAction.STOP_NOW)
-            return
-        # the table is an earlier kpf's, whose workers may serve on
-        await self._abandon()
-        await ending.release(self._node.undo_hold())
-        log.info("stopped before anything was programmed: what an earlier kpf has left stays")
+        await self._end(action)
+
+    async def _end(self, action: SignalAction) -> None:
+        if action is SignalAction.HAND_OVER:
+            self._monitor.close()
+            self._lock.release()
+            await self._exits.outlive(self._config)
+        elif not self._is_in_charge or not (self._kernel.table.is_touched or self._inheritance.holders):
+            # the table is another kpf's, which may serve on, or whose workers do
+            await self._abandon()
+            await ending.release(self._node.undo_hold())
+            log.info("stopped before anything was programmed: what an earlier kpf has left stays")
+        elif action is SignalAction.LEAVE:
+            await self._exits.leave()
+        else:
+            await self._exits.stop(self._config, now=action is SignalAction.STOP_NOW)
 
     async def _abandon(self) -> None:
-        """Nobody is served yet: without this the workers would wait for a successor of ours."""
-        self._manager.stopping("stopping", patience_s=ending.LIMIT_S)
-        await ending.death(self._workers.abort())
-        await self._servers.close()
-        await self._health_checks.close()
+        # sessions that ours have begun beside a predecessor's may end: they leave once it tells them
+        if self._is_in_charge or not self._inheritance.is_from_master:
+            await self._exits.abandon()
 
     async def _start(self) -> list[asyncio.Task[None]]:
-        # from the first moment on: what is waited for below may take long
-        keeping_alive = asyncio.create_task(self._manager.keep_alive())
+        beside_another = self._inheritance.is_from_master
         with waiting_for("the kernel to tell this node's addresses and tables"):
             await self._node.start()
             await other_proxies.tell()
+        if beside_another:
+            self._effects.may_close.clear()
         with waiting_for("the workers to be ready"):
             await self._workers.start()
         self._state.is_started = True
         self._tell_workers_apart()
-        await self._serve_control()
-        await self._serve_health()
+        if self._parts.carrier is not None:
+            await self._carry_over(self._parts.carrier)
+        tasks = []
+        if not beside_another:
+            tasks = await self._take_charge()
+        elif not self._parts.server_sockets.has_unix(Path(self._config.control_socket)):
+            # while it can still fail
+            await self._serve_control()
         # not before, for nobody takes it away if the start fails: orphans of the kpf before may serve there
         await self._node.hold()
         self._reconciler.request(full=True)
-        loops = (self._workers.supervise(), self._reconciler.run(), self._follow_source(), self._follow_node())
-        others = (self._announce(), self._serve_health_checks())
-        return [keeping_alive, *(asyncio.create_task(one) for one in (*loops, *others))]
+        self._follower.changed = self._reconciler.request
+        loops = [self._workers.supervise(), self._reconciler.run(), self._follow_node(), self._announce()]
+        if self._parts.carrier is not None:
+            loops.append(_follow(self._parts.carrier))
+        return [*tasks, *(asyncio.create_task(one) for one in (*loops, self._follower.failed()))]
+
+    async def _carry_over(self, carrier: Carrier) -> None:
+        """The predecessor's workers accept nothing from now on, and ours do: in between nobody, for a moment.
+
+        Raises `HandoverError`, `RegionError`.
+        """
+        carrier.catch_up()
+        await self._inheritance.pause()
+        carrier.catch_up()
+        await self._workers.hold(False)
+
+    async def _take_charge(self) -> list[asyncio.Task[None]]:
+        """From now on nobody else decides, and only our workers accept.
+
+        Raises `AlreadyRunningError` if a predecessor has gone on without us, `ControlSocketError`, OSError.
+        """
+        try:
+            await self._inheritance.taken()
+        except HandoverError as error:
+            self._lock.release()
+            self._lock = self._estate.lock = DaemonLock()
+            log.warning("the kpf before us has ended before it has left: %s", error)
+        self._lock.assume()
+        self._workers.serve()
+        if not self._inheritance.is_from_master:
+            self._workers.adopt(self._inheritance.holders)
+        self._effects.take_charge()
+        self._is_in_charge = True
+        if not self._serves_control:
+            await self._serve_control()
+        await self._servers.serve_health(self._config)
+        return [asyncio.create_task(one) for one in (self._handover.answer(), self._servers.serve_health_checks())]
 
     def _tell_workers_apart(self) -> None:
         """Before anything is planned: it decides what may be dialled."""
@@ -153,13 +203,13 @@ class Master:
             log.warning("%s", NOT_TOLD_APART)
 
     async def _serve_control(self) -> None:
-        path = Path(self._config.control_socket)
-        try:
-            await self._servers.serve_unix(path, {"/status": self._state.status})
-        except OSError as error:
-            raise ControlSocketError(f"controlSocket {path}: {error.strerror or error}") from error
+        self._serves_control = True
+        await self._servers.serve_control(Path(self._config.control_socket))
 
     def _on_touched(self) -> None:
+        if self._estate.is_held or not self._is_in_charge:
+            # it is another kpf's at this moment
+            return
         log.warning("somebody has changed table inet kpf: it is made anew")
         self._effects.distrust_table()
         self._reconciler.request(full=True)
@@ -167,119 +217,72 @@ class Master:
     async def _announce(self) -> None:
         with waiting_for("the first sync"):
             await self._reconciler.first_sync.wait()
+        more = [] if self._is_in_charge else await self._take_charge()
         # what is known now mostly stays: no collection looks at it again
         gc.freeze()
         self._lock.announce_takeover()
         self._manager.ready()
-        log.info("ready: %d frontends, %d workers", len(self._effects.now.frontends), self._config.workers)
-        await asyncio.Event().wait()
-
-    async def _follow_source(self) -> None:
-        await self._source.follow(self._reconciler.request)
+        log.info("ready: %d frontends, %d workers", len(self._effects.now.frontends), len(self._workers.slots))
+        try:
+            await asyncio.gather(*more, asyncio.Event().wait())
+        finally:
+            await ending.cancel(more)
 
     async def _follow_node(self) -> None:
         async for gone in self._node.changes():
             self._reconciler.request()
-            self._departures.note(gone)
+            self._parts.departures.note(gone)
 
     async def _obey(self, tasks: list[asyncio.Task[None]]) -> SignalAction:
-        """Reload when asked to; return when told to stop. None of `tasks` ends by itself, unless by an error."""
-        while True:
-            asked = asyncio.create_task(self._signals.get())
-            await asyncio.wait([asked, *tasks], return_when=asyncio.FIRST_COMPLETED)
-            for task in tasks:
-                if task.done():
-                    asked.cancel()
-                    task.result()
-            action = await asked
-            if action is not SignalAction.RELOAD:
-                return action
-            self._manager.reloading()
-            await self._reload_now()
-            self._manager.reloaded()
+        """Reload when asked to; return when told to stop, or when a successor serves.
 
-    async def _reload_now(self) -> None:
-        await self._source.reread()
+        None of `tasks` ends by itself, unless by an error.
+        """
+        taken = asyncio.create_task(self._handover.taken.wait())
         try:
-            new = self._reload()
-        except ConfigError as error:
-            log.error("the configuration is invalid, the old one stays in force:")
-            for problem in error.problems:
-                log.error("%s", problem)
-            self._reconciler.request(full=True)
-            return
-        fixed = reload_needs_restart(self._config, new)
-        for name in fixed:
-            log.warning("%s has changed: that needs a restart", Config.model_fields[name].alias)
-        old, self._config = self._config, new.model_copy(update={name: getattr(self._config, name) for name in fixed})
-        self._node.configure(self._config)
-        set_up(self._config.logging.level, self._config.logging.format)
-        if old.healthz_bind_address != self._config.healthz_bind_address:
-            await self._servers.close_tcp()
-            await self._serve_health()
-        log.info("configuration and manifests are read anew")
-        self._reconciler.request(full=True)
-
-    async def _serve_health(self) -> None:
-        if self._config.healthz_bind_address:
-            address, port = self._config.healthz_bind_address
-            failure = await self._servers.serve_tcp(str(address), port, health_documents(self._state.health))
-            if failure:
-                self._source.report((Problem("", f"Node {self._node.name}", "healthzBindAddress", failure),))
-
-    async def _serve_health_checks(self) -> None:
-        """Those of Services, anew whenever something has changed. Never ends by itself."""
-        while True:
-            await self._reconciler.changed.wait()
-            self._reconciler.changed.clear()
-            desired = self._reconciler.desired
-            facts = desired.allocation.facts
-            where = health_check_addresses(facts.node_port_networks, facts.local_addresses)
-            self._source.report(await self._health_checks.update(desired.health_checks, where))
-
-    async def _stop(self, *, now: bool) -> None:
-        """Let open connections finish, or cut them; then take everything away."""
-        patience_s = 0.0 if now else self._config.drain_timeout
-        self._manager.stopping("draining" if patience_s else "stopping", patience_s=patience_s + ending.LIMIT_S)
-        if not now:
-            await self._drain()
-        await ending.death(self._workers.abort())
-        await self._effects.finish()
-        try:
-            await ending.transaction(self._kernel.delete())
-            await ending.release(self._node.release())
-        except TransactionFailedError as error:
-            raise TableStaysError(f"table inet kpf is still there, `kpf cleanup` takes it away: {error}") from error
+            while True:
+                action = await self._next_action(tasks, taken)
+                if action is SignalAction.STOP and self._config.on_exit == "leave":
+                    action = SignalAction.LEAVE
+                if action is SignalAction.LEAVE and is_init():
+                    return await self._await_successor(tasks, taken)
+                if action is not SignalAction.RELOAD:
+                    return action
+                self._manager.reloading()
+                self._config = await self._reload.reload(self._config)
+                self._manager.reloaded()
         finally:
-            await self._servers.close()
-            await self._health_checks.close()
-        log.info("stopped")
+            taken.cancel()
 
-    async def _drain(self) -> None:
-        self._state.draining = True
-        wanted, patience_s = self._reconciler.desired.rules, self._config.drain_timeout
-        drained = asyncio.create_task(ending.drain(self._effects, self._workers, wanted, patience_s=patience_s))
-        impatient = asyncio.create_task(self._until_stop())
-        await asyncio.wait([drained, impatient], return_when=asyncio.FIRST_COMPLETED)
-        await ending.cancel([drained, impatient])
+    async def _next_action(self, tasks: "list[asyncio.Task[None]]", taken: "asyncio.Task[Any]") -> SignalAction:
+        asked = asyncio.create_task(self._signals.get())
+        await asyncio.wait([asked, taken, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                asked.cancel()
+                task.result()
+        if taken.done():
+            asked.cancel()
+            return SignalAction.HAND_OVER
+        return await asked
 
-    async def _until_stop(self) -> None:
-        while await self._signals.get() is SignalAction.RELOAD:
-            pass
-
-    def _newborn(self, slot: int) -> Configure:
-        user = worker_user(self._config.worker_user)
-        return Configure(
-            generation=0,
-            slot=slot,
-            workers=self._config.workers,
-            uid=user,
-            gid=user,
-            orphan_timeout_s=self._config.drain_timeout,
-        )
+    async def _await_successor(self, tasks: "list[asyncio.Task[None]]", taken: "asyncio.Task[Any]") -> SignalAction:
+        """Serve on: our workers end with us. A second signal to stop, or the drain time-out, ends the patience."""
+        patience_s = self._config.drain_timeout
+        self._manager.stopping("waiting for a successor", patience_s=patience_s + ending.LIMIT_S)
+        log.info("serving on for %g s, for the next kpf to take over", patience_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                while (action := await self._next_action(tasks, taken)) is SignalAction.RELOAD:
+                    pass
+                return action
+        return SignalAction.LEAVE
 
 
-def _raise_descriptor_limit() -> int:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
+async def _follow(carrier: Carrier) -> None:
+    """What a predecessor's workers go on counting in their own memory. Never ends by itself."""
+    while not carrier.is_over:
+        await asyncio.sleep(REFRESH_S)
+        carrier.refresh()
+    carrier.end()
+    await asyncio.Event().wait()

@@ -7,9 +7,9 @@ from kpf import __version__
 from kpf.master import report
 from kpf.master.effects import Effects
 from kpf.master.facts import NodeWatch
+from kpf.master.generations import Generations
 from kpf.master.reconcile import Reconciler
-from kpf.master.source import Source
-from kpf.master.workers import Workers
+from kpf.master.source import Follower
 from kpf.nft.kernel import Kernel
 from kpf.observe.health import Health
 from kpf.observe.vitals import Vitals
@@ -18,17 +18,22 @@ from kpf.shm.directory import Directory
 
 @dataclass(slots=True)
 class OwnState:
-    """Asks the parts. The master itself says how far it is: `is_started` (all workers are ready), `draining`."""
+    """Asks the parts.
 
-    source: Source
+    The master itself says how far it is: `is_started` (all workers are ready), `draining`, `handed_over` (a successor
+    serves).
+    """
+
+    source: Follower
     node: NodeWatch
     kernel: Kernel
     directory: Directory
-    workers: Workers
+    workers: Generations
     effects: Effects
     reconciler: Reconciler
     is_started: bool = False
     draining: bool = False
+    handed_over: bool = False
     _began_s: float = field(default_factory=time.monotonic)
 
     def health(self) -> Health:
@@ -46,7 +51,8 @@ class OwnState:
         """For the service manager."""
         progress = self.reconciler.progress
         return Vitals(
-            is_started=self.is_started,
+            # what workers are left may all have ended
+            is_started=self.is_started and not self.handed_over,
             synced=progress.synced,
             generation=progress.generation,
             services=len(self.reconciler.desired.captured),

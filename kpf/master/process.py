@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from kpf import __version__
 from kpf.net import channel
-from kpf.net.messages import Close, Configure, Done, Drain, Listen, NoRoom, Ready, Reset
+from kpf.net.messages import Close, Configure, Done, Drain, Hold, Listen, NoRoom, Ready, Reset
 from kpf.worker import signals
 
 log = logging.getLogger("kpf")
@@ -34,7 +34,7 @@ class WorkerGoneError(ConnectionError):
     """The worker ended before it acknowledged a message."""
 
 
-Order = Configure | Listen | Close | Reset | Drain
+Order = Configure | Listen | Close | Reset | Hold | Drain
 
 
 @dataclass(slots=True)
@@ -56,17 +56,19 @@ class WorkerProcess:
     """A running worker. `on_ready` and `on_exit` are called once each, from the event loop.
 
     One that cannot be spoken to is killed: its successor is told everything. Making one raises OSError.
+    `answered`: what `send` has returned last: with it, all before it have been answered.
     """
 
     def __init__(
         self,
-        slot: int,
+        index: int,
         *,
         on_ready: Callable[["WorkerProcess"], None],
         on_exit: Callable[["WorkerProcess", int], None],
     ) -> None:
-        self.slot = slot
+        self.index = index
         self.uid: int | None = None
+        self.answered: asyncio.Future[None]
         self.privileges = ""
         self._on_ready, self._on_exit = on_ready, on_exit
         self._loop = asyncio.get_running_loop()
@@ -95,6 +97,7 @@ class WorkerProcess:
         outgoing = _Outgoing(message, files, self._loop.create_future())
         # somebody may lose interest in a worker that dies
         outgoing.done.add_done_callback(lambda future: future.cancelled() or future.exception())
+        self.answered = outgoing.done
         self._queue.append(outgoing)
         self._send_next()
         return outgoing.done
@@ -119,7 +122,7 @@ class WorkerProcess:
 
     def _send_later(self, why: str) -> None:
         if not self._is_short:
-            log.warning("worker %d (pid %d) cannot be told anything yet: %s", self.slot, self.pid, why)
+            log.warning("worker %d (pid %d) cannot be told anything yet: %s", self.index, self.pid, why)
         self._is_short = True
         self._again = self._loop.call_later(RETRY_S, self._send_again)
 
@@ -142,11 +145,11 @@ class WorkerProcess:
             case Ready(_, uid, privileges) if not self._is_ready:
                 self._is_ready, self.uid, self.privileges = True, uid, privileges
                 self._on_ready(self)
-            case Done(generation) if self._in_flight and generation == self._in_flight.message.generation:
+            case Done(number) if self._in_flight and number == self._in_flight.message.number:
                 self._in_flight.done.set_result(None)
                 self._in_flight, self._is_short = None, False
                 self._send_next()
-            case NoRoom(generation) if self._in_flight and generation == self._in_flight.message.generation:
+            case NoRoom(number) if self._in_flight and number == self._in_flight.message.number:
                 self._queue.appendleft(self._in_flight)
                 self._in_flight = None
                 self._send_later("it is short of descriptors")
@@ -154,7 +157,7 @@ class WorkerProcess:
                 self._give_up(channel.ChannelError(f"it sent {message} out of turn"))
 
     def _give_up(self, cause: Exception) -> None:
-        log.error("worker %d (pid %d) cannot be spoken to and is killed: %s", self.slot, self.pid, cause)
+        log.error("worker %d (pid %d) cannot be spoken to and is killed: %s", self.index, self.pid, cause)
         self._loop.remove_reader(self._channel)
         self.kill()
 
@@ -169,7 +172,7 @@ class WorkerProcess:
         unanswered = [*([self._in_flight] if self._in_flight else []), *self._queue]
         for outgoing in unanswered:
             if not outgoing.done.done():
-                outgoing.done.set_exception(WorkerGoneError(f"worker {self.slot} (pid {self.pid}) ended"))
+                outgoing.done.set_exception(WorkerGoneError(f"worker {self.index} (pid {self.pid}) ended"))
         self._queue.clear()
         self._on_exit(self, status)
 

@@ -64,6 +64,8 @@ class Reconciler:
         self._occupied = OccupiedNodePorts()
         # what was written last, if that has failed
         self._refused: Rules | None = None
+        # whose turn it is: a sync's, or that of somebody who wants none
+        self._turn = asyncio.Lock()
         # a listener is protected until it is closed
         effects.on_closed = self.request
         self.on_problems: Callable[[tuple[Problem, ...]], None] = lambda _: None
@@ -73,6 +75,10 @@ class Reconciler:
         self.desired = DesiredState()
         self.node: Node | None = None
 
+    def configure(self, *, port_range: range, capacity: int) -> None:
+        """From the next sync on. Frontends whose ports are not in the range get others."""
+        self._ports = ProxyPorts(port_range, capacity, is_free)
+
     def request(self, *, full: bool = False) -> None:
         """Something may have changed; `full`: the kernel's table may have, too."""
         self.progress.request()
@@ -81,11 +87,23 @@ class Reconciler:
     async def run(self) -> None:
         """Sync when it is time, for ever."""
         while True:
-            if await self._schedule.wait():
-                self._effects.doubt_rules()
-            self.progress.begin()
-            await self._attempt()
-            self.progress.end()
+            is_full_due = await self._schedule.wait()
+            async with self._turn:
+                if is_full_due:
+                    self._effects.doubt_rules()
+                self.progress.begin()
+                await self._attempt()
+                self.progress.end()
+
+    async def hold(self) -> None:
+        """No sync begins until `go_on`. Returns once none is under way, and nothing is being closed any more."""
+        await self._turn.acquire()
+        await self._effects.closed()
+
+    def go_on(self) -> None:
+        """After `hold`, with a full sync."""
+        self._turn.release()
+        self.request(full=True)
 
     async def _attempt(self) -> None:
         try:

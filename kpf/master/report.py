@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from kpf.master.addresses import shown
-from kpf.master.workers import Workers
+from kpf.master.generations import Generations
 from kpf.model.names import EndpointSet, Forwarding, ServicePortName, SocketAddress
 from kpf.model.rules import NodePort, Portal
 from kpf.plan.allocation import Listener
@@ -13,29 +13,48 @@ from kpf.plan.routes import PortalClaim
 from kpf.plan.service_plan import FrontendPlan
 from kpf.shm.directory import Directory
 from kpf.shm.layout import Address
-from kpf.shm.observer import MemberView
+from kpf.shm.observer import MemberView, WorkerView
 
 # endpoints that are reported before others get their turn on the loop
 AT_A_TIME = 500
 
 
-def workers_report(workers: Workers, directory: Directory) -> list[dict[str, object]]:
-    """For `status --json`: one entry a slot, in their order."""
+def workers_report(workers: Generations, directory: Directory) -> list[dict[str, object]]:
+    """For `status --json`: one entry a place of those that serve, then one for each worker that is leaving."""
+    serving = workers.serving
     entries: list[dict[str, object]] = []
     for index, slot in enumerate(workers.slots):
-        seen = directory.worker(index)
+        seen = directory.worker(serving.places[index])
         entries.append(
             {
-                "slot": index,
+                "slot": serving.places[index],
                 "pid": slot.pid,
                 "state": str(slot.state),
                 "connectionsActive": seen.active if slot.pid else 0,
                 "connectionsTotal": seen.total,
                 "restarts": slot.restarts,
-                "privileges": workers.privileges(index),
+                "privileges": workers.serving.privileges(index),
+                "generation": serving.generation,
             }
         )
+    for place in directory.worker_slots():
+        if place not in serving.places:
+            entries.append(_leaving(place, directory.worker(place)))
     return entries
+
+
+def _leaving(place: int, seen: WorkerView) -> dict[str, object]:
+    """One of before, whoever its master is: it goes on with what it has."""
+    return {
+        "slot": place,
+        "pid": seen.pid,
+        "state": "leaving",
+        "connectionsActive": seen.active,
+        "connectionsTotal": seen.total,
+        "restarts": 0,
+        "privileges": "",
+        "generation": seen.generation,
+    }
 
 
 async def services_report(

@@ -19,9 +19,17 @@ class SignalAction(Enum):
     RELOAD = auto()
     STOP = auto()
     STOP_NOW = auto()
+    LEAVE = auto()
+    # by no signal: a successor does
+    HAND_OVER = auto()
 
 
-SIGNALS = {signal.SIGHUP: SignalAction.RELOAD, signal.SIGTERM: SignalAction.STOP, signal.SIGINT: SignalAction.STOP_NOW}
+SIGNALS = {
+    signal.SIGHUP: SignalAction.RELOAD,
+    signal.SIGTERM: SignalAction.STOP,
+    signal.SIGINT: SignalAction.STOP_NOW,
+    signal.SIGUSR2: SignalAction.LEAVE,
+}
 
 
 class SignalQueue:

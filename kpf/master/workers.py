@@ -1,6 +1,7 @@
-"""The workers of all slots: carries out what the supervisor decides, and speaks to those who live.
+"""A generation of workers: carries out what the supervisor decides, and speaks to those who live.
 
-A newborn is told the whole state before anything else, so every later message finds it up to date.
+A newborn is told the whole state before anything else, so every later message finds it up to date. While there are two
+generations, both accept on the same sockets, each worker on those of its index; only one of them steers.
 """
 
 import asyncio
@@ -11,8 +12,9 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
-from kpf.master.listening import ListeningGroup, ListeningSockets
+from kpf.master.listening import ListeningGroup, ListeningSockets, batches_of
 from kpf.master.process import WorkerProcess
 from kpf.master.supervisor import (
     LATE_S,
@@ -30,7 +32,8 @@ from kpf.master.supervisor import (
 )
 from kpf.model.names import IPAddress
 from kpf.net.channel import MAX_DESCRIPTORS
-from kpf.net.messages import Close, Configure, Drain, Listen, Reset
+from kpf.net.handover import HANDOVER, MEMORY
+from kpf.net.messages import Close, Configure, Drain, Hold, Listen, Reset
 from kpf.shm.directory import Directory
 
 log = logging.getLogger("kpf")
@@ -41,21 +44,38 @@ START_S = 30.0
 
 
 class Workers:
-    """All worker processes. `newborn(slot)` makes a Configure message of generation 0."""
+    """All worker processes of a generation. `newborn(index)` makes a Configure message, number 0, for one of them.
+
+    What it says of slot, index, generation and descriptors is said here. `slots`: their places in shared memory, by
+    index. `handover`: the listening socket at which they wait for a successor if the master is gone. `steers`: whether
+    they have the word about who gets new connections; else `serve` gives it to them. `is_held`: they accept nothing.
+    """
 
     def __init__(
-        self, directory: Directory, listeners: ListeningSockets, *, newborn: Callable[[int], Configure], count: int
+        self,
+        directory: Directory,
+        listeners: ListeningSockets,
+        *,
+        newborn: Callable[[int], Configure],
+        slots: Sequence[int],
+        generation: int = 0,
+        handover: socket.socket | None = None,
+        steers: bool = True,
     ) -> None:
         self._directory, self._listeners, self._newborn = directory, listeners, newborn
-        self._supervisor = Supervisor(count)
+        self.places, self.generation = tuple(slots), generation
+        self._handover, self._steers = handover, steers
+        self._supervisor = Supervisor(len(slots))
+        self._healthy = frozenset(range(len(slots)))
         self._processes: dict[int, WorkerProcess] = {}
-        self._generation = itertools.count(1)
+        self._number = itertools.count(1)
         self._changed = asyncio.Event()
-        self._stopping = False
+        self._stopping = self.is_held = False
+        self._drained: list[asyncio.Future[None]] = []
 
     @property
     def slots(self) -> Sequence[Slot]:
-        """The supervisor's, by number; their fields change with each event."""
+        """The supervisor's, by index; their fields change with each event."""
         return self._supervisor.slots
 
     @property
@@ -63,9 +83,18 @@ class Workers:
         """How many have become ready, and are not known to be stuck."""
         return sum(slot.accepts and not slot.killed for slot in self.slots)
 
-    def privileges(self, slot: int) -> str:
-        """What its worker could not give up and why, or "none"; "" while nobody is in the slot, or it is not ready."""
-        process = self._processes.get(slot)
+    @property
+    def is_over(self) -> bool:
+        """They were told to leave, and all have ended."""
+        return self._stopping and not self._processes
+
+    def accepted(self, indexes: Iterable[int]) -> int:
+        """Connections that these have accepted so far, and those before them in their places."""
+        return sum(self._directory.worker(self.places[index]).total for index in indexes)
+
+    def privileges(self, index: int) -> str:
+        """What this worker could not give up and why, or "none"; "" while there is nobody, or it is not ready."""
+        process = self._processes.get(index)
         return process.privileges if process else ""
 
     def uid(self) -> int | None:
@@ -74,7 +103,10 @@ class Workers:
         return found.pop() if len(found) == 1 else None
 
     async def start(self) -> None:
-        """Spawn all and wait until each is ready, `START_S` at most. Raises TimeoutError."""
+        """Spawn all and wait until each is ready, `START_S` at most. Raises TimeoutError.
+
+        And until they accept on all that is announced, `ACKNOWLEDGE_S` at most: who is late is short of something.
+        """
         deadline_s = time.monotonic() + START_S
         self.tick()
         while not all(slot.accepts for slot in self.slots):
@@ -82,6 +114,9 @@ class Workers:
                 raise TimeoutError(errno.ETIMEDOUT, f"the workers were not ready within {START_S:g} s")
             await asyncio.sleep(TICK_S / 10)
             self.tick()
+        answers = [process.answered for process in self._processes.values()]
+        if answers:
+            await asyncio.wait(answers, timeout=ACKNOWLEDGE_S)
 
     async def supervise(self) -> None:
         """Watch over them, for ever, every `TICK_S`."""
@@ -98,70 +133,87 @@ class Workers:
         stuck = any(age > LATE_S for age in ages)
         self._handle(Observed(ages, paused, self._directory.lock_holders() if stuck else frozenset()))
 
-    def _observe(self, worker: int) -> tuple[float, bool]:
-        seen = self._directory.worker(worker)
+    def _observe(self, index: int) -> tuple[float, bool]:
+        seen = self._directory.worker(self.places[index])
         return time.monotonic() - seen.heartbeat_ms / 1000, seen.paused
 
     def _handle(self, event: Event) -> None:
         for action in self._supervisor.handle(event, time.monotonic()):
             match action:
-                case Spawn(slot):
-                    self._spawn(slot)
-                case Kill(slot, reason):
-                    log.warning("worker %d (pid %d) is killed: %s", slot, self._processes[slot].pid, reason)
-                    self._processes[slot].kill()
+                case Spawn(index):
+                    self._spawn(index)
+                case Kill(index, reason):
+                    log.warning("worker %d (pid %d) is killed: %s", index, self._processes[index].pid, reason)
+                    self._processes[index].kill()
                 case Steer(healthy):
-                    self._steer(healthy)
+                    self._healthy = healthy
+                    if self._steers and not self._stopping:
+                        self._steer()
         self._changed.set()
 
-    def _steer(self, healthy: frozenset[int]) -> None:
-        if self._stopping:
-            return
+    def serve(self) -> None:
+        """From now on new connections go where these workers say, whatever others have said before."""
+        self._steers = True
+        self._steer()
+
+    def _steer(self) -> None:
         try:
-            if not self._listeners.steer(healthy):
+            if not self._listeners.steer(self._healthy):
                 return
         except OSError as error:
             log.error("new connections cannot be steered, they go to all workers: %s", error)
             return
-        if len(healthy) < len(self.slots):
-            log.info("new connections go to workers %s only", sorted(healthy))
+        if len(self._healthy) < len(self.slots):
+            log.info("new connections go to workers %s only", sorted(self._healthy))
         else:
             log.info("new connections go to all workers")
 
-    def _spawn(self, slot: int) -> None:
+    def _spawn(self, index: int) -> None:
         try:
-            process = WorkerProcess(slot, on_ready=self._on_ready, on_exit=self._on_exit)
+            process = WorkerProcess(index, on_ready=self._on_ready, on_exit=self._on_exit)
         except OSError as error:
-            log.error("worker %d cannot be started: %s", slot, error)
-            self._handle(Exited(slot))
+            log.error("worker %d cannot be started: %s", index, error)
+            self._handle(Exited(index))
             return
-        self._processes[slot] = process
-        process.send(self._newborn(slot), [self._directory.descriptor])
-        for frontends, sockets in _batches(self._listeners.of_worker(slot)):
-            process.send(Listen(next(self._generation), frontends), sockets)
-        self._handle(Spawned(slot, process.pid))
+        self._processes[index] = process
+        process.send(*self._configuration(index))
+        if self.is_held:
+            process.send(Hold(next(self._number), True))
+        for frontends, sockets in self._listeners.of_worker(index):
+            process.send(Listen(next(self._number), frontends), sockets)
+        self._handle(Spawned(index, process.pid))
+
+    def _configuration(self, index: int) -> tuple[Configure, Sequence[socket.socket | int]]:
+        files: dict[str, socket.socket | int] = {MEMORY: self._directory.descriptor}
+        if self._handover is not None:
+            files[HANDOVER] = self._handover
+        said = self._newborn(index)
+        place, generation = self.places[index], self.generation
+        return replace(said, slot=place, index=index, generation=generation, descriptors=tuple(files)), [
+            *files.values()
+        ]
 
     def _on_ready(self, process: WorkerProcess) -> None:
-        log.info("worker %d (pid %d) is ready", process.slot, process.pid)
-        self._handle(BecameReady(process.slot))
+        log.info("worker %d (pid %d) is ready", process.index, process.pid)
+        self._handle(BecameReady(process.index))
 
     def _on_exit(self, process: WorkerProcess, status: int) -> None:
-        del self._processes[process.slot]
-        active = self._directory.worker(process.slot).active
+        del self._processes[process.index]
+        active = self._directory.worker(self.places[process.index]).active
         # while we stop, an end is news only if it has cut somebody off
         if active or not self._stopping:
             cause = f"signal {-status} ({signal.strsignal(-status)})" if status < 0 else f"status {status}"
             log.warning(
-                "worker %d (pid %d) died by %s with %d active connections", process.slot, process.pid, cause, active
+                "worker %d (pid %d) died by %s with %d active connections", process.index, process.pid, cause, active
             )
-        self._handle(Exited(process.slot))
+        self._handle(Exited(process.index))
 
     async def announce(self, groups: Sequence[ListeningGroup]) -> None:
         """Hand out listeners; wait until all who live accept on them, `ACKNOWLEDGE_S` at most."""
         answers = [
-            process.send(Listen(next(self._generation), frontends), sockets)
-            for slot, process in self._processes.items()
-            for frontends, sockets in _batches((group.frontend_slot, group.sockets[slot]) for group in groups)
+            process.send(Listen(next(self._number), frontends), sockets)
+            for index, process in self._processes.items()
+            for frontends, sockets in batches_of(index, groups)
         ]
         # they listen already: who is late delays connections and loses none
         if answers:
@@ -173,7 +225,7 @@ class Workers:
         Until then one that is late may still have to be told of them, and takes connections by their frontends' slots.
         """
         answers = [
-            process.send(Close(next(self._generation), tuple(batch)))
+            process.send(Close(next(self._number), tuple(batch)))
             for process in self._processes.values()
             for batch in _chunks(frontends)
         ]
@@ -184,17 +236,35 @@ class Workers:
         """Make all workers end the connections that have come to these."""
         shown = tuple(map(str, addresses))
         for process in self._processes.values():
-            process.send(Reset(next(self._generation), shown))
+            process.send(Reset(next(self._number), shown))
 
-    async def drain(self) -> None:
-        """Replace nobody any more, let all finish what they have, and return when the last has ended.
+    async def hold(self, is_held: bool) -> None:
+        """Have all accept nothing, or again; return once each has answered, or died, `ACKNOWLEDGE_S` at most."""
+        self.is_held = is_held
+        answers = [process.send(Hold(next(self._number), is_held)) for process in self._processes.values()]
+        if answers:
+            await asyncio.wait(answers, timeout=ACKNOWLEDGE_S)
 
-        Who is stuck is killed all the same: others may wait for a lock that it holds.
+    def leave(self) -> None:
+        """Replace nobody any more, steer nothing, and let all finish what they have: `is_over` when the last has ended.
+
+        Who is stuck is killed all the same, while `supervise` runs: others may wait for a lock that it holds.
+        Listeners may be withdrawn from those who leave as from others: their answer follows when nothing is queued.
         """
+        if self._stopping:
+            return
         self._stopping = True
         self._handle(StopRequested())
-        for process in self._processes.values():
-            process.send(Drain(next(self._generation)))
+        self._drained = [process.send(Drain(next(self._number))) for process in self._processes.values()]
+
+    async def have_left(self) -> None:
+        """After `leave`: return once each has answered that it listens nowhere any more, or died."""
+        if self._drained:
+            await asyncio.wait(self._drained)
+
+    async def drain(self) -> None:
+        """Leave, and return when the last has ended, who are supervised until then."""
+        self.leave()
         supervising = asyncio.create_task(self.supervise())
         try:
             await self._until(lambda: not self._processes)
@@ -218,12 +288,3 @@ class Workers:
 def _chunks(items: Sequence[int]) -> Iterator[Sequence[int]]:
     for start in range(0, len(items), MAX_DESCRIPTORS):
         yield items[start : start + MAX_DESCRIPTORS]
-
-
-def _batches(
-    listeners: Iterable[tuple[int, socket.socket]],
-) -> Iterator[tuple[tuple[int, ...], tuple[socket.socket, ...]]]:
-    iterator = iter(listeners)
-    while batch := list(itertools.islice(iterator, MAX_DESCRIPTORS)):
-        frontends, sockets = zip(*batch, strict=True)
-        yield frontends, sockets

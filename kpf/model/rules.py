@@ -138,6 +138,24 @@ class Rules:
             loopback={},
         )
 
+    def stepping_aside(self) -> "Rules":
+        """These rules without anything that concerns new connections: they are somebody else's; established ones go on.
+
+        What kpf itself listens at is still reached by nobody else.
+        """
+        return replace(
+            self,
+            portals={},
+            node_ports={},
+            off_node={},
+            loopback={},
+            source_ranges={},
+            forwards={},
+            hairpins={},
+            cluster_ips=frozenset(),
+            service_cidrs=(),
+        )
+
 
 def _closed(action: Action) -> Action:
     return action if isinstance(action, Direct) else Verdict.DROP

@@ -1,9 +1,11 @@
 """Who is at the other end of a Unix socket; and the names at which the daemon of a network namespace is found.
 
 Anybody may bind an abstract name. So there are several: one that neither root nor the daemon's own user holds is passed
-over by daemons and by orphaned workers alike.
+over by daemons and by orphaned workers alike. A socket in the file system is found from any network namespace, so who
+connects to one says in which it is.
 """
 
+import os
 import socket
 from typing import NamedTuple
 
@@ -31,3 +33,9 @@ def peer_of(sock: socket.socket) -> Peer:
     """Of a connected Unix socket, by SO_PEERCRED: unix(7)."""
     pid, uid, _ = UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
     return Peer(pid, uid)
+
+
+def network_namespace() -> tuple[int, int]:
+    """The one of this process, by st_dev and st_ino. Raises OSError where there is no /proc."""
+    found = os.stat("/proc/self/ns/net")
+    return found.st_dev, found.st_ino

@@ -49,6 +49,11 @@ def listening_socket(address: str, port: int, *, backlog: int, address_may_go: b
     return listener
 
 
+def address_may_go(listener: socket.socket) -> bool:
+    """What `listening_socket` was told of it."""
+    return bool(listener.getsockopt(*_TRANSPARENT[listener.family]))
+
+
 def keep_alive(sock: socket.SocketType) -> None:
     """A peer that has vanished is noticed after two minutes of silence."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

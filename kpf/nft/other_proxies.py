@@ -1,4 +1,4 @@
-"""Rules of kube-proxy beside ours: looked for once at the start and told, for they may be left over.
+"""Rules of kube-proxy beside ours: looked for at the start and told, for they may be left over; and at the end.
 
 Nothing has to be refused at the start. kpf's redirects come first, and the first one of a connection is the only one;
 what kube-proxy refuses after that it does not see of what kpf serves. So each may take over from the other without a

@@ -5,6 +5,7 @@
 | the start | | is | |
 | `doubt`: a full sync is due | Unknown, of what was known | stays | stays |
 | `distrust`: somebody else has touched it | Foreign | Foreign | stays |
+| `forget`: another kpf may have written it | Unknown | Unknown, of nothing | stays |
 | a transaction begins, which may end anyhow | Unknown | Unknown | stays |
 | ... one that makes the table anew | Unknown | Unknown | Unknown |
 | it is committed | | Known; stays if it has deleted the table | stays |
@@ -66,6 +67,11 @@ class Table:
     def distrust(self) -> None:
         """Somebody else has touched it: the next full sync takes everything away that is not ours."""
         self.state = Foreign()
+
+    def forget(self) -> None:
+        """Another kpf may have written it: the next full sync looks at what is there."""
+        if not isinstance(self.state, Foreign):
+            self.state = Unknown()
 
     @contextmanager
     def transaction(self, new: Rules | None, *, anew: bool = False) -> Iterator[None]:

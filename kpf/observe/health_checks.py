@@ -15,7 +15,7 @@ from aiohttp import web
 from kpf.model.health import HealthCheck
 from kpf.model.names import IPAddress
 from kpf.model.snapshot import Problem
-from kpf.observe.http import RETRY_S, PublicServer, listen, reason_of, response, runner_of
+from kpf.observe.http import RETRY_S, PublicServer, ServerSockets, listen, reason_of, response, runner_of
 
 log = logging.getLogger("kpf")
 
@@ -28,8 +28,8 @@ _NO_SUCH_FAMILY = {errno.EAFNOSUPPORT}
 class HealthCheckServers:
     """Made and used inside the event loop. `healthy`: whether the proxy itself takes new connections."""
 
-    def __init__(self, healthy: Callable[[], bool]) -> None:
-        self._healthy = healthy
+    def __init__(self, healthy: Callable[[], bool], sockets: ServerSockets) -> None:
+        self._healthy, self._sockets = healthy, sockets
         self._runner = runner_of(PublicServer(self._answer))
         self._wanted: Mapping[int, HealthCheck] = {}
         self._hosts: tuple[str, ...] = ()
@@ -98,7 +98,7 @@ class HealthCheckServers:
             if host in sites:
                 continue
             try:
-                sites[host] = await listen(self._runner, host, port)
+                sites[host] = await listen(self._runner, self._sockets.tcp(host, port))
             except OSError as error:
                 if error.errno not in _NO_SUCH_FAMILY:
                     refusals.append(f"{host}: {reason_of(error)}")

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -100,10 +101,60 @@ def runner_of(server: web.Server) -> web.ServerRunner:
     return web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_S)
 
 
-async def listen(runner: web.ServerRunner, host: str, port: int) -> web.SockSite:
-    """Serve at one more address, which is text; an IPv6 one leaves IPv4 alone. Raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+class ServerSockets:
+    """The listening sockets of all servers by name, to be handed over; `inherited`: what a predecessor has handed over.
+
+    They are named by what is asked for, so that who asks for the same gets the very socket.
+    """
+
+    def __init__(self, inherited: Mapping[str, socket.socket] | None = None) -> None:
+        self._inherited = dict(inherited or {})
+        self._given: dict[str, socket.socket] = {}
+
+    def open(self) -> dict[str, socket.socket]:
+        """Those that are in use, by name."""
+        self._given = {name: one for name, one in self._given.items() if one.fileno() >= 0}
+        return dict(self._given)
+
+    def has_unix(self, path: Path) -> bool:
+        """A predecessor has handed over the one at this path, and nobody has asked for it yet."""
+        return unix_name(path) in self._inherited
+
+    def tcp(self, host: str, port: int) -> socket.socket:
+        """At an address, which is text; an IPv6 one leaves IPv4 alone. Raises OSError."""
+        name, family = tcp_name(host, port), socket.AF_INET6 if ":" in host else socket.AF_INET
+        made = self._inherited.pop(name, None) or socket.create_server((host, port), family=family, backlog=BACKLOG)
+        self._given[name] = made
+        return made
+
+    def unix(self, path: Path) -> socket.socket:
+        """One that only its owner may use; a stale one is replaced, no other file is. Raises OSError."""
+        made = self._inherited.pop(unix_name(path), None) or _unix_socket(path)
+        self._given[unix_name(path)] = made
+        return made
+
+    def close_unused(self) -> None:
+        """What a predecessor has handed over and nobody has asked for."""
+        for one in self._inherited.values():
+            one.close()
+        self._inherited.clear()
+
+
+def tcp_name(host: str, port: int) -> str:
+    """Of a listening socket, for `ServerSockets`."""
+    return f"tcp {host} {port}"
+
+
+def unix_name(path: Path) -> str:
+    """Of a listening socket, for `ServerSockets`: two containers may each have another file at one path."""
+    with suppress(FileNotFoundError):
+        found = path.stat()
+        return f"unix {path} {found.st_dev} {found.st_ino}"
+    return ""
+
+
+async def listen(runner: web.ServerRunner, listener: socket.socket) -> web.SockSite:
+    """Serve there, too."""
     site = web.SockSite(runner, listener, backlog=BACKLOG)
     await site.start()
     return site
@@ -130,7 +181,8 @@ def response(status: int, body: object, headers: Mapping[str, str] | None = None
 class Servers:
     """HTTP servers of the daemon that have fixed paths."""
 
-    def __init__(self) -> None:
+    def __init__(self, sockets: ServerSockets) -> None:
+        self._sockets = sockets
         self._runners: list[web.ServerRunner] = []
         self._tcp_runners: list[web.ServerRunner] = []
         self._retries: set[asyncio.Task[None]] = set()
@@ -144,7 +196,7 @@ class Servers:
         runner = await self._runner(PublicServer(_handler(documents)))
         self._tcp_runners.append(runner)
         try:
-            await listen(runner, host, port)
+            await listen(runner, self._sockets.tcp(host, port))
         except OSError as error:
             failure = f"cannot serve http on {host} port {port} yet: {reason_of(error)}"
             log.error("%s", failure)
@@ -155,22 +207,11 @@ class Servers:
         return ""
 
     async def serve_unix(self, path: Path, documents: Mapping[str, Document]) -> None:
-        """Serve on a socket that only its owner may use; a stale one is replaced, no other file is. Raises OSError."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_socket() and not _answers(path):
-            path.unlink()
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            listener.bind(str(path))
-        except OSError as error:
-            listener.close()
-            # the kernel's error does not name the path
-            raise OSError(error.errno, error.strerror, str(path)) from None
-        # between bind and here nobody can connect: it does not listen yet
-        path.chmod(0o600)
+        """Serve on a socket that only its owner may use. Raises OSError."""
+        listener = self._sockets.unix(path)
         self._unix_path = path
         server = web.Server(_handler(documents), access_log=None)
-        await web.SockSite(await self._runner(server), listener).start()
+        await listen(await self._runner(server), listener)
 
     async def _runner(self, server: web.Server) -> web.ServerRunner:
         runner = runner_of(server)
@@ -182,7 +223,7 @@ class Servers:
         while True:
             await asyncio.sleep(RETRY_S)
             try:
-                await listen(runner, host, port)
+                await listen(runner, self._sockets.tcp(host, port))
             except OSError:
                 continue
             else:
@@ -198,13 +239,29 @@ class Servers:
             self._runners.remove(runner)
         self._tcp_runners.clear()
 
-    async def close(self) -> None:
-        """Stop serving everywhere; the Unix socket's path is taken away."""
+    async def close(self, *, handed_over: bool = False) -> None:
+        """Stop serving everywhere; the Unix socket's path is taken away, unless a successor has the socket."""
         await self.close_tcp()
         for runner in self._runners:
             await runner.cleanup()
-        if self._unix_path:
+        if self._unix_path and not handed_over:
             self._unix_path.unlink(missing_ok=True)
+
+
+def _unix_socket(path: Path) -> socket.socket:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_socket() and not _answers(path):
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        # the kernel's error does not name the path
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    # between bind and here nobody can connect: it does not listen yet
+    path.chmod(0o600)
+    return listener
 
 
 def _answers(path: Path) -> bool:

@@ -24,7 +24,7 @@ START_EXTENSION_S = 60.0
 class ServiceManager:
     """The one at `$NOTIFY_SOCKET`; without one, nothing is told. `vitals`: how kpf is at the moment."""
 
-    def __init__(self, vitals: Callable[[], Vitals]) -> None:
+    def __init__(self, vitals: Callable[[], Vitals] = Vitals) -> None:
         self._vitals = vitals
         address = os.environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
@@ -32,6 +32,10 @@ class ServiceManager:
         self._is_ready = self._is_known_ready = self._is_reloading = self._is_stopping = False
         self._is_deaf = False
         self._hung_beats = 0
+
+    def tell_of(self, vitals: Callable[[], Vitals]) -> None:
+        """From now on this says how kpf is."""
+        self._vitals = vitals
 
     async def keep_alive(self) -> None:
         """Tell how kpf is, and, unless it hangs, that it lives. Never ends by itself.

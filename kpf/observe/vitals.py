@@ -15,22 +15,24 @@ PATIENCE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """`is_started`: all workers have been ready. `workers_alive`: those whose heartbeats are seen.
+    """As it is at the very start. `is_started`: all workers have been ready.
+
+    `workers_alive`: those whose heartbeats are seen.
 
     `standing_s`: how long the sync under way has not come further, 0 while there is none; `in_kernel`: the kernel has a
     request of ours in hand. `waiting_s`: how long the oldest change waits. `troubles`: why the source does not tell.
     """
 
-    is_started: bool
-    synced: bool
-    generation: int
-    services: int
-    workers: int
-    workers_alive: int
-    standing_s: float
-    in_kernel: bool
-    waiting_s: float
-    troubles: tuple[str, ...]
+    is_started: bool = False
+    synced: bool = False
+    generation: int = 0
+    services: int = 0
+    workers: int = 0
+    workers_alive: int = 0
+    standing_s: float = 0.0
+    in_kernel: bool = False
+    waiting_s: float = 0.0
+    troubles: tuple[str, ...] = ()
 
     def hang(self) -> str:
         """Why it does not live, "" if it does. That somebody asks says that the event loop runs."""

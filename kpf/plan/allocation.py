@@ -5,7 +5,7 @@ frontend, and what follows from all of them: which addresses may be neither dial
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import attrgetter
 from typing import NamedTuple
@@ -42,7 +42,7 @@ class Allocation:
     `listening`: where kpf listens for all of them: what is sent there by TCP comes back to kpf. Where nothing tells the
     workers' dials from others, so does what they send to a portal: `node_ports_at`, and `portals_at`: all others.
     `forbidden`: all places from where a worker's dial would come back. `cluster_ips`: those whose other ports are
-    refused. `node_port_numbers`: of TCP.
+    refused. `node_port_numbers`: of TCP. `port_range`: from which proxy ports were chosen.
     """
 
     ownership: Ownership = field(default_factory=Ownership)
@@ -57,6 +57,7 @@ class Allocation:
     cluster_ips: frozenset[IPAddress] = frozenset()
     node_port_numbers: frozenset[int] = frozenset()
     problems: tuple[Problem, ...] = ()
+    port_range: range = range(0)
 
     @property
     def is_complete(self) -> bool:
@@ -129,7 +130,7 @@ def allocate(
     closed yet. `left_out`: frontends that are not to be served, and why.
     """
     before, unwanted = before or Allocation(), dict(left_out or {})
-    if not unwanted and before.holds(ownership, facts, still_open):
+    if not unwanted and before.port_range == ports.range and before.holds(ownership, facts, still_open):
         return before
     addresses = facts.listening_addresses()
     assigned = assign_ports(
@@ -142,7 +143,8 @@ def allocate(
         is_free=lambda key, port: ports.is_free(Listener(key, SocketAddress(addresses[key.family], port))),
     )
     reasons = why_left_out(ownership, len(assigned), ports.limit) | unwanted
-    return allocation_of(ownership, assigned, facts, before=before, left_out=reasons, still_open=still_open)
+    made = allocation_of(ownership, assigned, facts, before=before, left_out=reasons, still_open=still_open)
+    return replace(made, port_range=ports.range)
 
 
 def why_left_out(ownership: Ownership, served: int, limit: int) -> dict[FrontendKey, str]:

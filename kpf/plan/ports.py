@@ -24,7 +24,7 @@ def assign_ports(
     limit: int,
     is_free: Callable[[FrontendKey, int], bool],
 ) -> dict[FrontendKey, int]:
-    """Give each of `keys` a port: the one that it has, else its first candidate that nobody has.
+    """Give each of `keys` a port: the one that it has, if that is in the range, else its first candidate that is free.
 
     `reserved` ports (NodePorts) are never given away, and who has one gets another. Keys for which no port is left, or
     that would be more than `limit`, are missing from the result.
@@ -33,7 +33,7 @@ def assign_ports(
     newcomers = []
     for key in keys:
         port = assigned.get(key)
-        if port is not None and port not in reserved:
+        if port is not None and port in port_range and port not in reserved:
             result[key] = port
         else:
             newcomers.append(key)

@@ -24,6 +24,23 @@ class Extents:
             self._free[smaller].add(offset + (1 << smaller))
         return offset
 
+    def reserve(self, offset: int, length: int) -> None:
+        """Take the extent that `take(length)` gave before, in another life. Raises ValueError if it is not free."""
+        wanted = order_of(length)
+        for order in range(wanted, self._order + 1):
+            start = offset & ~((1 << order) - 1)
+            if start in self._free[order]:
+                break
+        else:
+            raise ValueError(f"{length} units at {offset} are not free")
+        if offset & ((1 << wanted) - 1):
+            raise ValueError(f"no extent of {length} units begins at {offset}")
+        self._free[order].remove(start)
+        for smaller in range(order - 1, wanted - 1, -1):
+            half = 1 << smaller
+            self._free[smaller].add(start if offset & half else start + half)
+            start += offset & half
+
     def give(self, offset: int, length: int) -> None:
         """Take back what `take(length)` gave."""
         order = order_of(length)

@@ -5,7 +5,8 @@ Who writes what:
   frontend's lock only (`kpf.shm.lock`). A change takes effect by one aligned store of one word; what was written
   before it is garbage until then, so a holder that is killed at any instant leaves a consistent state.
 - A worker's own record and its counters have one writer, that worker, and need no lock.
-- The master alone gives out slots, extents and affinity tables, and keeps the books about them in its own memory.
+- The master alone gives out slots, extents and affinity tables. Its books about them are in its own memory, and can be
+  made again from what is here (`kpf.shm.adoption`), wherever it was when it was killed.
 
 Times are CLOCK_MONOTONIC milliseconds. Addresses are 16 bytes, IPv4 v4-mapped.
 """
@@ -16,31 +17,44 @@ from typing import NamedTuple
 
 WORD = 8
 MAGIC = 0x6B70662D73686D21
-VERSION = 2
+# goes up with every change of what is below; magic, version and description stay where they are for ever
+VERSION = 3
 
+WORKER_SLOTS = 512
 FRONTEND_CAPACITY = 1 << 16
 MEMBER_CAPACITY = 1 << 18
 ARENA_WORDS = 1 << 22
 
 # The header.
-MAGIC_AT, VERSION_AT, WORKERS_AT = 0, 1, 2
-FRONTENDS_USED_AT, MEMBERS_USED_AT = 3, 4  # slots from here on were never in use
+MAGIC_AT, VERSION_AT = 0, 1
+WORKERS_USED_AT, FRONTENDS_USED_AT, MEMBERS_USED_AT = 2, 3, 4  # slots from here on were never in use
 SEED_AT = 5  # two odd random words for the hash of affinity tables
+SERIAL_AT = 7  # of the last identity that was given out, so that none is again, by whichever master
+DESCRIPTION_AT = 16  # how many bytes, and these: `kpf.shm.description`
 HEADER_WORDS = 512
 
-# A worker's record, on cache lines of its own.
-HEARTBEAT, PAUSED, ACTIVE, TOTAL, PAUSES = range(5)
+# A worker's record, on cache lines of its own. The heartbeat (ms) says whether the slot is taken; who takes one, or
+# gives it back (0), writes it for a worker that is not there.
+HEARTBEAT, PAUSED, ACTIVE, TOTAL, PAUSES, GENERATION, PID = range(7)
 WORKER_WORDS = 64
 
 # A frontend's record: the list word, the affinity timeout (ms, 0: none), 1 + the index of its affinity table, entries
 # in use there, entries evicted from it. While the timeout is 0, no worker looks at the table. And, without the lock:
 # whether connections may come back by another node (1), so that it has but a share of each worker's sessions.
-LIST, TIMEOUT, AFFINITY_TABLE, AFFINITY_ENTRIES, EVICTIONS, MAY_LOOP = range(6)
+# The anchor, an address and a port, is valid while the list word is ANCHORED. The state is the last word, so that what
+# clears the record in order ends with it.
+LIST, TIMEOUT, AFFINITY_TABLE, AFFINITY_ENTRIES, EVICTIONS, MAY_LOOP, ANCHOR, ANCHOR_PORT = 0, 1, 2, 3, 4, 5, 6, 8
 FRONTEND_WORDS = 16
+STATE = FRONTEND_WORDS - 1
+
+# A frontend's label: how many bytes, and these. What they say is the master's affair.
+LABEL_LENGTH, LABEL_BYTES = 0, 1
+LABEL_WORDS = 64
+LABEL_LIMIT = (LABEL_WORDS - LABEL_BYTES) * WORD
 
 # The list word: all that makes up the cursor, so that one store commits list and cursor together.
 # Cursor: 0 = nobody was served, else 1 + the index of the last one served; next is cursor % count. ANCHORED: the last
-# one served is not in the list any more (the master remembers it); cursor is the index of the next one.
+# one served is not in the list any more, but is the anchor; cursor is the index of the next one.
 INDEX_MASK = (1 << 20) - 1
 COUNT_SHIFT = 20
 OFFSET_SHIFT = 40
@@ -53,8 +67,8 @@ KEEP_LIST = (1 << 62) - (1 << 20)  # offset and count
 NOTED_MEMBERS = 64
 
 # A member's record. Identity: 64 bit, serial << 24 | slot, never used again; 0 once it has left the list. Connect time:
-# how long its answers take (ms); 0: not longer than a dial waits anyway.
-IDENTITY, ADDRESS, PORT, HEALTH, CONNECT_TIME = 0, 1, 3, 4, 5
+# how long its answers take (ms); 0: not longer than a dial waits anyway. Owner: the frontend's slot.
+IDENTITY, ADDRESS, PORT, HEALTH, CONNECT_TIME, OWNER = 0, 1, 3, 4, 5, 6
 MEMBER_WORDS = 8
 SLOT_MASK = (1 << 24) - 1
 SERIAL_SHIFT = 24
@@ -76,6 +90,15 @@ AFFINITY_TABLE_WORDS = BUCKET_WORDS << BUCKET_BITS
 AFFINITY_TABLES = 1 << 12
 
 PAGE_WORDS = 512
+
+
+class State(IntEnum):
+    """Of a frontend. RETIRED: its sessions may go on. FREED: nobody refers to it, its place is being cleaned."""
+
+    FREE = 0
+    LIVE = 1
+    RETIRED = 2
+    FREED = 3
 
 
 class Reason(IntEnum):
@@ -115,11 +138,11 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Index of the first word of each area, for a number of workers. Areas begin on pages."""
+    """Index of the first word of each area. Areas begin on pages."""
 
-    workers: int
     worker_records: int = field(init=False)
     frontends: int = field(init=False)
+    labels: int = field(init=False)
     members: int = field(init=False)
     arena: int = field(init=False)
     frontend_counters: int = field(init=False)
@@ -130,12 +153,13 @@ class Layout:
     def __post_init__(self) -> None:
         at = HEADER_WORDS
         for area, words in (
-            ("worker_records", self.workers * WORKER_WORDS),
+            ("worker_records", WORKER_SLOTS * WORKER_WORDS),
             ("frontends", FRONTEND_CAPACITY * FRONTEND_WORDS),
+            ("labels", FRONTEND_CAPACITY * LABEL_WORDS),
             ("members", MEMBER_CAPACITY * MEMBER_WORDS),
             ("arena", ARENA_WORDS),
-            ("frontend_counters", self.workers * FRONTEND_CAPACITY * FRONTEND_COUNTERS),
-            ("member_counters", self.workers * MEMBER_CAPACITY * MEMBER_COUNTERS),
+            ("frontend_counters", WORKER_SLOTS * FRONTEND_CAPACITY * FRONTEND_COUNTERS),
+            ("member_counters", WORKER_SLOTS * MEMBER_CAPACITY * MEMBER_COUNTERS),
             ("affinity_tables", AFFINITY_TABLES * AFFINITY_TABLE_WORDS),
         ):
             object.__setattr__(self, area, at)
@@ -143,12 +167,16 @@ class Layout:
         object.__setattr__(self, "end", at)
 
     def worker(self, worker: int) -> int:
-        """The record of a worker, 0..`workers` - 1: the index of its first word, as with all of these."""
+        """The record of a worker, slot 0..511: the index of its first word, as with all of these."""
         return self.worker_records + worker * WORKER_WORDS
 
     def frontend(self, slot: int) -> int:
         """The record of a frontend, slot 0..65,535."""
         return self.frontends + slot * FRONTEND_WORDS
+
+    def label(self, slot: int) -> int:
+        """The label of a frontend, slot 0..65,535."""
+        return self.labels + slot * LABEL_WORDS
 
     def member(self, slot: int) -> int:
         """The record of a member, slot 0..262,143."""

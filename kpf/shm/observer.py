@@ -1,4 +1,4 @@
-"""Reads counts and states for status and metrics: sums over workers of words that have a single writer each."""
+"""Reads counts and states for status and metrics: sums over workers' slots of words that have a single writer each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from kpf.shm.layout import (
     F_RETRIES,
     F_TOTAL,
     FRONTEND_COUNTERS,
+    GENERATION,
     HEALTH,
     HEARTBEAT,
     IDENTITY,
@@ -26,8 +27,10 @@ from kpf.shm.layout import (
     MEMBER_REASONS,
     PAUSED,
     PAUSES,
+    PID,
     TOTAL,
     UNTIL_SHIFT,
+    WORKERS_USED_AT,
     Address,
     Reason,
 )
@@ -69,13 +72,19 @@ class MemberView(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """What a worker says of itself. `pauses`: how often it has stopped accepting for lack of something."""
+    """What the worker in a slot says of itself, and what those before it there have: `total` and `pauses` go on.
+
+    `pauses`: how often it has stopped accepting for lack of something. `generation` and `pid`: 0 until one has
+    begun.
+    """
 
     heartbeat_ms: int
     paused: bool
     active: int
     total: int
     pauses: int
+    generation: int
+    pid: int
 
 
 class Observer:
@@ -83,6 +92,11 @@ class Observer:
 
     def __init__(self, region: Region) -> None:
         self._words, self._layout = region.words, region.layout
+
+    @property
+    def _workers(self) -> range:
+        """Those of whom there may be counts."""
+        return range(self._words[WORKERS_USED_AT])
 
     def frontend(self, slot: int) -> FrontendView:
         """By its slot."""
@@ -122,8 +136,9 @@ class Observer:
 
     def _sums(self, counter: Callable[[int, int], int], slot: int, number: int) -> list[int]:
         """All counters of a frontend or member."""
-        starts = [counter(worker, slot) for worker in range(self._layout.workers)]
-        return list(map(sum, zip(*(self._words[start : start + number].tolist() for start in starts), strict=True)))
+        starts = [counter(worker, slot) for worker in self._workers]
+        counts = (self._words[start : start + number].tolist() for start in starts)
+        return list(map(sum, zip([0] * number, *counts, strict=True)))
 
     def worker(self, worker: int) -> WorkerView:
         """By its number, what it has said last; CLOCK_MONOTONIC."""
@@ -134,14 +149,16 @@ class Observer:
             active=words[at + ACTIVE],
             total=words[at + TOTAL],
             pauses=words[at + PAUSES],
+            generation=words[at + GENERATION],
+            pid=words[at + PID],
         )
 
     def frontend_sum(self, slot: int, index: int) -> int:
         """One counter, `F_TOTAL` or another, over all workers."""
         layout = self._layout
-        return sum(self._words[layout.frontend_counter(worker, slot) + index] for worker in range(layout.workers))
+        return sum(self._words[layout.frontend_counter(worker, slot) + index] for worker in self._workers)
 
     def member_sum(self, member: int, index: int) -> int:
         """One counter, `M_TOTAL` or another, over all workers."""
         layout = self._layout
-        return sum(self._words[layout.member_counter(worker, member) + index] for worker in range(layout.workers))
+        return sum(self._words[layout.member_counter(worker, member) + index] for worker in self._workers)

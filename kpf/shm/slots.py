@@ -1,5 +1,6 @@
 """Gives out places of one size: slots of frontends and members, affinity tables. Pure, used by the master only."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 
@@ -14,6 +15,11 @@ class Slots:
     capacity: int
     used: int = 0
     free: list[int] = field(default_factory=list)
+
+    @classmethod
+    def with_free(cls, capacity: int, used: int, free: Collection[int]) -> "Slots":
+        """As they were left: of those below `used`, these are free."""
+        return cls(capacity, used, sorted(free, reverse=True))
 
     def take(self) -> int:
         """Raises `CapacityError`."""

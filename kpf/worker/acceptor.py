@@ -74,6 +74,7 @@ class Acceptor:
         self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._total = region.words[self._record + TOTAL]
         self._paused_ms = 0
+        self._is_held = False
         # since when nothing could be accepted, over pauses that follow on one another; 0: something could
         self._stalled_ms = 0
         self.limit = 0
@@ -106,6 +107,16 @@ class Acceptor:
         """There are listeners that the master could not hand over, or there are none any more."""
         self._lacks_listeners = lacks_listeners
         self._tell()
+
+    def staying(self) -> list[ListeningSocket]:
+        """Those listeners that are not being closed."""
+        return [listener for descriptor, listener in self.listeners.items() if descriptor not in self._closing]
+
+    def hold(self, is_held: bool) -> None:
+        """Accept nothing until this is taken back, not even what is queued at listeners that are to be closed."""
+        if is_held and not self._paused_ms:
+            self._stop()
+        self._is_held = is_held
 
     def close(self, frontends: set[int] | None = None) -> None:
         """Close the listeners of these frontends, of all if None.
@@ -145,7 +156,8 @@ class Acceptor:
     def _drain(self) -> None:
         for _ in range(DRAINS_AN_ITERATION):
             # others are told of nothing until this is done, so it may not take as long as a pause can
-            gives_up = self._paused_ms and self._clock.now_ms - self._stalled_ms >= CLOSE_LIMIT_MS
+            late = self._clock.now_ms - self._stalled_ms >= CLOSE_LIMIT_MS
+            gives_up = self._paused_ms and (late or self._is_held)
             if not self._closing or (self._paused_ms and not gives_up):
                 return
             descriptor, listener = next(iter(self._closing.items()))
@@ -210,16 +222,21 @@ class Acceptor:
     def _pause(self) -> None:
         if self._paused_ms:
             return
+        self._stop()
+        self._words[self._record + PAUSES] += 1
+
+    def _stop(self) -> None:
         for descriptor in self.listeners:
             self._unwatch(descriptor)
         self._paused_ms = self._clock.now_ms
         self._stalled_ms = self._stalled_ms or self._paused_ms
         self._clock.is_restless = True
-        self._words[self._record + PAUSES] += 1
         self._tell()
 
     def _resume(self) -> None:
         """Go on when there is room for more than one, and not at every iteration: there may be many listeners."""
+        if self._is_held:
+            return
         room = self.limit - self._sessions.active - self._sessions.extra // 2
         is_full = room <= self.limit // 64 or self._sessions.unwatched
         if self._clock.now_ms - self._paused_ms < PAUSE_MS or is_full:

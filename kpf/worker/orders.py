@@ -5,13 +5,14 @@ import socket
 from collections import deque
 
 from kpf.net import channel
+from kpf.net.channel import Message
 from kpf.net.credentials import peer_of
-from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, NoRoom, Ready, Reset
+from kpf.net.messages import Close, Configure, Done, Drain, Hold, Listen, NoRoom, Ready, Reset
 
 # the master has no time to read, or memory is short. All else means that it is gone, and the channel says so by itself
 NOT_NOW = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM}
 
-Order = Configure | Listen | Close | Reset | Drain
+Order = Configure | Listen | Close | Reset | Hold | Drain
 
 
 class Orders:
@@ -39,7 +40,7 @@ class Orders:
             message, descriptors = channel.receive(self._master)
         except channel.NoRoomError as error:
             self.lacks_listeners = True
-            self._answers.append(NoRoom(error.generation))
+            self._answers.append(NoRoom(error.number))
             return None
         except OSError as error:
             if error.errno not in NOT_NOW:
@@ -55,7 +56,7 @@ class Orders:
 
     def answer(self, order: Order) -> None:
         """The order is carried out. If that cannot be said now, it is said by `settle`."""
-        self._answers.append(Done(order.generation))
+        self._answers.append(Done(order.number))
         self.settle()
 
     def settle(self) -> None:

@@ -9,17 +9,20 @@ import os
 import resource
 import select
 import socket
+from collections.abc import Mapping
 from time import monotonic_ns
 
 from kpf.net import channel
-from kpf.net.messages import Close, Configure, Drain, Listen, Reset
-from kpf.shm import layout
+from kpf.net.handover import HANDOVER, MEMORY
+from kpf.net.messages import Close, Configure, Drain, Hold, Listen, Reset
+from kpf.shm import worker_slots
 from kpf.shm.balancer import Balancer
-from kpf.shm.layout import FRONTENDS_USED_AT, HEARTBEAT, MEMBERS_USED_AT
+from kpf.shm.layout import HEARTBEAT
 from kpf.shm.region import Region, monotonic_ms
 from kpf.worker import privileges
 from kpf.worker.acceptor import Acceptor
 from kpf.worker.clock import Clock
+from kpf.worker.conversation import Estate
 from kpf.worker.dialer import Dialer
 from kpf.worker.orders import Orders
 from kpf.worker.orphan import Orphan
@@ -53,24 +56,30 @@ def main(descriptor: int) -> int:
     _die_before_the_master()
     kept = privileges.drop(message.uid, message.gid)
     orders = Orders(master)
-    worker = Worker(orders, message, Region.attach(descriptors[0]))
+    worker = Worker(orders, message, dict(zip(message.descriptors, descriptors, strict=True)))
     gc.collect()
     gc.disable()
     gc.freeze()
     orders.ready(kept, os.getpid(), os.geteuid())
     orders.answer(message)
     worker.run()
+    worker.end()
     return 0
 
 
 class Worker:
-    """One slot's process: its epoll, and the parts that it is made of. The master's channel is `orders`."""
+    """One slot's process: its epoll, and the parts that it is made of.
 
-    def __init__(self, orders: Orders, configuration: Configure, region: Region) -> None:
+    The master's channel is `orders`; `descriptors` are those that came with `configuration`, by name. Raises
+    `RegionError`, OSError.
+    """
+
+    def __init__(self, orders: Orders, configuration: Configure, descriptors: Mapping[str, int]) -> None:
+        region = Region.attach(descriptors[MEMORY])
         slot, record = configuration.slot, region.layout.worker(configuration.slot)
         self._orders, self._configuration = orders, configuration
         self._words, self._record = region.words, record
-        _forget_predecessor(region, slot)
+        worker_slots.begin(region, slot, generation=configuration.generation, pid=os.getpid())
         self._epoll = select.epoll()
         pipes = PipePool(configuration.workers)
         self._sessions = Sessions(self._epoll, region.words, record, pipes)
@@ -80,6 +89,8 @@ class Worker:
         self._dialer = Dialer(self._sessions, self._relay, Balancer(region, slot), region.words, self._clock)
         self._acceptor = Acceptor(self._sessions, self._dialer, self._clock, region, worker=slot, pipes=pipes.limit)
         self._sweeper = Sweeper(self._sessions, self._relay, self._clock, pipes)
+        self._estate = Estate(configuration, descriptors, self._acceptor, self._clock.now_ms)
+        self._handover = socket.socket(fileno=descriptors[HANDOVER]) if HANDOVER in descriptors else None
         self._orphan: Orphan | None = None
         self._unanswered: Close | Drain | None = None
         self._leaving = self._is_over = False
@@ -112,6 +123,10 @@ class Worker:
             if relay.again or sessions.ends or sessions.dead:
                 more = relay.settle() or more
 
+    def end(self) -> None:
+        """Its place in shared memory may be another's from now on."""
+        self._words[self._record + HEARTBEAT] = 0
+
     def _look_around(self) -> bool:
         """What is due now and then. True if there is more to do at once."""
         clock, acceptor = self._clock, self._acceptor
@@ -129,8 +144,7 @@ class Worker:
             self._orders.settle()
         if self._orphan:
             self._orphan.tick(clock.now_ms)
-            self._sessions.make_room(self._orphan.descriptor)
-            clock.at(self._orphan.deadline_ms)
+            self._follow(self._orphan)
         over_time = self._orphan is not None and clock.now_ms >= self._orphan.deadline_ms
         self._is_over = over_time or (self._leaving and not self._sessions.active and acceptor.is_empty)
         clock.is_restless = self._leaving or acceptor.is_unsettled or bool(self._resets.due)
@@ -138,10 +152,23 @@ class Worker:
 
     def _other_ready(self, descriptor: int) -> None:
         """The master, this one or another; or a socket that was closed earlier in the batch."""
-        if descriptor == self._orders.descriptor and self._orphan is None:
+        if self._orphan is not None:
+            self._orphan.ready(descriptor, self._clock.now_ms)
+            self._follow(self._orphan)
+        elif descriptor == self._orders.descriptor:
             self._obey()
-        elif self._orphan is not None and descriptor == self._orphan.descriptor and self._orphan.is_relieved():
+
+    def _follow(self, orphan: Orphan) -> None:
+        """Do what others want of an orphan."""
+        self._acceptor.hold(orphan.is_paused)
+        for addresses in orphan.resets():
+            self._resets.order(addresses)
+            self._clock.is_restless = True
+        if orphan.is_relieved and not self._leaving:
             self._leave()
+        if self._leaving and not self._acceptor.is_closing:
+            orphan.left()
+        self._clock.at(orphan.due_ms)
 
     def _obey(self) -> None:
         try:
@@ -167,6 +194,9 @@ class Worker:
                 self._resets.order(addresses)
                 self._clock.is_restless = True
                 self._orders.answer(message)
+            case Hold(is_held=is_held):
+                self._acceptor.hold(is_held)
+                self._orders.answer(message)
             case Drain():
                 self._unanswered = message
                 self._leave()
@@ -183,19 +213,15 @@ class Worker:
         self._epoll.unregister(self._orders.descriptor)
         self._orders.close()
         self._acceptor.lack(False)
-        deadline_ms = self._clock.now_ms + int(self._configuration.orphan_timeout_s * 1000)
-        self._orphan = Orphan(self._epoll, self._orders.master_uid, deadline_ms)
-
-
-def _forget_predecessor(region: Region, slot: int) -> None:
-    """The connections of whoever had this slot before have died with it."""
-    words, places = region.words, region.layout
-    words[places.worker(slot) + layout.ACTIVE] = words[places.worker(slot) + layout.PAUSED] = 0
-    for frontend in range(words[FRONTENDS_USED_AT]):
-        counters = places.frontend_counter(slot, frontend)
-        words[counters + layout.F_ENDED] = words[counters + layout.F_TOTAL]
-    for member in range(words[MEMBERS_USED_AT]):
-        words[places.member_counter(slot, member) + layout.M_ACTIVE] = 0
+        self._orphan = Orphan(
+            self._sessions,
+            self._estate,
+            self._handover,
+            master_uid=self._orders.master_uid,
+            now_ms=self._clock.now_ms,
+            timeout_ms=int(self._configuration.orphan_timeout_s * 1000),
+            is_relieved=self._leaving,
+        )
 
 
 def _die_before_the_master() -> None:

@@ -139,9 +139,9 @@ MUTANTS = (
     ),
     Mutant(
         "a slot's next member has the usual time of the one before",
-        "kpf/shm/directory.py",
-        "            self._words[at] = 0\n        self._member_slots",
-        "            pass\n        self._member_slots",
+        "kpf/shm/places.py",
+        "            self._words[at] = 0\n        self.members.free",
+        "            pass\n        self.members.free",
         (f"{BALANCER}::test_an_endpoint_that_comes_again_is_not_taken_for_the_slow_one_before",),
     ),
     Mutant(

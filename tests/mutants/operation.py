@@ -173,8 +173,8 @@ MUTANTS = (
     Mutant(
         "the end waits for the kernel",
         "kpf/master/ending.py",
-        "        async with asyncio.timeout(TRANSACTION_S):\n            await one\n",
-        "        async with asyncio.timeout(None):\n            await one\n",
+        "        async with asyncio.timeout(TRANSACTION_S):\n            return await one\n",
+        "        async with asyncio.timeout(None):\n            return await one\n",
         (f"{BUSY}::test_when_it_is_to_stop",),
     ),
     Mutant(

@@ -211,8 +211,8 @@ MUTANTS = (
     Mutant(
         "while new connections are dropped, undefined ports are refused",
         "kpf/model/rules.py",
-        "            cluster_ips=frozenset(),\n",
-        "",
+        "            self,\n            cluster_ips=frozenset(),\n",
+        "            self,\n",
         ("tests/test_nft_traffic.py::test_what_the_old_rules_let_pass_is_not_refused_when_dropping",),
     ),
 )

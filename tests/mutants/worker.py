@@ -26,7 +26,7 @@ MUTANTS = (
     Mutant(
         "descriptors that found no room are fatal",
         "kpf/net/channel.py",
-        "raise NoRoomError(message.generation)",
+        "raise NoRoomError(message.number if isinstance(message, Configure | Listen) else 0)",
         'raise ChannelError("a message was cut off")',
         (f"{SHORTAGES}::test_listeners_that_there_is_no_room_for_are_asked_for_again",),
     ),
@@ -227,8 +227,8 @@ MUTANTS = (
     Mutant(
         "a shortage ends an orphan",
         "kpf/worker/orphan.py",
-        "            with contextlib.suppress(OSError):\n                self._socket = self._connected(name)",
-        "            with contextlib.suppress(ConnectionError):\n                self._socket = self._connected(name)",
+        "            with contextlib.suppress(OSError):\n                self._lock = self._connected(name)",
+        "            with contextlib.suppress(ConnectionError):\n                self._lock = self._connected(name)",
         (f"{SHORTAGES}::test_an_orphan_that_is_short_looks_again_later",),
     ),
     Mutant(

@@ -1,0 +1,60 @@
+"""What the daemon serves itself over HTTP: its state at the control socket, its health, and the health of Services."""
+
+from pathlib import Path
+
+from kpf.config import Config
+from kpf.master.ending import ControlSocketError
+from kpf.master.facts import NodeWatch
+from kpf.master.own_state import OwnState
+from kpf.master.reconcile import Reconciler
+from kpf.master.source import Follower
+from kpf.model.snapshot import Problem
+from kpf.observe.health_checks import HealthCheckServers
+from kpf.observe.http import Servers, ServerSockets, health_documents
+from kpf.plan.health import health_check_addresses
+
+
+class OwnServers:
+    """`sockets`: where they listen, to be handed over; a predecessor's among them. Made inside the event loop."""
+
+    def __init__(
+        self, sockets: ServerSockets, state: OwnState, node: NodeWatch, reconciler: Reconciler, follower: Follower
+    ) -> None:
+        self.sockets, self._state, self._node = sockets, state, node
+        self._reconciler, self._follower = reconciler, follower
+        self._servers = Servers(sockets)
+        self._health_checks = HealthCheckServers(lambda: state.health().takes_connections, sockets)
+
+    async def serve_control(self, path: Path) -> None:
+        """Raises `ControlSocketError`."""
+        try:
+            await self._servers.serve_unix(path, {"/status": self._state.status})
+        except OSError as error:
+            raise ControlSocketError(f"controlSocket {path}: {error.strerror or error}") from error
+
+    async def serve_health(self, config: Config) -> None:
+        """At its `healthz_bind_address`, now or later; anew, if it has served before."""
+        await self._servers.close_tcp()
+        if config.healthz_bind_address:
+            address, port = config.healthz_bind_address
+            failure = await self._servers.serve_tcp(str(address), port, health_documents(self._state.health))
+            if failure:
+                problem = Problem("", f"Node {self._node.name}", "healthzBindAddress", failure)
+                self._follower.report((problem,))
+
+    async def serve_health_checks(self) -> None:
+        """Those of Services, anew whenever something has changed. Never ends by itself."""
+        while True:
+            await self._reconciler.changed.wait()
+            self._reconciler.changed.clear()
+            desired = self._reconciler.desired
+            facts = desired.allocation.facts
+            where = health_check_addresses(facts.node_port_networks, facts.local_addresses)
+            self._follower.report(await self._health_checks.update(desired.health_checks, where))
+            # what a predecessor has listened on and nobody wants now
+            self.sockets.close_unused()
+
+    async def close(self, *, handed_over: bool = False) -> None:
+        """Stop serving; `handed_over`: a successor has the sockets."""
+        await self._servers.close(handed_over=handed_over)
+        await self._health_checks.close()
