@@ -27,6 +27,7 @@ from kpf.nft import other_proxies
 from kpf.nft.monitor import Monitor
 from kpf.observe.notify import ServiceManager
 from kpf.shm.carry import Carrier
+from kpf.shm.region import RegionError
 from kpf.waiting import waiting_for
 
 log = logging.getLogger("kpf")
@@ -168,14 +169,17 @@ class Master:
     async def _carry_over(self, carrier: Carrier) -> None:
         """The predecessor's workers accept nothing from now on, and ours do: in between nobody, for a moment.
 
-        Raises `HandoverError`, `RegionError`.
+        Raises `HandoverError`.
         """
-        # each finds what has changed during the one before, which takes the less time the less that is
-        for _ in range(CATCH_UPS):
+        try:
+            # each finds what has changed during the one before, which takes the less time the less that is
+            for _ in range(CATCH_UPS):
+                carrier.catch_up()
+                await asyncio.sleep(0)
+            await self._inheritance.pause()
             carrier.catch_up()
-            await asyncio.sleep(0)
-        await self._inheritance.pause()
-        carrier.catch_up()
+        except RegionError as error:
+            raise HandoverError(f"what the kpf before has in memory cannot be carried over: {error}") from error
         await self._workers.hold(False)
 
     async def _take_charge(self) -> list[asyncio.Task[None]]:

@@ -6,6 +6,7 @@ import socket
 
 from kpf.config import Config
 from kpf.master.adoption import adopt
+from kpf.master.conversation import HandoverError
 from kpf.master.departures import Departures
 from kpf.master.effects import Effects
 from kpf.master.ending import ControlSocketError
@@ -24,6 +25,7 @@ from kpf.observe.http import ServerSockets
 from kpf.shm.carry import Carrier
 from kpf.shm.directory import Directory
 from kpf.shm.region import OtherLayoutError, Region, RegionError
+from kpf.shm.slots import CapacityError
 
 log = logging.getLogger("kpf")
 
@@ -32,7 +34,10 @@ OWN_DESCRIPTORS = 256
 
 
 class Parts:
-    """Made inside the event loop. Raises OSError, `ControlSocketError` if the handover socket cannot be made."""
+    """Made inside the event loop.
+
+    Raises OSError, `HandoverError`, `CapacityError`, `ControlSocketError` if the handover socket cannot be made.
+    """
 
     def __init__(self, config: Config, follower: Follower, inheritance: Inheritance) -> None:
         self._config = config
@@ -98,7 +103,7 @@ def capacity(config: Config) -> int:
 def _memory(inheritance: Inheritance) -> tuple[Directory, Carrier | None]:
     """What a predecessor has left; a new one into which that is carried over, if its layout is another; or a new one.
 
-    Raises `RegionError` if a living predecessor's makes no sense: then it had better go on.
+    Raises `HandoverError` if a living predecessor's makes no sense: then it had better go on.
     """
     if inheritance.memory < 0:
         return Directory(Region.create()), None
@@ -110,9 +115,10 @@ def _memory(inheritance: Inheritance) -> tuple[Directory, Carrier | None]:
             carrier = Carrier(inheritance.memory)
             carrier.first_pass()
             return carrier.directory, carrier
-    except RegionError as error:
+    except (RegionError, CapacityError) as error:
         if inheritance.is_from_master:
-            raise
+            pid = inheritance.holders[0].offer.pid
+            raise HandoverError(f"the memory that pid {pid} hands over cannot be used: {error}") from error
         log.error("what the workers of the kpf before have in memory is lost: %s", error)
         return Directory(Region.create()), None
 
