@@ -21,6 +21,7 @@ from kpf.net import channel
 from kpf.net.channel import MAX_DESCRIPTORS
 from kpf.net.credentials import NAMES, network_namespace
 from kpf.net.handover import (
+    HANDOVER,
     MEMORY,
     PROTOCOL,
     WORKER,
@@ -40,6 +41,7 @@ from kpf.net.messages import Configure, Done, Drain, Listen, Reset
 from kpf.shm.layout import GENERATION, PID
 from kpf.worker.acceptor import Acceptor
 from kpf.worker.conversation import NOT_NOW, PAUSE_LIMIT_MS, SILENCE_MS, Conversation, Estate
+from kpf.worker.orphan import RETRY_MS
 from tests.worker_driver import (
     Greeter,
     Node,
@@ -60,6 +62,9 @@ OURS = Ask(PROTOCOL, __version__, network_namespace())
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(tmp_path / "handover.sock")
+
+
+FILES = MEMORY, HANDOVER
 
 
 @contextmanager
@@ -241,7 +246,7 @@ def test_what_a_worker_offers(path: str) -> None:
         with successor(f"{path}2") as found:
             offer, pid = found.offered(), worker.process.pid
             began_ms = offer.began_ms
-            assert offer == Offer(PROTOCOL, __version__, WORKER, pid, 7, 4, 2, place, False, began_ms, (MEMORY,))
+            assert offer == Offer(PROTOCOL, __version__, WORKER, pid, 7, 4, 2, place, False, began_ms, FILES)
             assert 0 <= time.monotonic_ns() // 1_000_000 - began_ms < 60_000
         words, record = made.region.words, made.region.layout.worker(place)
         assert (words[record + PID], words[record + GENERATION]) == (pid, 7)
@@ -255,7 +260,8 @@ def test_the_memory_and_all_sockets_come_in_as_many_messages_as_it_takes(path: s
         orphan(made)
         with successor(path) as found:
             found.say(OURS)
-            offer, (memory,) = channel.receive(found.channel)
+            offer, (memory, handover) = channel.receive(found.channel)
+            os.close(handover)
             assert isinstance(offer, Offer)
             assert os.fstat(memory).st_ino == os.fstat(made.region.descriptor).st_ino
             os.close(memory)
@@ -507,22 +513,34 @@ def test_who_leaves_has_the_whole_time_once_more(path: str) -> None:
         assert made.workers[0].process.wait(5) == 0
 
 
-def test_while_another_master_lives_nobody_accepts_for_it(path: str) -> None:
+def test_a_master_that_starts_is_handed_over_to(path: str) -> None:
     with Server(echo) as server, family(path) as made:
         _, at = made.frontend([server.at])
         with socket.socket(socket.AF_UNIX) as lock:
             lock.bind(NAMES[2])
             lock.listen()
             orphan(made)
+            # by then it has seen that one holds the name, and has not said that it serves
+            time.sleep(3 * RETRY_MS / 1000)
             with successor(path) as found:
                 found.say(OURS)
-                found.channel.settimeout(0.4)
-                with pytest.raises(TimeoutError):
-                    found.hear()
-                lock.close()
-                found.channel.settimeout(5)
                 assert isinstance(found.hear(), Offer)
         assert serves(at)
+
+
+def test_who_is_relieved_at_once_hands_nothing_over(path: str) -> None:
+    with Server(echo) as server, family(path) as made:
+        made.frontend([server.at])
+        with socket.socket(socket.AF_UNIX) as lock, successor(path) as found:
+            lock.bind(NAMES[2])
+            lock.listen()
+            found.say(OURS)
+            orphan(made)
+            lock.settimeout(5)
+            lock.accept()[0].close()
+            # neither it nor anybody else listens there any more
+            with pytest.raises((EOFError, TimeoutError)):
+                found.hear()
 
 
 # a conversation alone, with a clock of its own
@@ -555,7 +573,7 @@ def conversation(number: int = 1) -> Iterator[tuple[Conversation, Successor, Lis
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.setblocking(False)
     with closing(Listeners(number)) as listeners:
-        estate = Estate(Configure(0, 3, 4, 0, 0, 1.0), 0, cast(Acceptor, listeners), 0)
+        estate = Estate(Configure(0, 3, 4, 0, 0, 1.0), {MEMORY: 0, HANDOVER: 0}, cast(Acceptor, listeners), 0)
         with closing(Conversation(theirs, estate, 1000)) as made, closing(Successor("", ours)) as far:
             yield made, far, listeners
 

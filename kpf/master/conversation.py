@@ -13,6 +13,8 @@ from kpf.net.channel import Message
 # of memory, or of descriptors that may be on their way at once (unix(7)): it passes
 SHORTAGES = {errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}
 RETRY_S = 0.05
+# that an answer takes, but for the last one
+ANSWER_S = 5.0
 
 
 class HandoverError(RuntimeError):

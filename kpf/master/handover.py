@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 
 from kpf import __version__
 from kpf.master import ending
-from kpf.master.conversation import Conversation, HandoverError, close_all
+from kpf.master.conversation import ANSWER_S, Conversation, HandoverError, close_all
 from kpf.net.channel import MAX_DESCRIPTORS
 from kpf.net.credentials import Peer, network_namespace, peer_of
 from kpf.net.handover import (
@@ -38,8 +38,6 @@ from kpf.net.handover import (
 
 log = logging.getLogger("kpf")
 
-# that an answer takes, but for the last one
-ANSWER_S = 5.0
 # from the last descriptor until the successor serves: its workers start, and its first sync, before which it has waited
 # for its source
 SERVES_S = 60.0
@@ -180,8 +178,8 @@ async def _refuse(conversation: Conversation, reason: str) -> None:
     conversation.close()
 
 
-async def _expect(conversation: Conversation, *kinds: type[M], patience_s: float = ANSWER_S) -> M:
-    message, descriptors = await conversation.hear(patience_s=patience_s)
+async def _expect(conversation: Conversation, *kinds: type[M], patience_s: float | None = None) -> M:
+    message, descriptors = await conversation.hear(patience_s=ANSWER_S if patience_s is None else patience_s)
     close_all(descriptors)
     if not isinstance(message, kinds):
         raise HandoverError(f"it said {type(message).__name__} out of turn")

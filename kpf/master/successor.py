@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kpf import __version__
-from kpf.master.conversation import Conversation, HandoverError, close_all
-from kpf.master.handover import ANSWER_S
+from kpf.master.conversation import ANSWER_S, Conversation, HandoverError, close_all
 from kpf.net.credentials import network_namespace, peer_of
 from kpf.net.handover import (
     HANDOVER,
