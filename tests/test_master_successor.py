@@ -112,9 +112,13 @@ def test_everything_goes_across_and_the_end_is_known_to_both(path: Path) -> None
             assert found.is_from_master
             assert (found.generation, found.workers) == (3, 2)
             assert os.fstat(found.memory).st_ino == os.fstat(estate.memory).st_ino
-            groups = dict(found.whole_groups())
+            groups = dict(found.places())
             assert groups.keys() == {5, 9}
-            assert all(same(*pair) for slot in (5, 9) for pair in zip(groups[slot], estate.groups[slot], strict=True))
+            for slot in (5, 9):
+                for mine, other in zip(groups[slot], estate.groups[slot], strict=True):
+                    assert mine is not None
+                    with mine:
+                        assert same(mine, other)
             assert same(found.servers["tcp 127.0.0.1 10256"], estate.health)
             assert (estate.said, one.taken.is_set()) == (["hold"], False)
             await found.taken()
@@ -254,7 +258,7 @@ def test_each_worker_that_was_left_has_its_share(path: Path) -> None:
         found = await from_workers(path)
         assert found is not None
         assert not found.is_from_master
-        assert sorted(slot for slot, _ in found.whole_groups()) == [5, 9]
+        assert all(len(group) == 2 for group in found.groups.values())
         await found.pause()
         await found.taken()
         assert sorted(orphans.left) == [0, 1]
@@ -264,12 +268,16 @@ def test_each_worker_that_was_left_has_its_share(path: Path) -> None:
     asyncio.run(take())
 
 
-def test_groups_that_lack_a_worker_are_not_whole(path: Path) -> None:
+def test_who_has_died_leaves_a_place_empty(path: Path) -> None:
     async def take() -> None:
         orphans = Orphans(path, places=(1,))
         found = await from_workers(path)
         assert found is not None
-        assert list(found.whole_groups()) == []
+        places = dict(found.places())
+        assert [[one is not None for one in places[slot]] for slot in (5, 9)] == [[False, True]] * 2
+        for _, one in places.values():
+            assert one is not None
+            one.close()
         found.close()
         await orphans.close()
 

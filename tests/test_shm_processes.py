@@ -16,6 +16,7 @@ from kpf.shm.balancer import Balancer
 from kpf.shm.directory import Directory
 from kpf.shm.layout import Address
 from kpf.shm.region import Region, monotonic_ms
+from tests.test_shm_adoption import check_books
 
 FORK = multiprocessing.get_context("fork")
 WORKERS = 4
@@ -140,6 +141,68 @@ def test_killed_at_any_instant_nothing_is_stuck_and_nothing_is_torn() -> None:
     assert [view.total for view in directory.members(plain)] == [4000, 4000, 4000]
 
 
+def decide_until_killed(region: Region, seed: int) -> None:
+    """A master that has adopted the memory, and changes everything but the first frontend's being there."""
+    directory, luck = Directory.adopt(region), random.Random(seed)
+    while True:
+        directory.collect()
+        slots = sorted(directory.labels())
+        try:
+            for slot in (slots[0], luck.choice(slots)):
+                chosen = sorted(luck.sample(members(9), luck.randrange(1, 9)))
+                directory.set_members(slot, chosen, affinity_timeout_ms=luck.choice((0, 60_000)))
+        except lock.LockBusyError:
+            continue
+        if len(slots) < 5:
+            directory.claim(b"frontend %d" % luck.randrange(10**9))
+        else:
+            directory.retire(luck.choice(slots[1:]))
+
+
+def pick_and_end_until_killed(region: Region, worker: int, slot: int) -> None:
+    balancer = Balancer(region, worker)
+    while True:
+        choice = balancer.pick(slot, "10.0.0.7", (), monotonic_ms())
+        if choice:
+            region.words[choice.active] -= 1
+
+
+def test_masters_that_are_killed_at_any_instant_follow_each_other() -> None:
+    region = Region.create()
+    first = Directory(region)
+    taken = first.take_worker_slots(2)
+    kept = first.claim(b"kept")
+    first.set_members(kept, members(3), affinity_timeout_ms=0)
+    workers = [FORK.Process(target=pick_and_end_until_killed, args=(region, worker, kept)) for worker in taken]
+    for process in workers:
+        process.start()
+    luck = random.Random(2)
+    try:
+        for number in range(60):
+            master = FORK.Process(target=decide_until_killed, args=(region, number))
+            master.start()
+            time.sleep(0.003 + luck.random() * 0.01)
+            # it is there until then: whatever the one before has left, it goes on
+            assert master.exitcode is None
+            master.kill()
+            master.join()
+        assert all(process.is_alive() for process in workers)
+    finally:
+        for process in workers:
+            process.kill()
+            process.join()
+    directory = Directory.adopt(region)
+    assert directory.labels()[kept] == b"kept"
+    check_whole(region, directory, kept)
+    directory.give_worker_slots(taken)
+    for slot in directory.labels():
+        directory.retire(slot)
+    directory.collect()
+    check_books(directory)
+    assert sorted(directory._places.members.free) == list(range(directory._places.members.used))
+    assert sorted(directory._places.frontends.free) == list(range(directory._places.frontends.used))
+
+
 def check_whole(region: Region, directory: Directory, slot: int) -> None:
     """What is there makes sense, word for word."""
     words, record = region.words, region.layout.frontend(slot)
@@ -162,7 +225,7 @@ def check_whole(region: Region, directory: Directory, slot: int) -> None:
         pins = [entries[index : index + 4] for index in range(0, len(entries), 4) if entries[index + 2] in listed]
         assert all(0 <= low - (0xFFFF0A000000) < 200 and high == 0 for high, low, _, _ in pins)
         assert all(0 < stamp <= monotonic_ms() for *_, stamp in pins)
-        assert max(Counter(low for _, low, _, _ in pins).values()) == 1
+        assert max(Counter(low for _, low, _, _ in pins).values(), default=1) == 1
 
 
 def stop_inside(region: Region, slot: int) -> None:

@@ -1,7 +1,7 @@
 """What a predecessor had open becomes ours: frontends in shared memory, and the sockets on which they listen."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from socket import socket
 
@@ -16,22 +16,31 @@ from kpf.shm.directory import Directory
 log = logging.getLogger("kpf")
 
 
-def adopt(inheritance: Inheritance, directory: Directory, listeners: ListeningSockets, effects: Effects) -> None:
-    """Frontends with all of their sockets go on as they are.
+def adopt(
+    inheritance: Inheritance,
+    slots: Mapping[int, int] | None,
+    directory: Directory,
+    listeners: ListeningSockets,
+    effects: Effects,
+) -> None:
+    """Frontends go on as they are, those of which a socket is left.
 
-    Others are retired, once nobody may go on who still knows them: their portals get new proxy ports.
+    `slots`: by a frontend's place in the predecessor's memory, the one in `directory`; None if it is the same memory.
+    Frontends without sockets are retired, once nobody may go on who still knows them: their portals get other proxy
+    ports. Raises OSError.
     """
     labels = dict(directory.labels())
-    for slot, sockets in inheritance.whole_groups():
-        label = labels.pop(slot, None)
+    for before, places in inheritance.places():
+        slot = before if slots is None else slots.get(before, -1)
+        label, some = labels.pop(slot, None), next(one for one in places if one is not None)
         if label is None:
-            _close(sockets)
+            _close(places)
             continue
-        listener = _listener(label, sockets[0])
-        listeners.adopt(listener, slot, sockets)
+        listener = _listener(label, some)
+        listeners.adopt(listener, slot, places)
         effects.now.frontends[listener] = frontend_in(directory, slot, listener)
     if labels:
-        log.warning("%d frontends of the kpf before have lost listening sockets: they get new ones", len(labels))
+        log.warning("%d frontends of the kpf before have lost their listening sockets", len(labels))
     effects.orphaned_slots = tuple(labels)
 
 
@@ -40,6 +49,7 @@ def _listener(label: bytes, sock: socket) -> Listener:
     return Listener(frontend_of(label), SocketAddress(ip_address(address), port))
 
 
-def _close(sockets: Sequence[socket]) -> None:
-    for one in sockets:
-        one.close()
+def _close(places: Sequence[socket | None]) -> None:
+    for one in places:
+        if one is not None:
+            one.close()

@@ -89,7 +89,9 @@ class Effects:
         """Raises `FrontendsFailedError`, `TransactionFailedError`, OSError if the node's address has gone."""
         match step:
             case OpenFrontends(frontends, own_addresses):
-                await self._each(frontends, partial(self._open, own_addresses))
+                # one may listen elsewhere, and is to be another one's successor
+                before = {listener.frontend: listener for listener in self.now.frontends}
+                await self._each(frontends, partial(self._open, own_addresses, before))
             case Announce(listeners):
                 self.now.unannounced.difference_update(listeners)
                 await self._workers.announce(self._listeners.announce(listeners))
@@ -123,11 +125,15 @@ class Effects:
         await self._set_members(self._listeners[frontend.listener].frontend_slot, frontend)
         self.now.frontends[frontend.listener] = frontend
 
-    async def _open(self, own_addresses: frozenset[IPAddress], frontend: Frontend) -> None:
+    async def _open(
+        self, own_addresses: frozenset[IPAddress], before: Mapping[FrontendKey, Listener], frontend: Frontend
+    ) -> None:
         may_go = frontend.listener.at.address not in own_addresses
         slot = self._directory.claim(label_of(frontend.listener.frontend))
         try:
             await self._set_members(slot, frontend)
+            if elsewhere := before.get(frontend.listener.frontend):
+                self._directory.move(self._listeners[elsewhere].frontend_slot, slot)
             self._listeners.open(frontend.listener, slot, address_may_go=may_go)
         except BaseException:
             self._directory.retire(slot)

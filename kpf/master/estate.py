@@ -70,6 +70,7 @@ class MasterEstate:
         """The successor has failed: take nothing for granted that it may have changed."""
         self.is_held = False
         await self.workers.hold(False)
+        self.workers.serve()
         self.effects.reread()
         self.reconciler.go_on()
 

@@ -26,7 +26,7 @@ QUIET_S, QUIET_LIMIT_S = 0.5, 2.0
 class Generations:
     """`newborn` makes a Configure message for a worker. Raises `CapacityError` if shared memory has no place left.
 
-    `steers`: False while a predecessor does; `serve` ends that.
+    `steers`: False while a predecessor does; `serve` ends that. `is_held`: they accept nothing before `hold` says so.
     """
 
     def __init__(
@@ -39,10 +39,13 @@ class Generations:
         count: int,
         generation: int,
         steers: bool = True,
+        is_held: bool = False,
     ) -> None:
         self._directory, self._listeners = directory, listeners
         self._newborn, self._handover = newborn, handover
         self.serving = self._made(count, generation, steers=steers)
+        self.serving.is_held = is_held
+        self._surplus_due_s: float | None = None
         self._leaving: list[Workers] = []
         self._adopted: dict[asyncio.Task[None], Holder] = {}
 
@@ -91,6 +94,9 @@ class Generations:
             await asyncio.sleep(TICK_S)
             for one in self.all:
                 one.tick()
+            if self._surplus_due_s is not None and time.monotonic() >= self._surplus_due_s:
+                self._surplus_due_s = None
+                self._listeners.forget_surplus()
             for one in [one for one in self._leaving if one.is_over]:
                 log.info("generation %d of the workers has ended", one.generation)
                 self._leaving.remove(one)
@@ -144,6 +150,8 @@ class Generations:
     def serve(self) -> None:
         """From now on new connections go where those that serve say."""
         self.serving.serve()
+        # a predecessor may have had more workers
+        self._surplus_due_s = time.monotonic() + QUIET_LIMIT_S
 
     async def announce(self, groups: Sequence[ListeningGroup]) -> None:
         """Hand out listeners; wait a while until all that serve accept on them."""

@@ -138,7 +138,7 @@ class Handover:
         if isinstance(message, Pause):
             await self._estate.pause()
             await conversation.say(Paused())
-            await _expect(conversation, Taken)
+            await _expect(conversation, Taken, patience_s=SERVES_S)
         # from here on it is the one who serves, whether or not it hears that we know
         self.taken.set()
         with suppress(HandoverError):

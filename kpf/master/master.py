@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kpf.config import Config, ConfigError, reload_needs_restart
+from kpf.config import Config
 from kpf.master import ending
 from kpf.master.beginning import Beginning, begin
 from kpf.master.conversation import HandoverError
@@ -18,15 +18,15 @@ from kpf.master.handover import Handover
 from kpf.master.identity import NOT_TOLD_APART
 from kpf.master.lock import DaemonLock
 from kpf.master.own_servers import OwnServers
-from kpf.master.parts import Parts, capacity
+from kpf.master.parts import Parts
+from kpf.master.reload import Reload
 from kpf.master.signal_queue import SignalAction, SignalQueue
 from kpf.master.source import Follower, open_source
 from kpf.master.successor import Inheritance
 from kpf.nft import other_proxies
 from kpf.nft.monitor import Monitor
-from kpf.observe.log import set_up
 from kpf.observe.notify import ServiceManager
-from kpf.shm.slots import CapacityError
+from kpf.shm.carry import Carrier
 from kpf.waiting import waiting_for
 
 log = logging.getLogger("kpf")
@@ -34,6 +34,8 @@ log = logging.getLogger("kpf")
 # of the garbage collector: hardly any object is garbage, and in a large cluster a full collection looks at a million of
 # them for a third of a second
 COLLECT_AFTER = (20_000, 20, 20)
+# that what is shown of a predecessor's workers is old at most
+REFRESH_S = 1.0
 
 
 def main(config: Config, reload: Callable[[], Config]) -> NoReturn:
@@ -67,7 +69,7 @@ class Master:
         follower: Follower,
         begun: Beginning,
     ) -> None:
-        self._config, self._reload, self._signals, self._manager = config, reload, signals, manager
+        self._config, self._signals, self._manager = config, signals, manager
         self._follower = follower
         self._inheritance = begun.inheritance or Inheritance()
         self._lock = begun.lock or DaemonLock.handed_over(self._inheritance.lock)
@@ -88,6 +90,7 @@ class Master:
         )
         self._handover = Handover(parts.handover_socket, self._estate)
         self._monitor = Monitor(self._kernel.port_id, self._on_touched)
+        self._reload = Reload(reload, parts, follower, self._servers, self._estate)
         self._exits = Exits(parts, self._servers, signals, manager)
         # what a predecessor has in force is ours from the moment on that it has left
         self._is_in_charge = self._serves_control = False
@@ -145,6 +148,8 @@ class Master:
             await self._workers.start()
         self._state.is_started = True
         self._tell_workers_apart()
+        if self._parts.carrier is not None:
+            await self._carry_over(self._parts.carrier)
         tasks = []
         if not beside_another:
             tasks = await self._take_charge()
@@ -155,8 +160,20 @@ class Master:
         await self._node.hold()
         self._reconciler.request(full=True)
         self._follower.changed = self._reconciler.request
-        loops = (self._workers.supervise(), self._reconciler.run(), self._follow_node(), self._announce())
+        loops = [self._workers.supervise(), self._reconciler.run(), self._follow_node(), self._announce()]
+        if self._parts.carrier is not None:
+            loops.append(_follow(self._parts.carrier))
         return [*tasks, *(asyncio.create_task(one) for one in (*loops, self._follower.failed()))]
+
+    async def _carry_over(self, carrier: Carrier) -> None:
+        """The predecessor's workers accept nothing from now on, and ours do: in between nobody, for a moment.
+
+        Raises `HandoverError`, `RegionError`.
+        """
+        carrier.catch_up()
+        await self._inheritance.pause()
+        carrier.catch_up()
+        await self._workers.hold(False)
 
     async def _take_charge(self) -> list[asyncio.Task[None]]:
         """From now on nobody else decides, and only our workers accept.
@@ -233,7 +250,7 @@ class Master:
                 if action is not SignalAction.RELOAD:
                     return action
                 self._manager.reloading()
-                await self._reload_now()
+                self._config = await self._reload.reload(self._config)
                 self._manager.reloaded()
         finally:
             taken.cancel()
@@ -262,43 +279,11 @@ class Master:
                 return action
         return SignalAction.LEAVE
 
-    async def _reload_now(self) -> None:
-        await self._follower.reread()
-        try:
-            new = self._reload()
-        except ConfigError as error:
-            log.error("the configuration is invalid, the old one stays in force:")
-            for problem in error.problems:
-                log.error("%s", problem)
-            self._reconciler.request(full=True)
-            return
-        fixed = reload_needs_restart(self._config, new)
-        for name in fixed:
-            log.warning("%s has changed: that needs a restart", Config.model_fields[name].alias)
-        old, self._config = self._config, new.model_copy(update={name: getattr(self._config, name) for name in fixed})
-        set_up(self._config.logging.level, self._config.logging.format)
-        await self._follow_config(old, self._config)
-        log.info("configuration and manifests are read anew")
-        self._reconciler.request(full=True)
 
-    async def _follow_config(self, old: Config, new: Config) -> None:
-        self._node.configure(new)
-        await self._node.hold()
-        self._parts.configure(new)
-        if old.workers != new.workers:
-            await self._change_workers(new.workers)
-        self._reconciler.configure(port_range=new.port_range.ports, capacity=capacity(new))
-        if old.source != new.source:
-            self._follower.replace(open_source(new))
-        if old.healthz_bind_address != new.healthz_bind_address:
-            await self._servers.serve_health(new)
-
-    async def _change_workers(self, count: int) -> None:
-        """Between two syncs: what opens listeners must know how many each has."""
-        await self._reconciler.hold()
-        try:
-            await self._workers.change(count)
-        except (OSError, CapacityError) as error:
-            log.error("there are as many workers as before: %s", error)
-        finally:
-            self._reconciler.go_on()
+async def _follow(carrier: Carrier) -> None:
+    """What a predecessor's workers go on counting in their own memory. Never ends by itself."""
+    while not carrier.is_over:
+        await asyncio.sleep(REFRESH_S)
+        carrier.refresh()
+    carrier.end()
+    await asyncio.Event().wait()

@@ -1,5 +1,6 @@
 """The parts of the daemon, and how they are put together: anew, or around what a predecessor has handed over."""
 
+import logging
 import resource
 import socket
 
@@ -20,8 +21,11 @@ from kpf.master.successor import Inheritance
 from kpf.net.messages import Configure
 from kpf.nft.kernel import Kernel
 from kpf.observe.http import ServerSockets
+from kpf.shm.carry import Carrier
 from kpf.shm.directory import Directory
-from kpf.shm.region import Region
+from kpf.shm.region import OtherLayoutError, Region, RegionError
+
+log = logging.getLogger("kpf")
 
 # what the master itself needs beside listening sockets: netlink, channels, pidfds, HTTP clients, files
 OWN_DESCRIPTORS = 256
@@ -35,9 +39,8 @@ class Parts:
         self.handover_socket = inheritance.handover or _handover_socket(config)
         self.node = NodeWatch(config)
         self.kernel = Kernel()
-        is_alone = inheritance.memory < 0
-        self.directory = Directory(Region.create()) if is_alone else Directory.adopt(Region.attach(inheritance.memory))
-        self.listeners = ListeningSockets(config.workers)
+        self.directory, self.carrier = _memory(inheritance)
+        self.listeners = ListeningSockets(inheritance.workers or config.workers)
         self.workers = Generations(
             self.directory,
             self.listeners,
@@ -46,6 +49,8 @@ class Parts:
             count=config.workers,
             generation=inheritance.generation + 1,
             steers=not inheritance.is_from_master,
+            # what they would change there is still to be carried over
+            is_held=self.carrier is not None,
         )
         self.departures = Departures(self.node, self.workers)
         self.effects = Effects(self.directory, self.listeners, self.workers, self.kernel)
@@ -61,8 +66,10 @@ class Parts:
         self.state = OwnState(
             follower, self.node, self.kernel, self.directory, self.workers, self.effects, self.reconciler
         )
-        if not is_alone:
-            adopt(inheritance, self.directory, self.listeners, self.effects)
+        if inheritance.holders:
+            slots = self.carrier.slots if self.carrier else None
+            adopt(inheritance, slots, self.directory, self.listeners, self.effects)
+            self.listeners.resize(config.workers)
 
     def configure(self, config: Config) -> None:
         """For workers that are started from now on."""
@@ -86,6 +93,28 @@ def capacity(config: Config) -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return (hard - OWN_DESCRIPTORS) // config.workers
+
+
+def _memory(inheritance: Inheritance) -> tuple[Directory, Carrier | None]:
+    """What a predecessor has left; a new one into which that is carried over, if its layout is another; or a new one.
+
+    Raises `RegionError` if a living predecessor's makes no sense: then it had better go on.
+    """
+    if inheritance.memory < 0:
+        return Directory(Region.create()), None
+    try:
+        try:
+            return Directory.adopt(Region.attach(inheritance.memory)), None
+        except OtherLayoutError as error:
+            log.info("%s: what is in there is carried over", error)
+            carrier = Carrier(inheritance.memory)
+            carrier.first_pass()
+            return carrier.directory, carrier
+    except RegionError as error:
+        if inheritance.is_from_master:
+            raise
+        log.error("what the workers of the kpf before have in memory is lost: %s", error)
+        return Directory(Region.create()), None
 
 
 def _handover_socket(config: Config) -> socket.socket:

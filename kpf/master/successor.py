@@ -106,11 +106,15 @@ class Inheritance:
         """One that lives, and is the only holder."""
         return any(holder.offer.role == MASTER for holder in self.holders)
 
-    def whole_groups(self) -> Iterator[tuple[int, list[socket.socket]]]:
-        """(frontend slot, sockets in place order) of groups in which no place is empty."""
+    def places(self) -> Iterator[tuple[int, list[socket.socket | None]]]:
+        """(frontend slot, sockets in place order); None where the worker of that place has died or not answered."""
         for slot, group in self.groups.items():
-            if set(group) == set(range(self.workers)):
-                yield slot, [group[index] for index in range(self.workers)]
+            places = [group.pop(index, None) for index in range(self.workers)]
+            # of a generation that had more workers
+            for one in group.values():
+                one.close()
+            if any(places):
+                yield slot, places
 
     async def pause(self) -> None:
         """The holders accept nothing until `taken`. Raises `HandoverError`."""

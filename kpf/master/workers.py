@@ -48,7 +48,7 @@ class Workers:
 
     What it says of slot, index, generation and descriptors is said here. `slots`: their places in shared memory, by
     index. `handover`: the listening socket at which they wait for a successor if the master is gone. `steers`: whether
-    they have the word about who gets new connections; else `serve` gives it to them.
+    they have the word about who gets new connections; else `serve` gives it to them. `is_held`: they accept nothing.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Workers:
         self._processes: dict[int, WorkerProcess] = {}
         self._number = itertools.count(1)
         self._changed = asyncio.Event()
-        self._stopping = False
+        self._stopping = self.is_held = False
         self._drained: list[asyncio.Future[None]] = []
 
     @property
@@ -177,6 +177,8 @@ class Workers:
             return
         self._processes[index] = process
         process.send(*self._configuration(index))
+        if self.is_held:
+            process.send(Hold(next(self._number), True))
         for frontends, sockets in self._listeners.of_worker(index):
             process.send(Listen(next(self._number), frontends), sockets)
         self._handle(Spawned(index, process.pid))
@@ -238,6 +240,7 @@ class Workers:
 
     async def hold(self, is_held: bool) -> None:
         """Have all accept nothing, or again; return once each has answered, or died, `ACKNOWLEDGE_S` at most."""
+        self.is_held = is_held
         answers = [process.send(Hold(next(self._number), is_held)) for process in self._processes.values()]
         if answers:
             await asyncio.wait(answers, timeout=ACKNOWLEDGE_S)

@@ -36,6 +36,7 @@ from kpf.shm.layout import (
     State,
     notes_of,
 )
+from kpf.shm.moving import move
 from kpf.shm.observer import FrontendView, MemberView, Observer, WorkerView
 from kpf.shm.places import Frontend, Places
 from kpf.shm.region import Region, monotonic_ms
@@ -80,8 +81,6 @@ class Directory:
         """The shared memory, for a worker. Never to be closed in this process (`kpf.shm.lock`)."""
         return self._region.descriptor
 
-    # workers
-
     def take_worker_slots(self, count: int) -> tuple[int, ...]:
         """Places for so many workers, the lowest that are free: no worker has been heard of there for a minute.
 
@@ -100,8 +99,6 @@ class Directory:
     def worker(self, worker: int) -> WorkerView:
         """What the worker in that slot has said last, whether or not it lives; zeros if there was none."""
         return self._observer.worker(worker)
-
-    # frontends and members
 
     def claim(self, label: bytes) -> int:
         """A slot for a new frontend, without members. `label`: what its next master knows it by, 504 bytes at most.
@@ -159,6 +156,10 @@ class Directory:
         at = self._layout.frontend(slot) + MAY_LOOP
         if self._words[at] != may_loop:
             self._words[at] = may_loop
+
+    def move(self, before: int, after: int) -> None:
+        """Turn and affinity of a frontend go along to another slot that it has got, and that nobody uses yet."""
+        move(self._region, before, after)
 
     def retire(self, slot: int) -> None:
         """The frontend is gone, and all workers have acknowledged it. Its sessions may go on."""

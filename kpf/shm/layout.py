@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 WORD = 8
 MAGIC = 0x6B70662D73686D21
+# goes up with every change of what is below; magic, version and description stay where they are for ever
 VERSION = 3
 
 WORKER_SLOTS = 512
@@ -29,6 +30,7 @@ MAGIC_AT, VERSION_AT = 0, 1
 WORKERS_USED_AT, FRONTENDS_USED_AT, MEMBERS_USED_AT = 2, 3, 4  # slots from here on were never in use
 SEED_AT = 5  # two odd random words for the hash of affinity tables
 SERIAL_AT = 7  # of the last identity that was given out, so that none is again, by whichever master
+DESCRIPTION_AT = 16  # how many bytes, and these: `kpf.shm.description`
 HEADER_WORDS = 512
 
 # A worker's record, on cache lines of its own. The heartbeat (ms) says whether the slot is taken; who takes one, or

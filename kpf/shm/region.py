@@ -4,14 +4,16 @@ Words are stored and loaded one at a time through a cast view: that compiles to 
 `struct.pack_into` writes byte by byte, and readers see torn values.
 """
 
+import errno
 import fcntl
 import mmap
 import os
 import secrets
 import time
 
+from kpf.shm import description
 from kpf.shm.layout import (
-    HEADER_WORDS,
+    DESCRIPTION_AT,
     MAGIC,
     MAGIC_AT,
     PAGE_WORDS,
@@ -23,15 +25,50 @@ from kpf.shm.layout import (
 )
 
 Words = memoryview
+# fcntl F_GET_SEALS of what has none
+NO_SEALS = {errno.EINVAL}
 
 
 class RegionError(Exception):
-    """The descriptor is no shared memory of this version of kpf."""
+    """The descriptor is no shared memory of kpf, or one that cannot be used."""
+
+
+class OtherLayoutError(RegionError):
+    """It is shared memory of kpf, but another version's: its values can be carried over (`kpf.shm.carry`)."""
 
 
 def monotonic_ms() -> int:
     """CLOCK_MONOTONIC, cut to whole milliseconds: the same in all processes of the machine."""
     return time.monotonic_ns() // 1_000_000
+
+
+def sealed_size(descriptor: int) -> int:
+    """The bytes of a memfd that nobody can shrink: who looks at what has gone dies by SIGBUS.
+
+    Raises `RegionError` for anything else, OSError.
+    """
+    try:
+        seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+    except OSError as error:
+        if error.errno not in NO_SEALS:
+            raise
+        raise RegionError("what is said to be shared memory is no memfd") from error
+    if not seals & fcntl.F_SEAL_SHRINK:
+        raise RegionError("what is said to be shared memory of kpf could shrink while it is in use")
+    return os.fstat(descriptor).st_size
+
+
+def described(descriptor: int) -> tuple[int, bytes]:
+    """Version and description in the header of a memory. Raises `RegionError`, OSError."""
+    header = os.pread(descriptor, (DESCRIPTION_AT + 1) * WORD, 0)
+    if len(header) < (DESCRIPTION_AT + 1) * WORD:
+        raise RegionError(f"{len(header)} bytes are no shared memory of kpf")
+    words = memoryview(header).cast("Q")
+    if words[MAGIC_AT] != MAGIC:
+        raise RegionError("what is said to be shared memory of kpf is none")
+    if not 0 < (length := words[DESCRIPTION_AT]) <= description.FOREIGN_LIMIT:
+        raise RegionError(f"shared memory of kpf, of version {words[VERSION_AT]}, does not say what is where")
+    return words[VERSION_AT], os.pread(descriptor, length, (DESCRIPTION_AT + 1) * WORD)
 
 
 class Region:
@@ -54,20 +91,25 @@ class Region:
         region = cls(descriptor, layout)
         words = region.words
         words[VERSION_AT] = VERSION
+        text = description.text_of(description.own())
+        assert len(text) <= description.DESCRIPTION_LIMIT
+        words[DESCRIPTION_AT] = len(text)
+        padded = memoryview(text + bytes(-len(text) % WORD)).cast("Q")
+        words[DESCRIPTION_AT + 1 : DESCRIPTION_AT + 1 + len(padded)] = padded
         words[SEED_AT], words[SEED_AT + 1] = secrets.randbits(64) | 1, secrets.randbits(64) | 1
         words[MAGIC_AT] = MAGIC
         return region
 
     @classmethod
     def attach(cls, descriptor: int) -> "Region":
-        """What the master has made. Raises `RegionError`, OSError."""
-        size = os.fstat(descriptor).st_size
-        if size < HEADER_WORDS * WORD:
-            raise RegionError(f"{size} bytes are no shared memory of kpf")
-        header = memoryview(os.pread(descriptor, HEADER_WORDS * WORD, 0)).cast("Q")
+        """What a master has made, which need not be the one that lives.
+
+        Raises `OtherLayoutError`, `RegionError` if it is nothing of kpf's, OSError.
+        """
+        size, (version, text) = sealed_size(descriptor), described(descriptor)
         layout = Layout()
-        if (header[MAGIC_AT], header[VERSION_AT], layout.end * WORD) != (MAGIC, VERSION, size):
-            raise RegionError("this shared memory was made by another version of kpf")
+        if (version, text, size) != (VERSION, description.text_of(description.own()), layout.end * WORD):
+            raise OtherLayoutError(f"this shared memory has the layout of another version of kpf ({version})")
         return cls(descriptor, layout)
 
     def read(self, start: int, words: int) -> Words:

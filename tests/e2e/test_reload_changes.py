@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kpf.lab.clients import failures, hold, names, steady
+from kpf.lab.clients import connect, failures, hold, names, steady
 from kpf.lab.daemon import Daemon
 from kpf.lab.manifests import Manifests
 from kpf.lab.topology import NODE_ADDRESSES
@@ -62,7 +62,12 @@ def test_workers_ports_addresses_and_the_source_change_under_load(world: World) 
     other.write("more.yaml", *shop("more", "10.96.0.12", pods[:1]))
     one = Configured(world)
     with one.daemon as daemon, world.lab.outside.converse(hold, SHOP, 10) as held:
+        # not the first one, which is anybody's who begins anew
+        assert names(world.lab.outside.call(connect, STICKY, 2, sources=["192.168.50.12", ""])) == dict.fromkeys(
+            pods[:2], 1
+        )
         (mine,) = world.answers(STICKY)
+        assert mine == pods[1]
         with world.lab.outside.begin(steady, SHOP, 200, 8.0) as load:
             for workers in (4, 1, 3):
                 one.reload(workers=workers)
@@ -70,8 +75,10 @@ def test_workers_ports_addresses_and_the_source_change_under_load(world: World) 
                 assert world.answers(STICKY, 3) == {mine: 3}
             one.reload(portRange="23000-23999")
             eventually(lambda: 23000 <= daemon.service("shop")["proxyPort"] <= 23999)
+            assert world.answers(STICKY, 3) == {mine: 3}
             one.reload(bindAddress=NODE_ADDRESSES[0])
             eventually(lambda: NODE_ADDRESSES[0] in daemon.status()["proxyAddresses"])
+            assert world.answers(STICKY, 3) == {mine: 3}
             one.reload(bindAddress=None, manifests=str(other.directory))
             daemon.wait_for_log("Services come from another source now")
             eventually(lambda: world.answers(("10.96.0.12", 80)) == {pods[0]: 1})

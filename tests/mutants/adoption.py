@@ -1,8 +1,8 @@
-"""What a master leaves behind in shared memory, and what the next one makes of it."""
+"""What a master leaves behind in shared memory, and what the next one makes of it, of another version too."""
 
 from tests.mutants import Mutant
 
-ADOPTION = "tests/test_shm_adoption.py"
+ADOPTION, CARRY = "tests/test_shm_adoption.py", "tests/test_shm_carry.py"
 AT_ANY_STORE = (f"{ADOPTION}::test_killed_at_any_store_a_master_leaves_all_that_the_next_one_needs",)
 
 MUTANTS = (
@@ -77,5 +77,63 @@ MUTANTS = (
         "            start += offset & half\n",
         "            start = offset\n",
         (f"{ADOPTION}::test_extents_that_are_reserved_are_those_that_were_taken",),
+    ),
+    # another layout
+    Mutant(
+        "a memory that can shrink is taken",
+        "kpf/shm/region.py",
+        "    if not seals & fcntl.F_SEAL_SHRINK:\n",
+        "    if not seals & (fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW):\n",
+        (f"{CARRY}::test_what_is_no_memory_of_ours_is_refused",),
+    ),
+    Mutant(
+        "an area may lead out of the memory",
+        "kpf/shm/description.py",
+        "    if start + stride * count > words:\n",
+        "    if start > words:\n",
+        (f"{CARRY}::test_what_is_no_memory_of_ours_is_refused",),
+    ),
+    Mutant(
+        "a field may lead out of its record",
+        "kpf/shm/description.py",
+        "if not fits or field.index < 0 or field.index",
+        "if not fits or field.index < 0 or 0 * field.index",
+        (f"{CARRY}::test_whatever_a_header_says_is_carried_over_or_refused",),
+    ),
+    Mutant(
+        "an anchor is not carried over",
+        "kpf/shm/carry.py",
+        '            words[at + ANCHOR_PORT] = record.value(0, "anchor port")\n            word |= ANCHORED\n',
+        '            words[at + ANCHOR_PORT] = record.value(0, "anchor port")\n',
+        (f"{CARRY}::test_all_there_is_of_a_frontend_is_carried_over",),
+    ),
+    Mutant(
+        "only entries that are new are carried in a later pass, not those that have ended",
+        "kpf/shm/carry_affinity.py",
+        "                if stamp_ms >= since_ms or not identity:\n",
+        "                if stamp_ms >= since_ms and identity:\n",
+        (f"{CARRY}::test_a_home_that_is_lost_between_the_passes_is_lost",),
+    ),
+    Mutant(
+        "tables of frontends that were busy in the pass before are not looked at again",
+        "kpf/shm/carry.py",
+        "        self._affinity.carry(touched | self._touched, now_ms)\n",
+        "        self._affinity.carry(touched or self._touched, now_ms)\n"
+        "        touched, self._touched = set(), touched\n",
+        (f"{CARRY}::test_a_client_that_gets_a_home_after_its_connection_was_counted",),
+    ),
+    Mutant(
+        "what is counted of a member that has left goes to who has its slot now",
+        "kpf/shm/carry.py",
+        "            if member and words[layout.member(member.slot) + IDENTITY] == member.identity:\n",
+        "            if member:\n",
+        (f"{CARRY}::test_a_member_that_has_left_is_not_mistaken_for_who_has_its_place_now",),
+    ),
+    Mutant(
+        "connections of workers of the old memory stay active when these have ended",
+        "kpf/shm/carry.py",
+        "        self.directory.give_worker_slots((self._stand_in,))\n",
+        "",
+        (f"{CARRY}::test_connections_that_are_still_open_count_once_until_they_end",),
     ),
 )
