@@ -28,7 +28,7 @@ _RUN_FLAGS: Mapping[str, tuple[str, str]] = {
     "metrics-bind-address": ("IP:PORT", "/metrics (default: 127.0.0.1:10249; empty: off)"),
     "control-socket": ("PATH", "for kpf status (default: /run/kpf/control.sock)"),
     "drain-timeout": ("SECONDS", "how long open connections may go on after SIGTERM (default: 30)"),
-    "on-exit": ("drop|leave", "what becomes of portals at SIGTERM: dropped, or left to the next kpf (default: drop)"),
+    "on-exit": ("drop|leave", "at SIGTERM: take everything away (default), or leave it for the next kpf"),
     "log-level": ("LEVEL", "debug, info, warning or error (default: info)"),
     "log-format": ("FORMAT", "text or json (default: text)"),
 }
@@ -60,7 +60,9 @@ def _parser() -> _Parser:
                 "--config-only", action="store_true", help="what a reload refuses: leave manifests alone"
             )
     status = commands.add_parser("status", help="the state of the running daemon", allow_abbrev=False)
-    status.add_argument("--json", action="store_true", help="as JSON")
+    form = status.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument("--ready", action="store_true", help="exit status 0 if it serves, else 1, and why")
     _add_flags(status, {"control-socket": _RUN_FLAGS["control-socket"]})
     commands.add_parser("demo", help="a complete show in a network namespace of its own", add_help=False)
     commands.add_parser("cleanup", help="remove everything that kpf ever made in the kernel", allow_abbrev=False)
@@ -116,10 +118,16 @@ def _do(given: argparse.Namespace, flags: Mapping[str, str], usage_errors: Seque
         return cleanup()
     assert given.command == "status", given.command
 
-    from kpf.commands.status import main as status
-    from kpf.config import DEFAULT_CONTROL_SOCKET
+    from kpf.places import DEFAULT_CONTROL_SOCKET
 
-    return status(flags.get("control-socket", DEFAULT_CONTROL_SOCKET), given.json)
+    control_socket = flags.get("control-socket", DEFAULT_CONTROL_SOCKET)
+    if given.ready:
+        from kpf.commands.ready import main as ready
+
+        return ready(control_socket)
+    from kpf.commands.status import main as status
+
+    return status(control_socket, given.json)
 
 
 def _complete(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -44,6 +44,9 @@ PURE_PREFIXES = (
 
 def pytest_configure() -> None:
     global _refused
+    # aiohttp reads the system's certificates when it is imported, which costs each process 55 ms of CPU; no test talks
+    # to anybody whose certificate they are for
+    os.environ.setdefault("SSL_CERT_FILE", os.devnull)
     # inside we are root, and pytest's temporary directory would be named after that, not after who owns it
     # an arbitrary user id, as in a container, has no name
     with suppress(KeyError, OSError):

@@ -15,7 +15,7 @@ CHANGES = {
     "MEMBER_CAPACITY = 1 << 18": "MEMBER_CAPACITY = 1 << 17",
     "ARENA_WORDS = 1 << 22": "ARENA_WORDS = 1 << 21",
     "MEMBERS_USED_AT = 2, 3, 4": "MEMBERS_USED_AT = 9, 2, 3",
-    "GENERATION, PID = range(7)": "GENERATION, PID = 3, 4, 5, 6, 0, 1, 2",
+    "GENERATION, PID, MUST_END = range(8)": "GENERATION, PID, MUST_END = 3, 4, 5, 6, 0, 1, 2, 7",
     "ANCHOR, ANCHOR_PORT = 0, 1, 2, 3, 4, 5, 6, 8": "ANCHOR, ANCHOR_PORT = 0, 9, 7, 5, 3, 1, 11, 13",
     "FRONTEND_WORDS = 16": "FRONTEND_WORDS = 32",
     "LABEL_WORDS = 64": "LABEL_WORDS = 96",

@@ -47,6 +47,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     part("kpf.demo", "main", 0)
     part("kpf.commands.cleanup", "main", 0)
     part("kpf.commands.status", "main", 1)
+    part("kpf.commands.ready", "main", 1)
 
     def planned(*args: object) -> DesiredState:
         calls["kpf.commands.render"] = [*args]
@@ -139,6 +140,7 @@ def test_a_source_that_can_never_work_ends_it_at_once(
         (["--bogus"], "--bogus: unknown flag"),
         (["status", "--workers", "1"], "--workers: unknown flag"),
         (["status", "--control-socket"], "--control-socket: needs a value"),
+        (["status", "--ready", "--json"], "--json: not allowed with argument --ready"),
         (["cleanup", "now"], "now: not expected here"),
         (["check", "--bogus"], "--bogus: unknown flag"),
         (["run", "--work", "1"], "--work: unknown flag"),
@@ -161,6 +163,7 @@ def test_wrong_usage(
         (["cleanup"], "kpf.commands.cleanup", [], 0),
         (["status"], "kpf.commands.status", ["/run/kpf/control.sock", False], 1),
         (["status", "--json", "--control-socket", "/tmp/s"], "kpf.commands.status", ["/tmp/s", True], 1),
+        (["status", "--ready", "--control-socket", "/tmp/s"], "kpf.commands.ready", ["/tmp/s"], 1),
     ],
 )
 def test_who_does_it(

@@ -51,6 +51,11 @@ def test_defaults() -> None:
     assert config.healthz_bind_address == SocketAddress(ip_address("0.0.0.0"), 10256)
     assert config.metrics_bind_address == SocketAddress(ip_address("127.0.0.1"), 10249)
     assert (config.control_socket, config.drain_timeout) == ("/run/kpf/control.sock", 30.0)
+    assert (str(config.handover_path), config.handover_timeout, config.on_exit) == (
+        "/run/kpf/handover.sock",
+        3600.0,
+        "drop",
+    )
     assert (config.logging.level, config.logging.format) == ("info", "text")
     assert (config.forwarding, config.allow_external_ips, config.masquerade_all) == ("auto", True, False)
     assert config.service_cidrs == ()
@@ -86,6 +91,9 @@ def test_the_example_is_right() -> None:
         ("drainTimeout", 1.5, "drain_timeout", 1.5),
         ("drainTimeout", "90", "drain_timeout", 90.0),
         ("drainTimeout", "1h2m3.5s", "drain_timeout", 3723.5),
+        ("handoverTimeout", "168h", "handover_timeout", 604800.0),
+        ("handoverSocket", "/run/other.sock", "handover_path", Path("/run/other.sock")),
+        ("onExit", "leave", "on_exit", "leave"),
         ("hostnameOverride", " Node-1.Example ", "hostname_override", "node-1.example"),
         ("workers", 64, "workers", 64),
         ("forwarding", "direct", "forwarding", "direct"),
@@ -161,6 +169,10 @@ def test_nested_fields(written: Any) -> None:
         ("metricsBindAddress", "127.0.0.1:65536", "1..65535"),
         ("controlSocket", "", "1..107 bytes"),
         ("controlSocket", "/" + "x" * 107, "1..107 bytes"),
+        ("handoverSocket", "", "1..107 bytes"),
+        ("handoverSocket", "/run/kpf/control.sock", "is the same as controlSocket"),
+        ("handoverTimeout", 604801, "must be 0..604800 seconds"),
+        ("onExit", "stay", "must be one of 'drop' or 'leave'"),
         ("drainTimeout", -1, "-1"),
         ("drainTimeout", 86401, "86401"),
         ("drainTimeout", "soon", "'soon'"),
@@ -205,6 +217,9 @@ def test_what_a_field_refuses(written: Any, field: str, value: Any, shown: str) 
         ({"detect-local-mode": "BridgeInterface"}, "detectLocal.bridgeInterface"),
         ({"detect-local-mode": "InterfaceNamePrefix"}, "detectLocal.interfaceNamePrefix"),
         ({"healthz-bind-address": "127.0.0.1:80", "metrics-bind-address": "127.0.0.1:80"}, "metricsBindAddress"),
+        ({"control-socket": "/run/handover.sock"}, "handoverSocket"),
+        # a byte shorter than handover.sock, and as long as may be
+        ({"control-socket": "/" + "x/" * 47 + "control.sock"}, "handoverSocket"),
     ],
 )
 def test_contradictions(flags: dict[str, str], field: str) -> None:
@@ -306,7 +321,15 @@ def test_a_port_range_that_overlaps_the_ephemeral_one_is_warned_of(
     assert bool(warnings(load({}))) is said
 
 
+def test_less_time_at_a_restart_than_at_a_stop_is_warned_of(written: Any) -> None:
+    (said,) = warnings(load(written(portRange="1024-1024", handoverTimeout=29.5)))
+    assert said.startswith("handoverTimeout 29.5 s is less than drainTimeout 30 s: ")
+    assert warnings(load(written(portRange="1024-1024", handoverTimeout=30))) == []
+
+
 NO_FLAG = {
+    "handoverSocket",
+    "handoverTimeout",
     "proxyAddress",
     "forwarding",
     "allowExternalIPs",

@@ -13,7 +13,7 @@ import pytest
 from kpf.master import lock
 from kpf.master.lock import AlreadyRunningError, DaemonLock
 from kpf.net import credentials
-from kpf.net.credentials import OVERFLOW_ID, Peer
+from kpf.net.credentials import OVERFLOW_ID, Peer, peer_of
 from tests.strangers import UID, stranger
 
 
@@ -181,3 +181,61 @@ def test_root_and_our_own_user_are_no_strangers_but_nobody_in_particular_is() ->
     assert not Peer(1, 1001).is_trusted(1000)
     # it may be anybody who has no id in this user namespace
     assert not Peer(1, OVERFLOW_ID).is_trusted(OVERFLOW_ID)
+
+
+def test_a_lock_that_is_handed_over_tells_of_the_new_holder() -> None:
+    async def scene() -> None:
+        before = DaemonLock()
+        held = before.held
+        assert held is not None
+        after = DaemonLock.handed_over(held.dup())
+        before.release()
+        with pytest.raises(AlreadyRunningError):
+            DaemonLock()
+        after.assume()
+        after.announce_takeover()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as orphan:
+            orphan.connect(credentials.NAMES[0])
+            orphan.setblocking(False)
+            await asyncio.sleep(0.02)
+            assert orphan.recv(1) == b""
+        assert after.name == before.name
+        after.release()
+        DaemonLock().release()
+
+    asyncio.run(scene())
+
+
+def test_who_has_called_listen_last_is_who_holds_it() -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as held:
+        held.bind(credentials.NAMES[0])
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            held.listen()
+            os.close(write)
+            os.read(read, 1)
+            os._exit(0)
+        os.close(read)
+        try:
+            while True:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+                    try:
+                        asking.connect(credentials.NAMES[0])
+                    except ConnectionRefusedError:
+                        continue
+                    assert peer_of(asking).pid == child
+                    break
+            DaemonLock.handed_over(held).assume()
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+                asking.connect(credentials.NAMES[0])
+                assert peer_of(asking).pid == os.getpid()
+        finally:
+            os.close(write)
+            os.waitpid(child, 0)
+
+
+def test_strangers_may_have_had_all_names() -> None:
+    lock = DaemonLock.handed_over(None)
+    lock.assume()
+    assert (lock.name, lock.held) == (None, None)

@@ -12,8 +12,10 @@ import pytest
 import yaml
 from kubernetes import client
 
-from kpf import __version__
+from kpf import __version__, cli
+from kpf.commands import ready
 from kpf.config import FLAGS, Config, load
+from kpf.master import ending
 from kpf.model.names import ObjectName
 from kpf.sources.api.correlator import PendingEvent, event
 from kpf.sources.api.resources import resources
@@ -31,6 +33,7 @@ def read() -> Iterator[Document]:
 
 
 DOCUMENTS = {document["kind"]: document for document in read()}
+CLEANUP = yaml.safe_load((EXAMPLES / "remove" / "cleanup.yaml").read_text())
 POD = DOCUMENTS["DaemonSet"]["spec"]["template"]["spec"]
 CONTAINER = POD["containers"][0]
 
@@ -66,6 +69,10 @@ def test_no_two_objects_are_of_one_kind() -> None:
 @pytest.mark.parametrize("kind", DOCUMENTS)
 def test_each_object_is_what_the_api_takes(kind: str) -> None:
     assert lossless(DOCUMENTS[kind])
+
+
+def test_what_removes_kpf_is_what_the_api_takes() -> None:
+    assert lossless(CLEANUP)
 
 
 def test_a_mistake_in_one_would_be_seen() -> None:
@@ -128,24 +135,76 @@ def test_kpf_takes_what_the_pods_are_started_with(config: Config) -> None:
     assert name == {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
 
 
-def test_the_probes_ask_where_kpf_answers_and_kube_proxy_does_not(config: Config) -> None:
+def test_the_probe_over_http_asks_where_kpf_answers_and_kube_proxy_does_not(config: Config) -> None:
     served = config.healthz_bind_address
     assert served is not None
-    probes = {name: CONTAINER[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
     assert POD["hostNetwork"]
-    assert {(one["host"], one["port"]) for one in probes.values()} == {(str(served.address), served.port)}
-    assert {name: one["path"] for name, one in probes.items()} == {
-        "startup": "/livez",
-        "liveness": "/livez",
-        "readiness": "/healthz",
-    }
+    asked = {"host": str(served.address), "port": served.port, "path": "/livez"}
+    assert CONTAINER["livenessProbe"]["httpGet"] == asked
     of_kube_proxy = Config().healthz_bind_address
     assert of_kube_proxy is not None
     assert served.port != of_kube_proxy.port
 
 
+def test_whether_a_pod_is_ready_is_asked_of_its_own_master(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the host's network its predecessor would answer."""
+    asked: list[str] = []
+
+    def answer(control_socket: str) -> int:
+        asked.append(control_socket)
+        return 0
+
+    monkeypatch.setattr(ready, "main", answer)
+    for name in ("startup", "readiness"):
+        program, *arguments = CONTAINER[f"{name}Probe"]["exec"]["command"]
+        assert program == "kpf"
+        assert cli.main(arguments) == 0
+    (mounted,) = [one for one in CONTAINER["volumeMounts"] if one["mountPath"] == str(Path(asked[0]).parent)]
+    volumes = {one["name"]: one for one in POD["volumes"]}
+    assert set(asked) == {config.control_socket}
+    # of the pod alone
+    assert "emptyDir" in volumes[mounted["name"]]
+
+
+def test_a_new_pod_begins_beside_the_old_one_and_finds_it(config: Config) -> None:
+    strategy = DOCUMENTS["DaemonSet"]["spec"]["updateStrategy"]
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    # with the host's network, a node has each port but once
+    assert "ports" not in CONTAINER
+    (mounted,) = [one for one in CONTAINER["volumeMounts"] if one["mountPath"] == str(config.handover_path.parent)]
+    (volume,) = [one for one in POD["volumes"] if one["name"] == mounted["name"]]
+    # where the unit of a node that has one has it
+    host_path = {"path": str(Config().handover_path.parent), "type": "DirectoryOrCreate"}
+    assert volume["hostPath"] == host_path
+    assert not mounted.get("readOnly")
+    assert config.handover_path.name == Config().handover_path.name
+    assert config.on_exit == "leave"
+
+
 def test_a_pod_is_not_killed_before_it_has_drained(config: Config) -> None:
-    assert POD["terminationGracePeriodSeconds"] >= config.drain_timeout + 10
+    assert POD["terminationGracePeriodSeconds"] >= config.drain_timeout + ending.LIMIT_S
+    assert POD["terminationGracePeriodSeconds"] >= config.handover_timeout + ending.LIMIT_S
+
+
+def test_a_master_that_hangs_does_not_have_the_hour_of_one_that_waits() -> None:
+    for name in ("startup", "liveness"):
+        assert CONTAINER[f"{name}Probe"]["terminationGracePeriodSeconds"] < 60
+
+
+def test_what_removes_kpf_may_reach_the_kernel_of_every_node() -> None:
+    pod = CLEANUP["spec"]["template"]["spec"]
+    ((cleanup,), (waiting,)) = pod["initContainers"], pod["containers"]
+    assert pod["hostNetwork"]
+    assert pod["tolerations"] == POD["tolerations"]
+    assert pod["nodeSelector"] == {"kubernetes.io/os": "linux"}
+    assert cleanup["args"] == ["cleanup"]
+    assert cleanup["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN"]}
+    assert waiting["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert {cleanup["image"], waiting["image"]} == {CONTAINER["image"]}
+    # of none that kpf's own would select
+    labels = CLEANUP["spec"]["template"]["metadata"]["labels"]
+    assert labels != DOCUMENTS["DaemonSet"]["spec"]["selector"]["matchLabels"]
+    assert labels == CLEANUP["spec"]["selector"]["matchLabels"]
 
 
 def test_its_capabilities_are_those_of_the_unit_but_for_low_ports(config: Config) -> None:
@@ -169,9 +228,12 @@ def test_it_can_write_where_it_must_and_nowhere_else(config: Config) -> None:
         for mount in CONTAINER["volumeMounts"]
         if not mount.get("readOnly")
     }
-    assert writable == {str(PurePath(config.control_socket).parent): {"emptyDir"}}
+    assert writable == {
+        str(PurePath(config.control_socket).parent): {"emptyDir"},
+        str(config.handover_path.parent): {"hostPath"},
+    }
     assert volumes["config"]["configMap"] == {"name": DOCUMENTS["ConfigMap"]["metadata"]["name"]}
-    assert len(volumes) == len(CONTAINER["volumeMounts"]) == 2
+    assert len(volumes) == len(CONTAINER["volumeMounts"]) == 3
 
 
 def containerfile() -> list[list[str]]:

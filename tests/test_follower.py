@@ -81,6 +81,10 @@ def test_the_old_source_goes_on_until_the_new_one_has_told_what_there_is(caplog:
         assert calls == ["changed", "changed"]
         new.tell()
         assert calls == ["changed", "changed", "changed"]
+        problem = Problem("", "Service default/web", "spec", "is wrong")
+        follower.report((problem,))
+        await follower.reread()
+        assert (old.reported, old.rereads, new.reported, new.rereads) == ([], 0, [problem], 1)
         await follower.stop()
         assert new.ended
 

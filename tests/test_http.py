@@ -127,3 +127,56 @@ def _get(port: int) -> int:
         return connection.getresponse().status
     finally:
         connection.close()
+
+
+def ask(path: Path) -> bytes:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5.0)
+        client.connect(str(path))
+        client.sendall(b"GET /status HTTP/1.0\r\n\r\n")
+        return b"".join(iter(lambda: client.recv(4096), b""))
+
+
+def test_servers_sockets_are_handed_over_and_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+
+    async def hand_over() -> None:
+        old_sockets = ServerSockets()
+        old = Servers(old_sockets)
+        await old.serve_unix(path, DOCUMENTS)
+        assert await old.serve_tcp("127.0.0.1", port, {"/status": lambda: (200, "old")}) == ""
+        handed = {name: one.dup() for name, one in old_sockets.open().items()}
+        new_sockets = ServerSockets(handed)
+        assert new_sockets.has_unix(path)
+        new = Servers(new_sockets)
+        await new.serve_unix(path, {"/status": lambda: (200, "new")})
+        # no retry: it has the very socket
+        assert await new.serve_tcp("127.0.0.1", port, {"/status": lambda: (200, "new")}) == ""
+        await old.close(handed_over=True)
+        assert (await asyncio.to_thread(ask, path)).endswith(b"new")
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
+        await asyncio.to_thread(connection.request, "GET", "/status")
+        assert (await asyncio.to_thread(connection.getresponse)).read() == b"new"
+        connection.close()
+        await new.close()
+        assert not path.exists()
+
+    asyncio.run(hand_over())
+
+
+def test_a_socket_at_the_same_path_of_another_container_is_another_one(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    old, elsewhere = ServerSockets(), tmp_path / "elsewhere"
+    one = old.unix(path)
+    handed = {name: sock.dup() for name, sock in old.open().items()}
+    # what is at this path in the other's file system
+    path.rename(elsewhere)
+    new = ServerSockets(handed)
+    assert not new.has_unix(path)
+    other = new.unix(path)
+    new.close_unused()
+    other.close()
+    one.close()
+    assert {sock.fileno() for sock in handed.values()} == {-1}

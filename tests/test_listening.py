@@ -6,11 +6,14 @@ import itertools
 import os
 import resource
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from typing import cast
 
 import pytest
 
+from kpf.master import generations, workers
+from kpf.master.generations import Generations
 from kpf.master.listening import ListeningGroup, ListeningSockets, batches_of
 from kpf.master.workers import Workers
 from kpf.model.names import EndpointSet, Family, FrontendKey, ServicePortName
@@ -184,8 +187,8 @@ def test_a_successor_is_handed_all_that_is_open_in_messages_that_are_not_too_lon
         each.close()
 
 
-class Generations:
-    """Two generations of a master, on the same sockets; clients that come one after another all the time."""
+class Two:
+    """Two generations, on the same sockets."""
 
     def __init__(self, servers: Greeter, first: int, second: int) -> None:
         self.region = Region.create()
@@ -195,11 +198,10 @@ class Generations:
         self.first = self._generation(range(first), 1, steers=True)
         self.second = self._generation(range(first, first + second), 2, steers=False)
         self.where = listener()
-        self.slot = self.directory.claim(b"shop")
-        self.directory.set_members(self.slot, sorted(map(packed, servers.at)), affinity_timeout_ms=0)
-        self.listeners.open(self.where, self.slot)
+        slot = self.directory.claim(b"shop")
+        self.directory.set_members(slot, sorted(map(packed, servers.at)), affinity_timeout_ms=0)
+        self.listeners.open(self.where, slot)
         self.listeners.announce([self.where])
-        self.served, self.is_over = 0, False
 
     def _generation(self, places: range, number: int, *, steers: bool) -> Workers:
         def newborn(_: int) -> Configure:
@@ -207,7 +209,38 @@ class Generations:
 
         return Workers(self.directory, self.listeners, newborn=newborn, slots=places, generation=number, steers=steers)
 
-    async def client(self) -> None:
+    def pause(self, place: int) -> None:
+        self.region.words[self.region.layout.worker(place) + PAUSED] = 1
+
+    def accepted(self, workers: Workers) -> list[int]:
+        return [self.directory.worker(place).total for place in workers.places]
+
+
+class Master:
+    """Changes its number of workers while clients come one after another all the time."""
+
+    def __init__(self, servers: Greeter, count: int) -> None:
+        self.directory, self.listeners = Directory(Region.create()), ListeningSockets(count)
+        self.handover = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.workers = Generations(
+            self.directory,
+            self.listeners,
+            newborn=lambda _: Configure(0, 0, count, os.getuid(), os.getgid(), 1.0),
+            handover=self.handover,
+            count=count,
+            generation=1,
+        )
+        self.where = listener()
+        slot = self.directory.claim(b"shop")
+        self.directory.set_members(slot, sorted(map(packed, servers.at)), affinity_timeout_ms=0)
+        self.listeners.open(self.where, slot)
+        self.listeners.announce([self.where])
+        self.served, self.is_over = 0, False
+
+    def accepted(self, workers: Workers) -> list[int]:
+        return [workers.accepted([index]) for index in range(len(workers.places))]
+
+    async def _client(self) -> None:
         loop = asyncio.get_running_loop()
         while not self.is_over:
             with socket.socket() as sock:
@@ -216,60 +249,74 @@ class Generations:
                 assert await asyncio.wait_for(loop.sock_recv(sock, 1), 5.0)
             self.served += 1
 
-    def pause(self, place: int) -> None:
-        self.region.words[self.region.layout.worker(place) + PAUSED] = 1
-
-    def accepted(self, workers: Workers) -> list[int]:
-        return [self.directory.worker(place).total for place in workers.places]
-
-    async def change(self) -> None:
-        """From the first to the second, as a master does it."""
-        number, size = len(self.second.places), len(self.first.places)
-        if number > size:
-            self.listeners.resize(number)
-        supervising = [asyncio.create_task(one.supervise()) for one in (self.first, self.second)]
-        await self.second.start()
-        if number < size:
-            self.listeners.resize(number)
-        self.second.serve()
-        surplus = range(number, size)
-        before = -1
-        while before != (before := self.first.accepted(surplus)):
-            await asyncio.sleep(0.2)
-        self.first.leave()
-        while not self.first.is_over:
+    async def more(self) -> None:
+        served = self.served
+        while self.served < served + 200:
             await asyncio.sleep(0.01)
-        self.listeners.forget_surplus()
-        for one in supervising:
-            one.cancel()
 
-    async def play(self) -> None:
-        await self.first.start()
-        clients = [asyncio.create_task(self.client()) for _ in range(4)]
+    async def play(self, act: Callable[["Master"], Awaitable[None]]) -> None:
+        await self.workers.start()
+        tasks = [asyncio.create_task(self._client()) for _ in range(4)]
+        supervising = asyncio.create_task(self.workers.supervise())
         try:
-            await self.change()
-            seen, served = self.accepted(self.first), self.served
-            while self.served < served + 200:
-                await asyncio.sleep(0.01)
-            assert self.accepted(self.first) == seen
-            assert all(self.accepted(self.second))
+            await act(self)
         finally:
             self.is_over = True
-            await asyncio.gather(*clients)
-            await self.first.abort()
-            await self.second.abort()
+            await asyncio.gather(*tasks)
+            supervising.cancel()
+            await self.workers.abort()
             self.listeners.close(self.where)
+            self.handover.close()
 
 
 @pytest.mark.parametrize(("first", "second"), [(2, 2), (1, 3), (3, 1)])
 def test_a_generation_takes_the_place_of_another_and_no_client_notices(first: int, second: int) -> None:
+    async def change(made: Master) -> None:
+        before = made.workers.serving
+        await made.workers.change(second)
+        while not before.is_over:
+            await asyncio.sleep(0.01)
+        seen = made.accepted(before)
+        await made.more()
+        assert made.accepted(before) == seen
+        assert len(made.listeners[made.where].sockets) == second
+        assert all(made.accepted(made.workers.serving))
+
     with Greeter(2) as servers:
-        asyncio.run(Generations(servers, first, second).play())
+        asyncio.run(Master(servers, first).play(change))
+
+
+def test_a_generation_that_cannot_start_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def change(made: Master) -> None:
+        before, places = made.workers.serving, made.directory.worker_slots()
+        monkeypatch.setattr(workers, "START_S", 0.0)
+        with pytest.raises(TimeoutError):
+            await made.workers.change(3)
+        assert made.workers.serving is before
+        assert made.directory.worker_slots() == places
+        assert len(made.listeners[made.where].sockets) == 1
+        await made.more()
+
+    with Greeter(2) as servers:
+        asyncio.run(Master(servers, 1).play(change))
+
+
+def test_surplus_sockets_are_watched_until_nothing_comes_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generations, "QUIET_S", 0.05)
+    counts, seen = itertools.chain((1, 2, 3), itertools.repeat(4)), list[int]()
+
+    class Accepting:
+        def accepted(self, _: range) -> int:
+            seen.append(next(counts))
+            return seen[-1]
+
+    asyncio.run(Generations._quiet(cast(Generations, None), cast(Workers, Accepting()), range(2, 4)))
+    assert seen[:5] == [1, 2, 3, 4, 4]
 
 
 def test_only_those_who_serve_steer() -> None:
     with Greeter(1) as servers:
-        made = Generations(servers, 2, 2)
+        made = Two(servers, 2, 2)
 
         def accepted_after(connections: int) -> list[int]:
             """By index, whichever generation takes them."""

@@ -13,7 +13,9 @@ from typing import Any, cast
 import pytest
 
 from kpf.master import effects, process, workers
+from kpf.master.addresses import shared_address
 from kpf.master.effects import Effects
+from kpf.master.labels import label_of
 from kpf.master.listening import ListeningSockets
 from kpf.master.supervisor import State
 from kpf.master.workers import Workers
@@ -190,5 +192,42 @@ def test_a_newborn_is_told_of_what_is_announced_and_of_nothing_that_is_withdrawn
         await shop.replace_worker()
         await shop.wake()
         assert (shop.accepts_on(kept), shop.accepts_on(withdrawn)) == (True, False)
+
+    shop_scene(monkeypatch, play)
+
+
+def test_beside_a_predecessor_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play(shop: Shop) -> None:
+        old = await shop.open(await shop.frontend("old"))
+        shop.effects.may_close.clear()
+        await shop.effects.perform(CloseFrontends((old,)))
+        await asyncio.sleep(0.2)
+        assert shop.accepts_on(old)
+        assert shop.directory.labels()
+        shop.effects.take_charge()
+        await until(lambda: not shop.effects.closing)
+        assert not shop.directory.labels()
+
+    shop_scene(monkeypatch, play)
+
+
+def test_what_a_successor_that_has_failed_did_in_memory_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play(shop: Shop) -> None:
+        mine = await shop.frontend("mine")
+        listener = await shop.open(mine)
+        slot = shop.listeners[listener].frontend_slot
+        other = Directory.adopt(shop.directory.region)
+        more = tuple(sorted((*mine.endpoints, at("127.0.0.1:9"))))
+        other.set_members(slot, [shared_address(one) for one in more], affinity_timeout_ms=60_000)
+        its_own = other.claim(label_of(listener.frontend._replace(family=Family.IPV6)))
+        shop.effects.reread()
+        assert shop.effects.now.frontends == {listener: Frontend(listener, more, 60)}
+        assert shop.directory.labels().keys() == {slot}
+        assert shop.effects.rules is None
+        # the place of what nobody listens for is free again
+        shop.directory.collect()
+        assert its_own == shop.directory.claim(b"another")
+        client = shop.connect(listener)
+        assert await asyncio.to_thread(client.recv, 16) == b"mine"
 
     shop_scene(monkeypatch, play)

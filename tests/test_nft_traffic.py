@@ -78,13 +78,19 @@ def node() -> Machine:
     return Machine()
 
 
+@pytest.fixture(scope="module")
+def process(node: Machine) -> Iterator[Backends]:
+    with Backends(node) as process:
+        yield process
+
+
 @pytest.fixture
-def backends(node: Machine) -> Iterator[Backends]:
+def backends(process: Backends) -> Iterator[Backends]:
     """What listens on the proxy ports; it answers with the address that it was reached at."""
-    with Backends(node) as backends:
-        for address in NODE:
-            backends.open(address, PROXY_PORT)
-        yield backends
+    for address in NODE:
+        process.open(address, PROXY_PORT)
+    yield process
+    process.clear()
 
 
 @pytest.fixture(autouse=True)

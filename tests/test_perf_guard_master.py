@@ -84,7 +84,7 @@ OF_A_CHANGE = {
     "address dumps":      (      0,       1,         1,       0,       0,        0,       0),
     "conntrack dumps":    (      0,       1,         1,       0,       1,        1,       1),
     "channel frames":     (      0,       4,         0,       4,       0,        0,       0),
-    "channel bytes":      (      0,     144,         0,     142,       0,        0,       0),
+    "channel bytes":      (      0,     128,         0,     126,       0,        0,       0),
     "words written":      (     14,      45,         0,       1,       0,        0,       0),
 }
 OF_ALL = {
@@ -103,7 +103,7 @@ OF_ALL = {
     "transaction ends":   (  1,     1,     1,     1),
     "conntrack dumps":    (  1,     1,     1,     1),
     "channel frames":     (  4,     8,     0,     0),
-    "channel bytes":      (176,  4232,     0,     0),
+    "channel bytes":      (160,  4200,     0,     0),
     "words written":      (225, 22275,     0,     0),
 }
 # fmt: on

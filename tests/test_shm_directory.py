@@ -15,10 +15,11 @@ from kpf.shm import layout
 from kpf.shm.balancer import Balancer
 from kpf.shm.directory import Directory
 from kpf.shm.extents import Extents, order_of
-from kpf.shm.layout import Address, Reason
+from kpf.shm.layout import MUST_END, Address, Reason
 from kpf.shm.lock import LockBusyError
 from kpf.shm.region import Region, RegionError, monotonic_ms
 from kpf.shm.slots import CapacityError
+from kpf.shm.worker_slots import begin
 
 FORK = multiprocessing.get_context("fork")
 
@@ -247,3 +248,20 @@ def test_extents_never_overlap_and_all_come_back(steps: list[tuple[bool, int]]) 
     for one in taken:
         extents.give(*one)
     assert extents.take(512) == 0
+
+
+def test_of_many_generations_the_oldest_are_to_end(region: Region) -> None:
+    directory = Directory(region)
+    taken = [directory.take_worker_slots(2) for _ in range(4)]
+    for generation, slots in enumerate(taken, 1):
+        for slot in slots:
+            begin(region, slot, generation=generation, pid=1)
+    directory.give_worker_slots(taken[1])
+    assert directory.workers.end_all_but(3) == 0
+    assert directory.workers.end_all_but(2) == 2
+    told = [slot for slots in taken for slot in slots if region.words[region.layout.worker(slot) + MUST_END]]
+    assert told == [*taken[0]]
+    # whoever comes there later is not meant
+    directory.give_worker_slots(taken[0])
+    again = directory.take_worker_slots(2)
+    assert not any(region.words[region.layout.worker(slot) + MUST_END] for slot in again)

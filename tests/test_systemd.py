@@ -4,6 +4,8 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -63,7 +65,17 @@ def test_a_mistake_in_it_would_be_seen(tmp_path: Path) -> None:
 def test_workers_outlive_a_master_that_dies() -> None:
     """When the main process is gone, "mixed" and "control-group" mean SIGKILL for the others, at once."""
     assert values("KillMode") == ["process"]
-    assert values("Restart") == ["always"]
+
+
+def test_who_has_handed_over_is_not_started_again_and_who_has_crashed_is() -> None:
+    """systemd.service(5), Restart=: an exit status of 0 is none of a failure, nor is a stop."""
+    assert values("Restart") == ["on-failure"]
+
+
+def test_the_handover_socket_outlives_a_restart() -> None:
+    assert values("RuntimeDirectoryPreserve") == ["restart"]
+    (directory,) = values("RuntimeDirectory")
+    assert Config().handover_path.parent == Path("/run") / directory
 
 
 def test_it_is_started_again_however_often_it_has_crashed() -> None:
@@ -131,6 +143,66 @@ def test_only_a_stop_takes_away_what_is_left(tmp_path: Path, jobs: str, status: 
     assert subprocess.run(shlex.split(line), env=env, check=False, timeout=10).returncode == 0
     cleaned = tmp_path / "cleaned"
     assert (cleaned.read_text() if cleaned.exists() else "") == ("cleanup\n" if is_cleaned else "")
+
+
+# and takes its time
+LEAVES_ON_SIGUSR2 = """
+import signal, time
+signal.signal(signal.SIGUSR2, lambda *_: (time.sleep(0.3), exit(7)))
+print(flush=True)
+time.sleep(9)
+"""
+
+
+@pytest.mark.parametrize(
+    ("jobs", "status", "told"),
+    [
+        ("42 kpf.service restart running", 0, True),
+        ("42 kpf.service try-restart running", 0, True),
+        ("42 kpf.service stop running", 0, False),
+        # it ends by itself, having handed over
+        ("", 0, False),
+        # nobody knows
+        ("", 1, False),
+    ],
+)
+def test_a_restart_leaves_all_for_the_next_and_waits_for_the_end(
+    tmp_path: Path, jobs: str, status: int, told: bool
+) -> None:
+    """As `systemctl list-jobs` of systemd 252 and 257 shows them."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LEAVES_ON_SIGUSR2], stdout=subprocess.PIPE, start_new_session=True
+    ) as master:
+        assert master.stdout is not None
+        assert master.stdout.readline()
+        reaping = threading.Thread(target=master.wait)
+        reaping.start()
+        try:
+            assert exec_stop(tmp_path, jobs, status, MAINPID=str(master.pid)) == 0
+            assert master.returncode == (7 if told else None)
+        finally:
+            master.kill()
+            reaping.join()
+
+
+def test_a_stop_of_a_unit_that_has_no_master_is_fine(tmp_path: Path) -> None:
+    assert exec_stop(tmp_path, "42 kpf.service restart running", 0) == 0
+
+
+def exec_stop(tmp_path: Path, jobs: str, status: int, **env: str) -> int:
+    """The exit status of ExecStop where systemctl says this."""
+    (line,) = values("ExecStop")
+    program(tmp_path / "systemctl", f'test "$*" = "--no-legend list-jobs kpf.service" && echo "{jobs}"; exit {status}')
+    whole = {**os.environ, **env, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = shlex.split(line.replace("$$", "$"))
+    return subprocess.run(command, env=whole, check=False, timeout=15).returncode
+
+
+def test_a_restart_has_time_to_leave() -> None:
+    (line,) = values("ExecStop")
+    assert "seq 100" in line
+    assert "sleep 0.1" in line
+    assert seconds("TimeoutStopSec") > 2 * 100 * 0.1
 
 
 def test_what_is_left_is_looked_for_once_kpf_has_been_stopped() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from kpf import __version__
-from kpf.config.model import DEFAULT_CONTROL_SOCKET, DEFAULT_WORKER_USER
+from kpf.config.model import DEFAULT_WORKER_USER
+from kpf.places import DEFAULT_CONTROL_SOCKET
 
 ROOT = Path(__file__).parent.parent
 UNIT = (ROOT / "systemd" / "kpf.service").read_text(encoding="utf-8")

@@ -443,9 +443,11 @@ def test_an_orphan_that_is_short_hears_a_successor_later(short_of: str, tmp_path
         handover.listen()
         handover.setblocking(False)
         scarce = ScarceEpoll(epoll)
+        scarce.is_full = False
         made = orphan_in(scarce, handover)
-        scarce.is_full = short_of == "watches"
         made.tick(1000)
+        scarce.is_full = short_of == "watches"
+        made.tick(made.due_ms)
         scarce.is_full = False
         made.tick(made.due_ms)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as successor:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from kpf.net import channel, sockets
 from kpf.net.handover import HANDOVER, MEMORY
-from kpf.net.messages import Close, Configure, Done, Drain, Listen, Message, Ready, Reset
+from kpf.net.messages import Close, Configure, Done, Drain, Hold, Listen, Message, Ready, Reset
 from kpf.shm import layout
 from kpf.shm.balancer import Choice
 from kpf.shm.directory import Directory
@@ -115,7 +115,7 @@ class WorkerProcess:
     def acknowledged(self, message: Message) -> None:
         answer, _ = channel.receive(self.channel)
         assert isinstance(answer, Done)
-        assert isinstance(message, Configure | Listen | Close | Reset | Drain)
+        assert isinstance(message, Configure | Listen | Close | Reset | Hold | Drain)
         assert answer.number == message.number
 
     def descriptors(self) -> int:

@@ -13,6 +13,7 @@ from kpf.model.names import IPAddress, IPNetwork, SocketAddress
 
 MAX_WORKERS = 64
 MAX_DRAIN_TIMEOUT_S = 86_400.0
+MAX_HANDOVER_TIMEOUT_S = 7 * 86_400.0
 MAX_USER = (1 << 32) - 2
 
 _DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s)?\Z")
@@ -157,8 +158,18 @@ def listen_address(value: object) -> SocketAddress | None:
     return SocketAddress(address, int(match[3]))
 
 
-def seconds(value: object) -> float:
-    """A number, its text, or hours, minutes and seconds ("1h2m3.5s"), 0..86400 s. Raises ValueError."""
+def drain_seconds(value: object) -> float:
+    """As `seconds`, a day at most. Raises ValueError."""
+    return seconds(value, MAX_DRAIN_TIMEOUT_S)
+
+
+def handover_seconds(value: object) -> float:
+    """As `seconds`, a week at most. Raises ValueError."""
+    return seconds(value, MAX_HANDOVER_TIMEOUT_S)
+
+
+def seconds(value: object, limit_s: float) -> float:
+    """A number, its text, or hours, minutes and seconds ("1h2m3.5s"), 0..`limit_s` s. Raises ValueError."""
     seconds: float = -1
     if isinstance(value, int | float) and not isinstance(value, bool):
         seconds = value
@@ -167,8 +178,8 @@ def seconds(value: object) -> float:
     elif isinstance(value, str) and value and (match := _DURATION.match(value)):
         hours, minutes, rest = (float(part or 0) for part in match.groups())
         seconds = hours * 3600 + minutes * 60 + rest
-    if not 0 <= seconds <= MAX_DRAIN_TIMEOUT_S:
-        example = f"0..{MAX_DRAIN_TIMEOUT_S:.0f} seconds, or a duration such as 1m30s"
+    if not 0 <= seconds <= limit_s:
+        example = f"0..{limit_s:.0f} seconds, or a duration such as 1m30s"
         raise ValueError(f"must be {example}; not {shown(value)}")
     return float(seconds)
 
@@ -204,9 +215,14 @@ def url(value: object) -> str:
 def socket_path(value: object) -> str:
     """1..107 bytes in the file system's encoding, none of them 0. Raises ValueError."""
     path = _text(value)
-    if not 1 <= len(os.fsencode(path)) <= _UNIX_PATH_LIMIT or "\0" in path:
+    if not fits_a_socket(path):
         raise ValueError(f"must be a path of 1..{_UNIX_PATH_LIMIT} bytes, not {shown(path)}")
     return path
+
+
+def fits_a_socket(path: str) -> bool:
+    """Whether a Unix socket can have this path."""
+    return 1 <= len(os.fsencode(path)) <= _UNIX_PATH_LIMIT and "\0" not in path
 
 
 def host_name(value: object) -> str:

@@ -10,8 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 
 from kpf.config import fields
 from kpf.model.names import IPAddress, IPNetwork, SocketAddress
-
-DEFAULT_CONTROL_SOCKET = "/run/kpf/control.sock"
+from kpf.places import DEFAULT_CONTROL_SOCKET
 
 # "kp" above 2^16. No registry of ids gives it to anybody: systemd's leaves 65536..524287 unassigned (UIDS-GIDS),
 # Debian's adduser gives nothing above 65535 by default (Debian policy 9.2.2), and shadow's ranges of subordinate ids
@@ -73,7 +72,10 @@ class Config(_Part):
 
     Addresses and ranges are parsed: `bind_address` and `proxy_address` have at most one a family (a family without
     either has kpf's own, `kpf.netlink.own`), a listen address is None where it is off, `drain_timeout` is in seconds,
-    0..86400. `node_port_addresses` empty: all local ones. `service_cidrs`: ranges whose addresses are dropped where no
+    0..86400. `on_exit`: what becomes of rules and workers at SIGTERM: both go, once open connections have had
+    `drain_timeout`, or both stay for a successor, which asks for them at `handover_path`. `handover_timeout`: how many
+    seconds, 0..604800, workers go on without a master, or after a successor has taken over. `node_port_addresses`
+    empty: all local ones. `service_cidrs`: ranges whose addresses are dropped where no
     Service has them, beside those of the API's ServiceCIDR objects; any number of each family. `masquerade_all`:
     whatever the kernel forwards to a ClusterIP gets the node's address as its source; the remedy where replies would
     bypass the node, as on a bridge without br_netfilter. `worker_user`: the workers' uid and gid, which nobody else on
@@ -101,10 +103,10 @@ class Config(_Part):
         ip_address("127.0.0.1"), 10249
     )
     control_socket: Annotated[str, PlainValidator(fields.socket_path)] = DEFAULT_CONTROL_SOCKET
-    drain_timeout: Annotated[float, PlainValidator(fields.seconds)] = 30.0
+    drain_timeout: Annotated[float, PlainValidator(fields.drain_seconds)] = 30.0
     on_exit: Literal["drop", "leave"] = "drop"
     handover_socket: Annotated[str, PlainValidator(fields.socket_path)] = ""
-    handover_timeout: Annotated[float, PlainValidator(fields.seconds)] = 3600.0
+    handover_timeout: Annotated[float, PlainValidator(fields.handover_seconds)] = 3600.0
     logging: Logging = Logging()
     forwarding: Literal["auto", "proxied", "direct"] = "auto"
     allow_external_ips: bool = True
@@ -178,6 +180,16 @@ def contradictions(config: Config) -> list[tuple[str, str]]:
             config.healthz_bind_address is not None and config.healthz_bind_address == config.metrics_bind_address,
             "metricsBindAddress",
             "is the same as healthzBindAddress",
+        ),
+        (
+            config.handover_path == Path(config.control_socket),
+            "handoverSocket",
+            "is the same as controlSocket",
+        ),
+        (
+            not fields.fits_a_socket(str(config.handover_path)),
+            "handoverSocket",
+            "must be given: beside controlSocket its path would be too long",
         ),
     ]
     return [(field, message) for holds, field, message in needs if holds]

@@ -87,19 +87,28 @@ def load(overrides: Mapping[str, str]) -> Config:
 
 def warnings(config: Config) -> list[str]:
     """What is allowed and may hurt, or has no effect."""
-    found = list(config.file_warnings)
+    return [*config.file_warnings, *_of_handover(config), *_of_ports(config)]
+
+
+def _of_handover(config: Config) -> Iterator[str]:
+    if config.handover_timeout < config.drain_timeout:
+        yield (
+            f"handoverTimeout {config.handover_timeout:g} s is less than drainTimeout {config.drain_timeout:g} s: "
+            "a restart cuts open connections sooner than a stop does"
+        )
+
+
+def _of_ports(config: Config) -> Iterator[str]:
     try:
         low, high = map(int, EPHEMERAL_RANGE.read_text(encoding="ascii").split())
     except (OSError, ValueError):
-        return found
+        return
     first, last = config.port_range
-    if first > high or last < low:
-        return found
-    return [
-        *found,
-        f"portRange {config.port_range} overlaps net.ipv4.ip_local_port_range {low}-{high}: "
-        "outgoing connections of this node may take proxy ports",
-    ]
+    if first <= high and last >= low:
+        yield (
+            f"portRange {config.port_range} overlaps net.ipv4.ip_local_port_range {low}-{high}: "
+            "outgoing connections of this node may take proxy ports"
+        )
 
 
 def _read(path: str) -> _File:

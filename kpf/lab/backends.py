@@ -72,6 +72,10 @@ class Backends:
         number: int = self._ask("dropped")
         return number
 
+    def clear(self) -> None:
+        """As it began: no address is open, no connection, nothing has been accepted."""
+        self._ask("clear")
+
     def stop(self) -> None:
         """End the process: its connections are closed, its addresses refuse."""
         self.process.kill()
@@ -216,8 +220,20 @@ class _Servers:
         opened = self._datagrams if mode == "datagrams" else self._listening
         opened.pop((address, port)).close()
 
-    async def cut(self, name: str) -> int:
-        chosen = [connection for connection in self.connections if connection.name == name]
+    async def clear(self) -> None:
+        for opened in (self._listening, self._datagrams):
+            for server in opened.values():
+                server.close()
+            opened.clear()
+        # what was queued is accepted within an iteration
+        await asyncio.sleep(0)
+        await self.cut()
+        while self.connections:
+            await asyncio.sleep(0)
+        self.counts.clear()
+
+    async def cut(self, name: str | None = None) -> int:
+        chosen = [connection for connection in self.connections if name in (connection.name, None)]
         for connection in chosen:
             # linger for no time: a reset instead of a FIN
             sock = connection.transport.get_extra_info("socket")

@@ -21,6 +21,8 @@ from kpf.shm.directory import Directory
 log = logging.getLogger("kpf")
 
 QUIET_S, QUIET_LIMIT_S = 0.5, 2.0
+# one that serves, and those before it that still have connections
+MAX_GENERATIONS = 8
 
 
 class Generations:
@@ -129,10 +131,12 @@ class Generations:
         except OSError:
             self._listeners.resize(len(before.slots))
             await made.abort()
+            self._directory.give_worker_slots(made.places)
+            self._listeners.forget_surplus()
             raise
         self.serving = made
         self._leaving.append(before)
-        made.serve()
+        self.serve()
         await self._quiet(before, range(count, len(before.slots)))
         before.leave()
         await before.have_left()
@@ -141,7 +145,7 @@ class Generations:
     async def _quiet(self, workers: Workers, indexes: range) -> None:
         """Until these have accepted nothing for a while: handshakes go on that began when they were steered to."""
         deadline_s = time.monotonic() + QUIET_LIMIT_S
-        seen, since_s = -1, 0.0
+        seen, since_s = -1, time.monotonic()
         while indexes and (now_s := time.monotonic()) < deadline_s and now_s - since_s < QUIET_S:
             if (total := workers.accepted(indexes)) != seen:
                 seen, since_s = total, now_s
@@ -150,6 +154,8 @@ class Generations:
     def serve(self) -> None:
         """From now on new connections go where those that serve say."""
         self.serving.serve()
+        if ended := self._directory.workers.end_all_but(MAX_GENERATIONS):
+            log.warning("%d workers of the oldest generations end, and their connections with them", ended)
         # a predecessor may have had more workers
         self._surplus_due_s = time.monotonic() + QUIET_LIMIT_S
 

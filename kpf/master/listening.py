@@ -115,8 +115,8 @@ class ListeningSockets:
 
     def _cut(self, listener: Listener, number: int) -> None:
         group = self._open[listener]
-        # from the last one on: so none takes another one's place
-        _close(group.sockets[number:][::-1])
+        # for the kernel, too, the last ones: none of the others changes its place
+        _close(group.sockets[number:])
         self._open[listener] = ListeningGroup(group.frontend_slot, group.sockets[:number])
 
     def _join(self, listener: Listener, made: list[socket.socket], number: int, *, address_may_go: bool) -> None:

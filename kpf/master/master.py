@@ -34,6 +34,7 @@ log = logging.getLogger("kpf")
 # of the garbage collector: hardly any object is garbage, and in a large cluster a full collection looks at a million of
 # them for a third of a second
 COLLECT_AFTER = (20_000, 20, 20)
+CATCH_UPS = 3
 # that what is shown of a predecessor's workers is old at most
 REFRESH_S = 1.0
 
@@ -170,7 +171,10 @@ class Master:
 
         Raises `HandoverError`, `RegionError`.
         """
-        carrier.catch_up()
+        # each finds what has changed during the one before, which takes the less time the less that is
+        for _ in range(CATCH_UPS):
+            carrier.catch_up()
+            await asyncio.sleep(0)
         await self._inheritance.pause()
         carrier.catch_up()
         await self._workers.hold(False)

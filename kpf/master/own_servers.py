@@ -28,7 +28,7 @@ class OwnServers:
     async def serve_control(self, path: Path) -> None:
         """Raises `ControlSocketError`."""
         try:
-            await self._servers.serve_unix(path, {"/status": self._state.status})
+            await self._servers.serve_unix(path, {"/status": self._state.status, "/ready": self._state.ready})
         except OSError as error:
             raise ControlSocketError(f"controlSocket {path}: {error.strerror or error}") from error
 

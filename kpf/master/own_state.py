@@ -64,6 +64,22 @@ class OwnState:
             troubles=self.source.troubles,
         )
 
+    def ready(self) -> tuple[int, str]:
+        """For `kpf status --ready`: 200 if this kpf serves, else 503 and why it does not."""
+        why = self._why_not_ready()
+        return (503, why) if why else (200, "ready")
+
+    def _why_not_ready(self) -> str:
+        if self.handed_over:
+            return "another kpf has taken over"
+        if not self.is_started:
+            return "not all workers are ready"
+        if not self.reconciler.progress.synced:
+            return "; ".join(("nothing has been synced yet", *self.source.troubles))
+        if not self.effects.may_close.is_set():
+            return "the kpf before has not left yet"
+        return "it drains" if self.draining else ""
+
     async def status(self) -> tuple[int, object]:
         """For `kpf status`: HTTP status and JSON body."""
         progress, desired = self.reconciler.progress, self.reconciler.desired

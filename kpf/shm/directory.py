@@ -48,12 +48,12 @@ COLLECT_MS = 1_000
 class Directory:
     """All frontends and members. At most 65,536 frontends, 262,144 members, 4,096 frontends with affinity.
 
-    Begins with a region that is new, or with the books of one that is not.
+    Begins with a region that is new, or with the books of one that is not. `workers`: their places in `region`.
     """
 
     def __init__(self, region: Region, books: Books | None = None, *, clock: Callable[[], int] = monotonic_ms) -> None:
-        self._region, self._words, self._layout, self._clock = region, region.words, region.layout, clock
-        self._observer, self._workers = Observer(region), WorkerSlots(region, clock)
+        self.region, self._words, self._layout, self._clock = region, region.words, region.layout, clock
+        self._observer, self.workers = Observer(region), WorkerSlots(region, clock)
         self._open_books(books or Books(Places(region)))
 
     @classmethod
@@ -68,7 +68,7 @@ class Directory:
 
     def reread(self) -> None:
         """Another master has had it meanwhile. Raises `RegionError` if what it has left makes no sense."""
-        self._open_books(read_books(self._region))
+        self._open_books(read_books(self.region))
         self.collect()
 
     def _open_books(self, books: Books) -> None:
@@ -79,22 +79,22 @@ class Directory:
     @property
     def descriptor(self) -> int:
         """The shared memory, for a worker. Never to be closed in this process (`kpf.shm.lock`)."""
-        return self._region.descriptor
+        return self.region.descriptor
 
     def take_worker_slots(self, count: int) -> tuple[int, ...]:
         """Places for so many workers, the lowest that are free: no worker has been heard of there for a minute.
 
         Raises `CapacityError`.
         """
-        return self._workers.take(count)
+        return self.workers.take(count)
 
     def give_worker_slots(self, slots: Iterable[int]) -> None:
         """The workers that were there have ended, and their connections with them."""
-        self._workers.give(slots)
+        self.workers.give(slots)
 
     def worker_slots(self) -> tuple[int, ...]:
         """The places in which there are workers, of whichever master."""
-        return self._workers.taken()
+        return self.workers.taken()
 
     def worker(self, worker: int) -> WorkerView:
         """What the worker in that slot has said last, whether or not it lives; zeros if there was none."""
@@ -159,7 +159,7 @@ class Directory:
 
     def move(self, before: int, after: int) -> None:
         """Turn and affinity of a frontend go along to another slot that it has got, and that nobody uses yet."""
-        move(self._region, before, after)
+        move(self.region, before, after)
 
     def retire(self, slot: int) -> None:
         """The frontend is gone, and all workers have acknowledged it. Its sessions may go on."""
@@ -169,7 +169,7 @@ class Directory:
     def collect(self) -> None:
         """Make places free that nobody refers to any more. Happens by itself, once a second when there are changes."""
         self._collected_ms = self._clock()
-        self._workers.expire()
+        self.workers.expire()
         for slot in [slot for slot in self._retired if self._observer.active(slot) == 0]:
             self._words[self._layout.frontend(slot) + STATE] = State.FREED
             self._freed[slot] = self._retired.pop(slot)

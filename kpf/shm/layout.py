@@ -34,8 +34,9 @@ DESCRIPTION_AT = 16  # how many bytes, and these: `kpf.shm.description`
 HEADER_WORDS = 512
 
 # A worker's record, on cache lines of its own. The heartbeat (ms) says whether the slot is taken; who takes one, or
-# gives it back (0), writes it for a worker that is not there.
-HEARTBEAT, PAUSED, ACTIVE, TOTAL, PAUSES, GENERATION, PID = range(7)
+# gives it back (0), writes it for a worker that is not there. The last one is the master's: a worker that is leaving is
+# to end now (1).
+HEARTBEAT, PAUSED, ACTIVE, TOTAL, PAUSES, GENERATION, PID, MUST_END = range(8)
 WORKER_WORDS = 64
 
 # A frontend's record: the list word, the affinity timeout (ms, 0: none), 1 + the index of its affinity table, entries

@@ -17,6 +17,7 @@ from kpf.shm.layout import (
     M_ACTIVE,
     MEMBER_COUNTERS,
     MEMBERS_USED_AT,
+    MUST_END,
     PAUSED,
     PID,
     WORKER_SLOTS,
@@ -70,7 +71,7 @@ class WorkerSlots:
             words[WORKERS_USED_AT] = free[-1] + 1
         for slot in free:
             record = self._layout.worker(slot)
-            words[record + GENERATION] = words[record + PID] = 0
+            words[record + GENERATION] = words[record + PID] = words[record + MUST_END] = 0
             words[record + HEARTBEAT] = now_ms
         self._own.update(free)
         return tuple(free)
@@ -86,6 +87,17 @@ class WorkerSlots:
         """Those that are not free, whoever has taken them."""
         now_ms = self._clock()
         return tuple(slot for slot in range(self._words[WORKERS_USED_AT]) if not self._is_free(slot, now_ms))
+
+    def end_all_but(self, generations: int) -> int:
+        """Have workers end that are leaving, but for the newest so many generations. How many workers these are."""
+        words = self._words
+        of = {slot: words[self._layout.worker(slot) + GENERATION] for slot in self.taken()}
+        # 0: it has not begun
+        kept = sorted({*of.values()} - {0})[-generations:]
+        doomed = [slot for slot, generation in of.items() if 0 < generation < kept[0]]
+        for slot in doomed:
+            words[self._layout.worker(slot) + MUST_END] = 1
+        return len(doomed)
 
     def expire(self) -> None:
         """Whoever has not been heard of for so long has ended, and nobody has told us."""

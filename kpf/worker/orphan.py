@@ -62,7 +62,7 @@ class Orphan:
                 times.append(self._next_ms)
             if self._successor.deadline_ms is not None:
                 times.append(self._successor.deadline_ms)
-        elif not self.is_relieved and (self._lock is None or not self._listens):
+        elif not self.is_relieved and (self._lock is None or (self._handover is not None and not self._listens)):
             times.append(self._next_ms)
         return min(times)
 
@@ -175,6 +175,9 @@ class Orphan:
         self._successor = None
 
     def _relieve(self, now_ms: int) -> None:
+        if self._successor is not None and not self._successor.has_taken:
+            # it comes too late: what it would be handed is closed below, and not up to date any more
+            self._hang_up()
         self.is_relieved, self._stays_paused = True, self.is_paused
         self.deadline_ms = now_ms + self._timeout_ms
         self._listen(False)

@@ -17,7 +17,7 @@ from kpf.net.handover import HANDOVER, MEMORY
 from kpf.net.messages import Close, Configure, Drain, Hold, Listen, Reset
 from kpf.shm import worker_slots
 from kpf.shm.balancer import Balancer
-from kpf.shm.layout import HEARTBEAT
+from kpf.shm.layout import HEARTBEAT, MUST_END
 from kpf.shm.region import Region, monotonic_ms
 from kpf.worker import privileges
 from kpf.worker.acceptor import Acceptor
@@ -146,7 +146,8 @@ class Worker:
             self._orphan.tick(clock.now_ms)
             self._follow(self._orphan)
         over_time = self._orphan is not None and clock.now_ms >= self._orphan.deadline_ms
-        self._is_over = over_time or (self._leaving and not self._sessions.active and acceptor.is_empty)
+        is_done = (not self._sessions.active and acceptor.is_empty) or self._words[self._record + MUST_END]
+        self._is_over = over_time or (self._leaving and bool(is_done))
         clock.is_restless = self._leaving or acceptor.is_unsettled or bool(self._resets.due)
         return more
 

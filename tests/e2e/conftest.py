@@ -13,7 +13,7 @@ from kpf.lab.cluster import Cluster
 from kpf.lab.namespace import NamespaceRefusedError
 from kpf.lab.tables import list_tables
 from kpf.lab.topology import Lab, pod_address
-from tests.e2e.world import PODS, World
+from tests.e2e.world import PODS, LastingDaemon, World
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +43,38 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.fixture(scope="module")
+def process(lab: Lab) -> Iterator[Backends]:
+    """A process full of servers on the pods' host, one for a module."""
+    with Backends(lab.pods) as process:
+        yield process
+
+
 @pytest.fixture
-def backends(lab: Lab) -> Iterator[Backends]:
+def backends(process: Backends) -> Iterator[Backends]:
     """A process full of servers on the pods' host, with no address yet."""
-    with Backends(lab.pods) as backends:
-        yield backends
+    yield process
+    process.clear()
+
+
+@pytest.fixture(scope="module")
+def lasting(lab: Lab) -> Iterator[LastingDaemon]:
+    """Started by the first test that wants it."""
+    daemon = LastingDaemon(lab.node)
+    yield daemon
+    daemon.close()
+    assert list_tables() == []
 
 
 @pytest.fixture
-def world(lab: Lab, backends: Backends) -> Iterator[World]:
-    """A world without services; when the test is over there must be no table left in it."""
+def world(lab: Lab, backends: Backends, lasting: LastingDaemon) -> Iterator[World]:
+    """A world without services; when the test is over there must be no table left in it, but the lasting daemon's."""
     # a Unix socket's path has 107 bytes at most, so not pytest's tmp_path
     with tempfile.TemporaryDirectory(prefix="kpf-") as directory:
-        yield World(lab, backends, Path(directory))
+        yield World(lab, backends, Path(directory), lasting)
+    lasting.forget()
+    if lasting.runs:
+        return
     left = list_tables()
     if left:
         subprocess.run([sys.executable, "-m", "kpf", "cleanup"], check=True)

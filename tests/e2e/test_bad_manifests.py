@@ -34,7 +34,7 @@ def _mutated(path: str, value: object) -> list[dict[str, object]]:
 def test_a_wrong_field_concerns_its_object_alone(world: World, path: str, value: object) -> None:
     pods = world.pods([1, 2])
     world.serve("shop", SHOP[0], pods)
-    with world.daemon() as daemon:
+    with world.lasting as daemon:
         world.manifests.write("bad.yaml", *_mutated(path, value), *shop("new", "10.96.0.11", pods))
         eventually(lambda: world.answers(("10.96.0.11", 80), 2, timeout_s=0.5) == dict.fromkeys(pods, 1))
         assert world.answers(SHOP, 4) == dict.fromkeys(pods, 2)
@@ -62,7 +62,7 @@ def test_addresses_are_read_as_kube_proxy_reads_them_and_what_is_none_costs_noth
         *(endpoint_slice("odd", [*old_forms, "10.244.1.300"], port=POD_PORT),),
         *(endpoint_slice("guarded", pods, port=POD_PORT),),
     )
-    with world.daemon() as daemon:
+    with world.lasting as daemon:
         for address in ("10.96.0.10", "203.0.113.20", "203.0.113.21", "203.0.113.22", "10.96.0.11"):
             assert world.answers((address, 80), 2) == dict.fromkeys(pods, 1), address
         assert world.answers(("203.0.113.23", 80), timeout_s=0.3) == {"timed out": 1}
@@ -74,7 +74,7 @@ def test_addresses_are_read_as_kube_proxy_reads_them_and_what_is_none_costs_noth
 def test_a_file_that_is_no_yaml_leaves_what_was_read_from_it(world: World) -> None:
     pods = world.pods([1])
     world.serve("shop", SHOP[0], pods)
-    with world.daemon() as daemon:
+    with world.lasting as daemon:
         world.manifests.write_text("shop.yaml", "kind: [Service\n  - :")
         daemon.wait_for_log("shop.yaml")
         world.serve("other", "10.96.0.11", pods)
@@ -85,7 +85,7 @@ def test_a_file_that_is_no_yaml_leaves_what_was_read_from_it(world: World) -> No
 def test_a_directory_that_goes_away_leaves_everything(world: World) -> None:
     pods = world.pods([1])
     world.serve("shop", SHOP[0], pods)
-    with world.daemon() as daemon:
+    with world.lasting as daemon:
         away = world.directory / "away"
         world.manifests.directory.rename(away)
         daemon.wait_for_log(str(world.manifests.directory))
@@ -102,7 +102,7 @@ def test_two_services_with_one_portal(world: World) -> None:
     newer["metadata"]["creationTimestamp"] = "2025-01-01T00:00:00Z"
     world.manifests.write("a-newer.yaml", newer, endpoint_slice("newer", pods[1:], port=POD_PORT))
     world.manifests.write("b-older.yaml", older, endpoint_slice("older", pods[:1], port=POD_PORT))
-    with world.daemon() as daemon:
+    with world.lasting as daemon:
         assert world.answers(SHOP, 4) == {pods[0]: 4}
         daemon.wait_for_log(f"default/newer: spec.clusterIPs: {SHOP[0]}")
         world.manifests.remove("b-older.yaml")

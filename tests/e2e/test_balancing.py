@@ -19,7 +19,7 @@ CLIENTS = [client_address(number) for number in range(200)]
 def test_3000_one_after_another_are_1000_each(world: World) -> None:
     pods = world.pods([1, 2, 3])
     world.serve("shop", SHOP[0], pods)
-    with world.daemon() as daemon:
+    with world.lasting as daemon:
         assert world.answers(SHOP, 3000) == dict.fromkeys(pods, 1000)
         totals = [worker["connectionsTotal"] for worker in daemon.status()["workers"]]
     assert sum(totals) == 3000
@@ -31,7 +31,7 @@ def test_3000_open_at_once_are_1000_each(world: World, sources: int) -> None:
     pods = world.pods([1, 2, 3])
     world.serve("shop", SHOP[0], pods)
     with (
-        world.daemon() as daemon,
+        world.lasting as daemon,
         world.lab.outside.converse(hold, SHOP, 3000, sources=CLIENTS[:sources], at_once=3000) as held,
     ):
         counts = names(held.first)
@@ -54,7 +54,7 @@ def test_200_clients_stay_where_they_are_until_the_time_out(world: World) -> Non
     pods = world.pods([1, 2, 3, 4])
     affinity = {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 4}}}
     world.serve("shop", SHOP[0], pods[:3], **affinity)
-    with world.daemon() as daemon:
+    with world.lasting as daemon:
         first = _by_client(world.lab.outside.call(connect, SHOP, 200, sources=CLIENTS))
         world.serve("shop", SHOP[0], pods, **affinity)
         eventually(lambda: len(daemon.service("shop")["endpoints"]) == 4)
@@ -80,7 +80,7 @@ def test_bad_endpoints_are_not_seen_by_clients(world: World, figure: Callable[[s
     good, refusing, silent = world.pods([1, 2, 3])
     world.serve("good", "10.96.0.11", [good])
     world.serve("shop", SHOP[0], [good, refusing, silent])
-    with world.daemon() as daemon:
+    with world.lasting as daemon:
         world.backends.close(refusing, POD_PORT)
         world.lab.pods.remove_address(silent)
         try:
@@ -112,7 +112,7 @@ def test_bad_endpoints_are_not_seen_by_clients(world: World, figure: Callable[[s
 def test_all_endpoints_dead_is_a_reset(world: World) -> None:
     pods = world.pods([1, 2])
     world.serve("shop", SHOP[0], pods)
-    with world.daemon():
+    with world.lasting:
         for pod in pods:
             world.backends.close(pod, POD_PORT)
         outcomes = world.lab.outside.call(connect, SHOP, 4)
@@ -125,7 +125,7 @@ def test_all_endpoints_dead_is_a_reset(world: World) -> None:
 def test_a_change_goes_on_with_the_turn(world: World) -> None:
     pods = world.pods([1, 2, 3, 4])
     world.serve("shop", SHOP[0], pods[:3])
-    with world.daemon() as daemon:
+    with world.lasting as daemon:
         assert world.answers(SHOP, 2) == {pods[0]: 1, pods[1]: 1}
         world.serve("shop", SHOP[0], pods)
         eventually(lambda: len(daemon.service("shop")["endpoints"]) == 4)

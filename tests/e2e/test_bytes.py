@@ -54,13 +54,13 @@ def upload(target: Address, size: int) -> bytes:
 @pytest.mark.parametrize("size", [1, 65_536, 1_000_003, 20_000_000])
 def test_an_echo_is_what_was_sent(world: World, size: int) -> None:
     world.serve("shop", SHOP[0], world.pods([1]))
-    with world.daemon():
+    with world.lasting:
         sent, received = world.lab.outside.call(exchange, SHOP, size, min(size, 300_000))
     assert sent == received
 
 
 def test_an_answer_comes_after_the_clients_fin(world: World) -> None:
     world.serve("shop", SHOP[0], world.pods([1], mode="sink"))
-    with world.daemon():
+    with world.lasting:
         assert world.lab.outside.call(upload, SHOP, 50_000_000) == b"50000000\n"
         assert world.lab.outside.call(upload, SHOP, 0) == b"0\n"

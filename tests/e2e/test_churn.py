@@ -87,7 +87,7 @@ def test_what_stays_does_not_notice_that_endpoints_come_and_go(
     world.pods([*STAYING, *PASSING], mode="datagrams")
     for name in ("dns", *SHOPS):
         _serve(world, name, pods)
-    with world.daemon() as daemon:
+    with world.lasting as daemon:
         churned = _churn(world, daemon, pods, duration_s)
         restarts = sum(worker["restarts"] for worker in daemon.status()["workers"])
     stayed = {port: flow for port, flow in churned.flows.items() if flow.servers[0][1] in pods[: len(STAYING)]}
@@ -125,7 +125,7 @@ def test_a_service_that_changes_between_proxied_and_direct_loses_no_connection(
     serve("proxied")
     load_s = changes * 0.1 + 1.0
     with (
-        world.daemon() as daemon,
+        world.lasting as daemon,
         world.lab.outside.begin(steady, target, 300, load_s, timeout_s=5.0) as load,
     ):
         for change in range(changes):

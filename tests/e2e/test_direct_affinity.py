@@ -62,7 +62,7 @@ def _shops(world: World, timeout_s: int) -> Iterator[list[Shop]]:
     for protocol, target in targets.items():
         pods = world.pods([1, 2, 3], mode="tell" if protocol == "TCP" else "datagrams")
         _serve(world, protocol, target, pods, timeout_s=timeout_s)
-    with world.daemon() as daemon:
+    with world.lasting as daemon:
         yield [Shop(world, daemon, protocol, target, pods) for protocol, target in targets.items()]
 
 

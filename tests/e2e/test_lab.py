@@ -80,6 +80,20 @@ def test_many_open_at_once(lab: Lab, backends: Backends) -> None:
         assert set(names(held.send("ping"))) <= {"ECONNRESET", "EPIPE"}
 
 
+def test_cleared_backends_are_as_they_began(lab: Lab, backends: Backends) -> None:
+    address = pod_address(1)
+    for name in ("one", "two"):
+        backends.open(address, 8080, name=name)
+        backends.open(address, 8080, name=name, mode="datagrams")
+        with lab.node.converse(hold, (address, 8080), 10) as held:
+            assert names(held.first) == {name: 10}
+            backends.clear()
+            assert backends.active() == 0
+            assert {one.error for one in held.send("ping")} == {"ECONNRESET"}
+        assert backends.accepted() == {}
+    assert names(lab.node.call(connect, (address, 8080))) == {"ECONNREFUSED": 1}
+
+
 def test_http_is_spoken(lab: Lab, backends: Backends) -> None:
     address = pod_address(51)
     backends.open(address, 8080, name="web", mode="http")

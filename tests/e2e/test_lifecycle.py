@@ -38,7 +38,7 @@ def _second(world: World, *args: str) -> Daemon:
 def test_reloads_under_load_are_not_seen(world: World) -> None:
     pods = world.pods([1, 2, 3])
     world.serve("shop", SHOP[0], pods)
-    with world.daemon() as daemon, world.lab.outside.converse(hold, SHOP, 30) as held:
+    with world.lasting as daemon, world.lab.outside.converse(hold, SHOP, 30) as held:
         with world.lab.outside.begin(steady, SHOP, 400, 3.0) as load:
             for round_ in range(10):
                 world.serve(f"more-{round_}", f"10.96.1.{round_ + 1}", pods[: round_ % 3 + 1])
@@ -54,7 +54,7 @@ def test_reloads_under_load_are_not_seen(world: World) -> None:
 def test_connections_outlive_their_endpoint_and_their_service(world: World) -> None:
     pods = world.pods([1, 2])
     world.serve("shop", SHOP[0], pods)
-    with world.daemon() as daemon, world.lab.outside.converse(hold, SHOP, 20) as held:
+    with world.lasting as daemon, world.lab.outside.converse(hold, SHOP, 20) as held:
         world.serve("shop", SHOP[0], pods[:1])
         eventually(lambda: world.answers(SHOP, 4) == {pods[0]: 4})
         assert failures(held.send("ping")) == []
@@ -120,7 +120,7 @@ def test_a_restart_delays_connections_and_loses_none(world: World) -> None:
 def test_nothing_is_cleaned_up_beside_a_kpf_that_runs(world: World) -> None:
     pods = world.pods([1])
     world.serve("shop", SHOP[0], pods)
-    with world.daemon() as daemon:
+    with world.lasting as daemon:
         done = _kpf("cleanup")
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith(f"kpf cleanup: kpf already runs in this network namespace, pid {daemon.pid}")
@@ -256,7 +256,7 @@ def test_a_reload_says_what_needs_a_restart_and_survives_an_address_that_cannot_
 def test_a_second_daemon_names_the_first(world: World) -> None:
     pods = world.pods([1])
     world.serve("shop", SHOP[0], pods)
-    with world.daemon() as daemon:
+    with world.lasting as daemon:
         second = _second(world)
         with pytest.raises(DaemonFailedError, match=rf"status 1\n(.*\n)*.*\b{daemon.pid}\b"):
             second.start()
@@ -266,7 +266,7 @@ def test_a_second_daemon_names_the_first(world: World) -> None:
 def test_a_deleted_table_is_put_back(world: World, figure: Callable[[str], None]) -> None:
     pods = world.pods([1])
     world.serve("shop", SHOP[0], pods)
-    with world.daemon():
+    with world.lasting:
         delete_table("kpf")
         back_s = eventually(lambda: world.answers(SHOP, timeout_s=0.2) == {pods[0]: 1})
         figure(f"the deleted table was back and in use after {back_s:.2f} s")
@@ -361,7 +361,7 @@ def test_status_command(world: World) -> None:
 def test_steady_clients_from_the_node_over_many_changes(world: World) -> None:
     pods = world.pods([1, 2, 3])
     world.serve("shop", SHOP[0], pods)
-    with world.daemon(), world.lab.node.begin(steady, SHOP, 300, 3.0) as load:
+    with world.lasting, world.lab.node.begin(steady, SHOP, 300, 3.0) as load:
         for round_ in range(25):
             world.serve("shop", SHOP[0], pods[round_ % 3 :])
             time.sleep(0.1)

@@ -48,7 +48,7 @@ def _origins(world: World) -> list[tuple[str, Machine, list[Address]]]:
 def test_every_portal_answers_from_everywhere(world: World) -> None:
     pods = [*world.pods([1]), *world.pods([1], family=6)]
     _everything(world, pods)
-    with world.daemon():
+    with world.lasting:
         for origin, machine, targets in _origins(world):
             for target, outcome in machine.call(each, targets, timeout_s=3.0).items():
                 assert outcome.name == pods[":" in target[0]], (origin, target, outcome)
@@ -57,7 +57,7 @@ def test_every_portal_answers_from_everywhere(world: World) -> None:
 def test_one_source_port_reaches_every_portal_at_once(world: World) -> None:
     pods = [*world.pods([1]), *world.pods([1], family=6)]
     _everything(world, pods)
-    with world.daemon():
+    with world.lasting:
         for origin, machine, targets in _origins(world):
             for target, outcome in machine.call(each, targets, source_port=15000, timeout_s=3.0).items():
                 assert outcome.name == pods[":" in target[0]], (origin, target, outcome)
@@ -66,13 +66,13 @@ def test_one_source_port_reaches_every_portal_at_once(world: World) -> None:
 def test_a_pod_reaches_itself_through_its_service(world: World) -> None:
     pods = world.pods([1])
     world.serve("shop", CLUSTER_IPS[0], pods)
-    with world.daemon():
+    with world.lasting:
         assert names(world.lab.pods.call(connect, (CLUSTER_IPS[0], 80), 3, sources=pods)) == {pods[0]: 3}
 
 
 def test_without_endpoints_every_portal_refuses_at_once(world: World) -> None:
     _everything(world, [])
-    with world.daemon():
+    with world.lasting:
         for origin, machine, targets in _origins(world):
             for target, outcome in machine.call(each, targets, timeout_s=3.0).items():
                 assert outcome.error == "ECONNREFUSED", (origin, target, outcome)
@@ -83,7 +83,7 @@ def test_endpoints_that_go_and_come_switch_between_refusing_and_serving(world: W
     pods = world.pods([1])
     target = (CLUSTER_IPS[0], 80)
     world.serve("shop", target[0], pods)
-    with world.daemon():
+    with world.lasting:
         assert world.answers(target) == {pods[0]: 1}
         world.serve("shop", target[0], [])
         eventually(lambda: world.answers(target) == {"ECONNREFUSED": 1})
@@ -94,7 +94,7 @@ def test_endpoints_that_go_and_come_switch_between_refusing_and_serving(world: W
 def test_an_undefined_port_of_a_cluster_ip_is_refused(world: World) -> None:
     _everything(world, [*world.pods([1]), *world.pods([1], family=6)])
     targets: list[Address] = [(address, 81) for address in CLUSTER_IPS]
-    with world.daemon():
+    with world.lasting:
         for origin, machine, _ in _origins(world):
             for target, outcome in machine.call(each, targets, timeout_s=3.0).items():
                 assert (outcome.error, outcome.first_byte_s < 0.5) == ("ECONNREFUSED", True), (origin, target, outcome)
@@ -155,7 +155,7 @@ def test_internal_traffic_policy_local(world: World, nodes: tuple[str, ...], exp
 def test_a_new_service_answers_within_a_second(world: World) -> None:
     pods = world.pods([1])
     target = (CLUSTER_IPS[0], 80)
-    with world.daemon():
+    with world.lasting:
         assert world.answers(target, timeout_s=0.2) == {"timed out": 1}
         world.serve("shop", target[0], pods)
         assert eventually(lambda: world.answers(target, timeout_s=0.2) == {pods[0]: 1}) < 1.0
@@ -167,7 +167,7 @@ def test_an_endpoint_that_is_a_portal_or_loopback_is_refused(world: World) -> No
     pods = world.pods([1])
     world.serve("shop", CLUSTER_IPS[0], [*pods, "127.0.0.1"])
     world.serve("loop", "10.96.0.21", ["10.96.0.21", pod_address(1)])
-    with world.daemon() as daemon:
+    with world.lasting as daemon:
         assert world.answers((CLUSTER_IPS[0], 80), 4) == {pods[0]: 4}
         assert world.answers(("10.96.0.21", 80), 4) == {pods[0]: 4}
         daemon.wait_for_log("127.0.0.1")

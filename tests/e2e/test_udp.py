@@ -43,7 +43,7 @@ def test_a_socket_is_answered_on_while_its_endpoint_is_replaced(
         return name
 
     first = go_to(places[0])
-    with world.daemon(), UnderFlows(world.lab.outside, Flows((cluster_ip, PORT), [FLOW], 200)) as flows:
+    with world.lasting, UnderFlows(world.lab.outside, Flows((cluster_ip, PORT), [FLOW], 200)) as flows:
         _wait_for(flows, first)
         began_s = time.monotonic()
         for number in range(replacements):
@@ -63,7 +63,7 @@ def test_a_socket_is_answered_on_while_its_endpoint_is_replaced(
 
 def test_a_client_that_asked_too_early_is_answered_when_the_service_comes(world: World) -> None:
     (pod,) = world.pods([1], mode="datagrams")
-    with world.daemon() as daemon, UnderFlows(world.lab.outside, Flows(("10.96.0.53", PORT), [FLOW], 200)) as flows:
+    with world.lasting as daemon, UnderFlows(world.lab.outside, Flows(("10.96.0.53", PORT), [FLOW], 200)) as flows:
         eventually(lambda: flows.report()[FLOW].sent > 20)
         world.serve("dns", "10.96.0.53", [pod], ports=[{"port": PORT, "protocol": "UDP"}])
         assert eventually(lambda: flows.report()[FLOW].server == pod) < 1.0

@@ -53,7 +53,7 @@ def test_a_worker_killed_every_second(world: World, figure: Callable[[str], None
 
 def test_long_connections_of_the_other_worker_go_on(world: World) -> None:
     world.serve("shop", SHOP[0], world.pods([1, 2, 3]))
-    with world.daemon() as daemon, world.lab.outside.converse(hold, SHOP, 60) as held:
+    with world.lasting as daemon, world.lab.outside.converse(hold, SHOP, 60) as held:
         active = {worker["pid"]: worker["connectionsActive"] for worker in daemon.status()["workers"]}
         assert sum(active.values()) == 60
         assert min(active.values()) > 0
@@ -68,7 +68,7 @@ def test_long_connections_of_the_other_worker_go_on(world: World) -> None:
 def test_the_turn_is_exact_over_a_workers_death(world: World) -> None:
     pods = world.pods([1, 2, 3])
     world.serve("shop", SHOP[0], pods)
-    with world.daemon() as daemon:
+    with world.lasting as daemon:
         assert world.answers(SHOP, 301) == {pods[0]: 101, pods[1]: 100, pods[2]: 100}
         os.kill(daemon.worker_pids()[1], signal.SIGKILL)
         assert world.answers(SHOP, 299) == {pods[0]: 99, pods[1]: 100, pods[2]: 100}

@@ -1,17 +1,19 @@
 """What an end-to-end test plays with: the lab, servers for pods, manifests, and the daemon when the test starts one."""
 
 import contextlib
+import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
 from kpf.lab.backends import Backends, Mode
 from kpf.lab.clients import Address, connect, names
 from kpf.lab.daemon import Daemon
-from kpf.lab.machine import wait_until
+from kpf.lab.machine import Machine, wait_until
 from kpf.lab.manifests import Manifests, Object, endpoint_slice, service
 from kpf.lab.topology import Lab, pod_address
 
@@ -20,12 +22,65 @@ POD_PORT = 8080
 PODS = 60
 
 
+class LastingDaemon(Daemon):
+    """The one daemon of those tests of a module that need no new one; `manifests` are those of all of its tests.
+
+    As a context it has the manifests that have been written by now, and is not stopped after it.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        # a Unix socket's path has 107 bytes at most, so not pytest's tmp_path
+        self._directory = tempfile.TemporaryDirectory(prefix="kpf-")
+        directory = Path(self._directory.name)
+        self.manifests = Manifests(directory / "manifests")
+        self._said = 0
+        super().__init__(machine, directory, manifests=self.manifests.directory)
+
+    @property
+    def runs(self) -> bool:
+        """It has been started, and has not ended."""
+        return self.process is not None and self.exit_status() is None
+
+    def log(self) -> str:
+        """What it has written since the last test."""
+        return super().log()[self._said :]
+
+    def __enter__(self) -> Self:
+        if self.runs:
+            self.signal(signal.SIGHUP)
+            # what the sync before had not read yet is in force with the next one
+            wait_until(lambda: ", in full" in self.log().rpartition("configuration and manifests are read anew")[2])
+        else:
+            self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def forget(self) -> None:
+        """The manifests of a test that is over, and what was said."""
+        for path in self.manifests.directory.iterdir():
+            path.unlink()
+        if self.runs:
+            wait_until(lambda: self.status()["services"] == [])
+        self._said += len(self.log())
+
+    def close(self) -> None:
+        """Stop it if it runs."""
+        if self.runs:
+            self.stop()
+        self._directory.cleanup()
+
+
 class World:
-    def __init__(self, lab: Lab, backends: Backends, directory: Path) -> None:
+    """`lasting`: for a test that needs no new daemon, it saves the start; with `daemon`, it is stopped first."""
+
+    def __init__(self, lab: Lab, backends: Backends, directory: Path, lasting: LastingDaemon) -> None:
         self.lab = lab
         self.backends = backends
         self.directory = directory
-        self.manifests = Manifests(directory / "manifests")
+        self.lasting = lasting
+        self.manifests = lasting.manifests
 
     def pods(self, numbers: Iterable[int], *, family: int = 4, port: int = POD_PORT, mode: Mode = "greet") -> list[str]:
         """Servers on these pods, named by their addresses."""
@@ -40,6 +95,8 @@ class World:
 
     def daemon(self, *args: str, workers: int = 2) -> Daemon:
         """A daemon for these manifests, not started; as a context it is ready inside and stopped after it."""
+        if self.lasting.runs:
+            self.lasting.stop()
         return Daemon(self.lab.node, self.directory, manifests=self.manifests.directory, workers=workers, args=args)
 
     def answers(self, target: Address, count: int = 1, timeout_s: float = 10.0) -> dict[str, int]:

@@ -52,8 +52,8 @@ MUTANTS = (
     ),
     Mutant(
         "kpf's own address stays after the end",
-        "kpf/master/master.py",
-        "            await ending.release(self._node.release())\n",
+        "kpf/master/exits.py",
+        "            await ending.release(self._parts.node.release())\n",
         "",
         (f"{END_TO_END}::test_kpfs_own_addresses_are_there_as_long_as_it_serves",),
     ),

@@ -106,8 +106,8 @@ MUTANTS = (
     Mutant(
         "a full sync that is wanted during another sync is none",
         "kpf/master/reconcile.py",
-        "            if await self._schedule.wait():\n                self._effects.doubt_rules()",
-        "            await self._schedule.wait()",
+        "                if is_full_due:\n                    self._effects.doubt_rules()",
+        "                assert is_full_due is not None",
         (RECONCILE + "test_a_full_sync_that_is_wanted_during_another_sync_comes_after_it[False]",),
     ),
     Mutant(

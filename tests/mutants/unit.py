@@ -97,7 +97,7 @@ MUTANTS = (
     Mutant(
         "what waits is not said from the first moment on",
         "kpf/master/master.py",
-        "        keeping_alive = asyncio.create_task(self._manager.keep_alive())\n",
+        "        keeping_alive = asyncio.create_task(manager.keep_alive())\n",
         "        keeping_alive = asyncio.create_task(asyncio.Event().wait())\n",
         (f"{LIFE}::test_a_start_that_waits_leaves_alone_what_it_has_not_made",),
     ),
@@ -118,7 +118,7 @@ MUTANTS = (
     Mutant(
         "a reload does not end",
         "kpf/master/master.py",
-        "            self._manager.reloaded()\n",
+        "                self._manager.reloaded()\n",
         "",
         (f"{LIFE}::test_a_life",),
     ),
@@ -160,8 +160,8 @@ MUTANTS = (
     Mutant(
         "the table of the kpf before is deleted by one that has made none",
         "kpf/master/master.py",
-        "        if self._kernel.table.is_touched:\n",
-        "        if self._kernel.table is not None:\n",
+        " or not (self._kernel.table.is_touched or self._inheritance.holders):\n",
+        ":\n",
         (f"{LIFE}::test_a_start_that_waits_leaves_alone_what_it_has_not_made",),
     ),
     Mutant(

@@ -227,8 +227,8 @@ MUTANTS = (
     Mutant(
         "a shortage ends an orphan",
         "kpf/worker/orphan.py",
-        "            with contextlib.suppress(OSError):\n                self._lock = self._connected(name)",
-        "            with contextlib.suppress(ConnectionError):\n                self._lock = self._connected(name)",
+        "with contextlib.suppress(OSError):\n                if (found",
+        "with contextlib.suppress(ConnectionError):\n                if (found",
         (f"{SHORTAGES}::test_an_orphan_that_is_short_looks_again_later",),
     ),
     Mutant(

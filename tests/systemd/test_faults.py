@@ -65,7 +65,7 @@ def test_a_kpf_that_has_never_written_the_table_leaves_it(running: Unit) -> None
     running.wait_for("127.0.0.1:1")
     waiting = running.master
     running.signal("TERM", waiting)
-    wait_until(lambda: running.master not in (0, waiting), timeout_s=20.0, what="another master")
+    wait_until(lambda: running.state == "inactive", timeout_s=20.0, what="its end")
     assert running.tables() == ["kpf"]
 
 

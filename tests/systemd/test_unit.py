@@ -25,7 +25,7 @@ def test_what_systemd_makes_of_it(unit: Unit) -> None:
     # systemd 252 makes Type=simple of a type that it does not know
     assert unit.show("Type") == "notify"
     assert unit.show("NotifyAccess") == "main"
-    assert unit.show("Restart") == "always"
+    assert unit.show("Restart") == "on-failure"
     assert unit.show("NoNewPrivileges") == "yes"
     assert set(unit.show("CapabilityBoundingSet").split()) == MAY
 
