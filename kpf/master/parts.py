@@ -6,6 +6,7 @@ import socket
 
 from kpf.config import Config
 from kpf.master.adoption import adopt
+from kpf.master.conversation import HandoverError
 from kpf.master.departures import Departures
 from kpf.master.effects import Effects
 from kpf.master.ending import ControlSocketError
@@ -98,7 +99,7 @@ def capacity(config: Config) -> int:
 def _memory(inheritance: Inheritance) -> tuple[Directory, Carrier | None]:
     """What a predecessor has left; a new one into which that is carried over, if its layout is another; or a new one.
 
-    Raises `RegionError` if a living predecessor's makes no sense: then it had better go on.
+    Raises `HandoverError` if a living predecessor's makes no sense: then it had better go on.
     """
     if inheritance.memory < 0:
         return Directory(Region.create()), None
@@ -112,7 +113,8 @@ def _memory(inheritance: Inheritance) -> tuple[Directory, Carrier | None]:
             return carrier.directory, carrier
     except RegionError as error:
         if inheritance.is_from_master:
-            raise
+            pid = inheritance.holders[0].offer.pid
+            raise HandoverError(f"nothing can be taken over from pid {pid}: {error}") from error
         log.error("what the workers of the kpf before have in memory is lost: %s", error)
         return Directory(Region.create()), None
 

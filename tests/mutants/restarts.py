@@ -55,6 +55,13 @@ MUTANTS = (
         ("tests/test_nft_traffic.py::test_what_the_kernel_can_do_is_asked_without_changing_anything",),
     ),
     Mutant(
+        "a predecessor's memory that is none is a defect of kpf",
+        "kpf/master/parts.py",
+        '            raise HandoverError(f"nothing can be taken over from pid {pid}: {error}") from error\n',
+        "            raise RuntimeError(pid) from error\n",
+        ("tests/e2e/restarts/test_bad_handovers.py::test_a_predecessor_that_lies_is_not_believed",),
+    ),
+    Mutant(
         "who is late starts everything that is due before anybody is heard",
         "kpf/lab/crowd.py",
         "            for _ in range(BURST):\n",
