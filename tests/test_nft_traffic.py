@@ -14,16 +14,12 @@ import pytest
 from pyroute2 import IPRoute
 
 from kpf.lab.backends import Backends
-from kpf.lab.changes import TableChanges
 from kpf.lab.clients import Address, connect, each, failures, hold, names, steady
 from kpf.lab.hosts import Host, add_route
 from kpf.lab.machine import Machine
-from kpf.lab.tables import list_tables
 from kpf.master.identity import worker_user
 from kpf.model.names import Family, SocketAddress
 from kpf.model.rules import Action, NodePort, Portal, Rules, Verdict
-from kpf.nft import expressions as ex
-from kpf.nft import statements as st
 from kpf.nft.kernel import Kernel
 from tests.conntrack_table import Entries
 from tests.values import TCP, at
@@ -257,54 +253,6 @@ def test_when_dropping_new_connections_wait_and_established_ones_go_on(outside: 
             assert outcome.name == NODE[":" in target[0]]
             assert 0.4 < outcome.connect_s < 2.5
             assert failures(held.send("ping")) == []
-
-
-def test_where_nobody_listens_any_more_what_is_new_waits_until_somebody_does(outside: Host, node: Machine) -> None:
-    write(replace(rules(), sees_listeners=True))
-    assert outcomes(outside, [(NODE[0], PROXY_PORT)]) == {(NODE[0], PROXY_PORT): "ECONNREFUSED"}
-    targets = [(one, 80) for one in CLUSTER_IPS]
-    with Backends(node) as backends:
-        calls = [machine.begin(each, targets, timeout_s=5.0) for machine in (outside, node)]
-        # a moment of nobody
-        time.sleep(0.5)
-        for one in NODE:
-            backends.open(one, PROXY_PORT)
-        found = [call.result() for call in calls]
-        assert [{one.name for one in outcome.values()} for outcome in found] == [{*NODE}, {*NODE}]
-        assert outcomes(outside, targets) == dict(zip(targets, NODE, strict=True))
-
-
-def test_whoever_comes_again_while_his_last_connection_is_in_time_wait_is_let_in() -> None:
-    """The kernel finds that socket in the place of the one that listens."""
-    write(replace(rules(), sees_listeners=True))
-    with socket.create_server((NODE[0], PROXY_PORT)) as server:
-        for _ in range(3):
-            with socket.socket() as client:
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                client.settimeout(0.8)
-                client.bind((NODE[0], 40404))
-                client.connect((CLUSTER_IPS[0], 80))
-                # whoever ends first has the socket in TIME_WAIT
-                server.accept()[0].close()
-                assert client.recv(1) == b""
-
-
-def test_what_the_kernel_can_do_is_asked_without_changing_anything(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def asked() -> bool:
-        kernel = Kernel()
-        try:
-            return await kernel.sees_listeners()
-        finally:
-            kernel.close()
-
-    write(None)
-    with TableChanges() as table:
-        assert asyncio.run(asked())
-        monkeypatch.setattr(st, "somebody_listens", lambda: st.Statement("nonsense", ex.expression("nonsense")))
-        assert not asyncio.run(asked())
-        time.sleep(0.1)
-        assert table.transactions == 0
-    assert list_tables() == []
 
 
 @pytest.mark.usefixtures("backends")

@@ -42,7 +42,6 @@ class NodeWatch:
         self._sent_to: set[IPAddress] = set()
         self._said: set[str] = set()
         self.worker_uid: int | None = None
-        self.sees_listeners = True
 
     @classmethod
     def read(cls, config: Config) -> "NodeWatch":
@@ -132,7 +131,7 @@ class NodeWatch:
         """
         facts = node_facts(self._config, self._others, snapshot, self._say_once, own=self._own)
         self._sent_to.update(facts.proxy_addresses.values())
-        return replace(facts, worker_uid=self.worker_uid, sees_listeners=self.sees_listeners)
+        return replace(facts, worker_uid=self.worker_uid)
 
     def _take(self, found: NodeAddresses) -> None:
         asked = self._asked

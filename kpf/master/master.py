@@ -141,7 +141,6 @@ class Master:
         beside_another = self._inheritance.is_from_master
         with waiting_for("the kernel to tell this node's addresses and tables"):
             await self._node.start()
-            self._node.sees_listeners = await self._kernel.sees_listeners()
             await other_proxies.tell()
         if beside_another:
             self._effects.may_close.clear()

@@ -102,8 +102,7 @@ class Rules:
     itself listens; connections that reach it other than through a portal are refused. `masquerade_all`: for
     `Masquerade.FOREIGN`, this node's pods are foreign too. `masquerade_bridged`: what is forwarded from port to port of
     a bridge is masqueraded, for the kernel would not see the answers. `worker_uid`: whose dials go where they are sent,
-    whatever portal is there; None: nobody's. `sees_listeners`: the kernel can tell whether anybody listens: what is new
-    is dropped where nobody does, for all of kpf has died, and comes again.
+    whatever portal is there; None: nobody's.
     """
 
     proxy_addresses: Mapping[Family, IPAddress] = field(default_factory=dict)
@@ -123,7 +122,6 @@ class Rules:
     masquerade_all: bool = False
     masquerade_bridged: bool = False
     worker_uid: int | None = None
-    sees_listeners: bool = False
 
     def dropping(self) -> "Rules":
         """These rules with portals closed for new connections, which are dropped; established ones go on.

@@ -118,7 +118,7 @@ def _of_node(rules: Rules) -> tuple[object, ...]:
     """What the chains of `schema.of_node` depend on."""
     addresses = rules.proxy_addresses, rules.own_addresses
     asked = *addresses, rules.own_pods, rules.masquerade_all, rules.masquerade_bridged
-    return *asked, rules.worker_uid, rules.sees_listeners
+    return *asked, rules.worker_uid
 
 
 def _named_networks(rules: Rules) -> tuple[object, ...]:

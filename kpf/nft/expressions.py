@@ -140,11 +140,6 @@ def fib_type(flags: nf.NFTA_FIB_F) -> bytes:
     return expression("fib", be32(nf.NFTA_FIB.DREG, REGISTER), *asked)
 
 
-def socket(key: nf.NFT_SOCKET) -> bytes:
-    """Load what is known of the socket that the packet is for; the rule goes on only if there is one."""
-    return expression("socket", be32(nf.NFTA_SOCKET.KEY, key), be32(nf.NFTA_SOCKET.DREG, REGISTER))
-
-
 def family(one: Family) -> bytes:
     """The rule goes on only for packets of this family; a table of family inet sees both."""
     return meta(NFT_META.NFPROTO) + compare(bytes([NFPROTO_OF[one]]))

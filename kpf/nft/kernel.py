@@ -10,8 +10,6 @@ import errno
 from kpf.model.rules import Rules
 from kpf.netlink.socket import NetlinkSocket, RefusedError
 from kpf.nft import batch, contents, encode, forwards, schema
-from kpf.nft import statements as st
-from kpf.nft.objects import Chain
 from kpf.nft.table import Table, Unknown
 from kpf.nft.values import Value
 from kpf.uapi.netlink import NETLINK
@@ -89,21 +87,6 @@ class Kernel:
         """Take the table away, if it is there. Raises `TransactionFailedError`."""
         with self.table.transaction(None):
             await self._commit(encode.no_table())
-
-    async def sees_listeners(self) -> bool:
-        """Whether rules may ask if anybody listens: nft_socket, a part that may be left out of a kernel.
-
-        Nothing is changed, nobody is notified: the transaction cannot succeed. Raises OSError.
-        """
-        chain = Chain("probe", ((st.somebody_listens(),),))
-        asked = [encode.new_table(), encode.new_chain(chain.name), *encode.new_rules(chain)]
-        begin, end = encode.boundary(NFNL_MSG_BATCH.BEGIN), encode.boundary(NFNL_MSG_BATCH.END)
-        stream = [begin, *asked, encode.acknowledged(encode.delete_chain("nobody's")), end]
-        try:
-            await self._socket.talk(stream, ending=-2)
-        except RefusedError as error:
-            return error.index > len(asked)
-        return False
 
     async def _commit(self, messages: list[bytes]) -> None:
         *others, last = messages

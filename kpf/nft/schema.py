@@ -11,9 +11,8 @@ A new connection passes, in prerouting or, from this node's own processes but th
         chain of `forwards`, which makes it an endpoint's (CNI port maps sit at dstnat, -100, so theirs come after)
    -95  it still goes to a ClusterIP in use: no such port, refused; or to one that nobody has: dropped (the nat core
         runs at -100, whatever a chain says)
-and at input, the guard: who reaches a listening proxy port without having been redirected is refused; if nobody listens
-there, for all workers have died, what is new is dropped, and comes again when others do; in postrouting, before a CNI's
-masquerading, what was marked when it was forwarded is masqueraded.
+and at input, the guard: who reaches a listening proxy port without having been redirected is refused; in postrouting,
+before a CNI's masquerading, what was marked when it was forwarded is masqueraded.
 
 What workers dial is a pod's, whatever portal is there: it passes nothing of this but -95. What comes over lo has been
 through output. A TCP segment that is no SYN and new to conntrack belongs to a connection from before kpf, or to one
@@ -40,7 +39,6 @@ TABLE = "kpf"
 REFUSE, SOURCE_RANGES = "refuse", "guards"
 REDIRECTS, OFF_NODE_REDIRECTS, OFF_NODE_VERDICTS = "redirects", "far-redirects", "far-verdicts"
 VERDICTS_OUTPUT, REDIRECTS_OUTPUT = "verdicts-output", "redirects-output"
-LISTENED = "listened"
 MASQUERADE_ALWAYS, MASQUERADE_FOREIGN, MASQUERADES = "masquerade-always", "masquerade-foreign", "masquerades"
 
 LOOPBACK = {Family.IPV4: ip_network("127.0.0.0/8"), Family.IPV6: ip_network("::1/128")}
@@ -91,7 +89,6 @@ def chains(rules: Rules) -> Iterator[Chain]:
     yield Chain(OFF_NODE_REDIRECTS, (*_own_leave(rules), *_redirects(rules, "far-")))
     yield Chain(REDIRECTS, tuple(_redirects(rules, "")))
     yield Chain("undefined-ports", tuple(_undefined_ports()))
-    yield Chain(LISTENED, tuple(_listened(rules)))
     yield from _base_chains(rules)
     yield Chain(MASQUERADES, tuple(_masquerade(rules)), Hook("nat", *POSTROUTING, 95))
 
@@ -206,7 +203,6 @@ def _proxied_node_ports(rules: Rules, family: Family, kind: str) -> Iterator[Rul
 
 _OF_NODE = {
     SOURCE_RANGES,
-    LISTENED,
     VERDICTS_OUTPUT,
     REDIRECTS_OUTPUT,
     MASQUERADE_FOREIGN,
@@ -233,14 +229,7 @@ def _undefined_ports() -> Iterator[Rule]:
 def _guard() -> Iterator[Rule]:
     for family in Family:
         listening = st.destination_port_in(family, name_of("listening", family))
-        yield st.family(family), st.tcp(), st.new_connection(), listening, st.goto(LISTENED)
-
-
-def _listened(rules: Rules) -> Iterator[Rule]:
-    yield st.not_redirected(), st.goto(REFUSE)
-    if rules.sees_listeners:
-        yield st.somebody_listens(), st.leave()
-        yield (st.drop(),)
+        yield st.family(family), st.tcp(), st.new_connection(), st.not_redirected(), listening, st.goto(REFUSE)
 
 
 def _masquerade(rules: Rules) -> Iterator[Rule]:

@@ -11,7 +11,7 @@ from kpf.model.names import Family, IPAddress, IPNetwork, Protocol, family_of
 from kpf.netlink.nfnetlink import IPPROTO_OF
 from kpf.nft import expressions as ex
 from kpf.uapi.netfilter import IP_CT, IPS, NF, nf_ct_state_bit
-from kpf.uapi.nf_expressions import NFT_CMP, NFT_CT, NFT_META, NFT_REJECT, NFT_REJECT_ICMPX, NFT_SOCKET, NFTA_FIB_F
+from kpf.uapi.nf_expressions import NFT_CMP, NFT_CT, NFT_META, NFT_REJECT, NFT_REJECT_ICMPX, NFTA_FIB_F
 from kpf.uapi.nf_tables import NFT
 from kpf.uapi.rtnetlink import RTN
 from kpf.uapi.sockets import IFNAMSIZ
@@ -178,13 +178,6 @@ def destination_port_in(one: Family, name: str) -> Statement:
     """TCP destination address and port are in the set."""
     key = ex.destination(one) + ex.destination_port(ex.after(one))
     return Statement(f"{PREFIX[one]} daddr . tcp dport @{name}", key + ex.lookup(name))
-
-
-def somebody_listens() -> Statement:
-    """Of a SYN at input: there is a socket for it (nft_socket), whatever it is like."""
-    # the other keys know nothing of a socket in TIME_WAIT, which takes a SYN too
-    found = ex.socket(NFT_SOCKET.TRANSPARENT) + ex.compare(b"\1", operator=NFT_CMP.LTE)
-    return Statement("socket transparent <= 1", found)
 
 
 def address_verdict(one: Family, name: str) -> Statement:

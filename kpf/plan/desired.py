@@ -248,7 +248,6 @@ def _rules(changes: _Changes, plans: ServicePlans, allocation: Allocation, befor
         masquerade_all=facts.masquerade_all,
         masquerade_bridged=facts.masquerade_bridged,
         worker_uid=facts.worker_uid,
-        sees_listeners=facts.sees_listeners,
     )
 
 

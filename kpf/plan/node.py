@@ -18,8 +18,8 @@ class NodeFacts:
     `own_listeners`: where kpf serves something else than Services (health); may be the unspecified address.
     `zone`: its label topology.kubernetes.io/zone, "" if it is not known. `forwarding`: how TCP is carried where the
     Service does not say, None for what suits it. `has_sctp`: the kernel can track SCTP. `worker_uid`: by which the
-    workers' own dials are known and left alone, None where nothing tells them from others. `sees_listeners`: rules can
-    ask the kernel whether anybody listens. `pod_networks`: whose addresses are this node's pods', as its Node says.
+    workers' own dials are known and left alone, None where nothing tells them from others. `pod_networks`: whose
+    addresses are this node's pods', as its Node says.
     """
 
     name: str
@@ -38,7 +38,6 @@ class NodeFacts:
     masquerade_bridged: bool = False
     service_cidrs: tuple[IPNetwork, ...] = ()
     worker_uid: int | None = None
-    sees_listeners: bool = True
     pod_networks: tuple[IPNetwork, ...] = ()
 
     @property

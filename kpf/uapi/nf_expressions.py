@@ -45,20 +45,6 @@ class NFT_CMP(IntEnum):
 
     EQ = 0
     NEQ = 1
-    LTE = 3
-
-
-class NFTA_SOCKET(IntEnum):
-    """enum nft_socket_attributes."""
-
-    KEY = 1
-    DREG = 2
-
-
-class NFT_SOCKET(IntEnum):
-    """enum nft_socket_keys."""
-
-    TRANSPARENT = 0
 
 
 class NFTA_LOOKUP(IntEnum):

@@ -34,27 +34,6 @@ MUTANTS = (
         (f"{ENDING}::test_new_connections_are_left_to_a_kube_proxy_that_has_rules_here",),
     ),
     Mutant(
-        "what comes while nobody listens is refused",
-        "kpf/nft/schema.py",
-        "        yield (st.drop(),)\n",
-        "",
-        ("tests/test_nft_traffic.py::test_where_nobody_listens_any_more_what_is_new_waits_until_somebody_does",),
-    ),
-    Mutant(
-        "a socket in TIME_WAIT is nobody",
-        "kpf/nft/statements.py",
-        "ex.socket(NFT_SOCKET.TRANSPARENT)",
-        'ex.expression("socket", ex.be32(1, 2), ex.be32(2, 8))',
-        ("tests/test_nft_traffic.py::test_whoever_comes_again_while_his_last_connection_is_in_time_wait_is_let_in",),
-    ),
-    Mutant(
-        "a kernel without nft_socket is taken for one that has it",
-        "kpf/nft/kernel.py",
-        "            return error.index > len(asked)\n",
-        "            return True\n",
-        ("tests/test_nft_traffic.py::test_what_the_kernel_can_do_is_asked_without_changing_anything",),
-    ),
-    Mutant(
         "a predecessor's memory that is none is a defect of kpf",
         "kpf/master/parts.py",
         '            raise HandoverError(f"nothing can be taken over from pid {pid}: {error}") from error\n',
