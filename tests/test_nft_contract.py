@@ -213,7 +213,7 @@ def test_a_rule_that_refers_to_what_is_not_there_is_refused(
 
     async def scene(writer: Writer) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(schema, "chains", lambda rules: (*chains(rules), Chain("stray", ((rule,),))))
+            patch.setattr(schema, "chains", lambda rules, **how: (*chains(rules, **how), Chain("stray", ((rule,),))))
             with pytest.raises(TransactionFailedError):
                 await writer.replace(FULL)
         await writer.replace(FULL)

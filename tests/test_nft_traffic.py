@@ -4,9 +4,12 @@ import asyncio
 import ctypes
 import errno
 import os
+import select
 import socket
+import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
@@ -15,11 +18,13 @@ from pyroute2 import IPRoute
 
 from kpf.lab.backends import Backends
 from kpf.lab.clients import Address, connect, each, failures, hold, names, steady
-from kpf.lab.hosts import Host, add_route
+from kpf.lab.hosts import Host, add_route, set_sysctl
 from kpf.lab.machine import Machine
 from kpf.master.identity import worker_user
 from kpf.model.names import Family, SocketAddress
 from kpf.model.rules import Action, NodePort, Portal, Rules, Verdict
+from kpf.net import sockets
+from kpf.nft import expressions as ex
 from kpf.nft.kernel import Kernel
 from tests.conntrack_table import Entries
 from tests.values import TCP, at
@@ -234,6 +239,155 @@ def test_the_guard_lets_answers_pass_to_the_nodes_own_connections(outside: Host)
                 client.bind((ours, 20005))
                 client.connect((theirs, 8080))
                 assert client.recv(100) == f"{theirs}\n".encode()
+
+
+def asked(machine: Machine, target: Address, *, source: Address | None = None) -> socket.socket:
+    """A socket of the machine's that has sent its SYN."""
+    with machine.inside():
+        sock = socket.socket(socket.AF_INET6 if ":" in target[0] else socket.AF_INET)
+    sock.setblocking(False)
+    if source:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(source)
+    assert sock.connect_ex(target) in (0, errno.EINPROGRESS)
+    return sock
+
+
+def answer(sock: socket.socket, timeout_s: float) -> str:
+    """What has become of it: "connected", the name of the error, or silence."""
+    if not select.select([], [sock], [], timeout_s)[1]:
+        return SILENCE
+    error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return errno.errorcode[error] if error else "connected"
+
+
+def everywhere() -> list[socket.socket]:
+    """One listener for both families, at no address."""
+    sock = socket.create_server(("::", PROXY_PORT), family=socket.AF_INET6, dualstack_ipv6=True)
+    return [sock]
+
+
+def steered() -> list[socket.socket]:
+    made = [sockets.listening_socket(one, PROXY_PORT, backlog=9) for one in NODE for _ in range(3)]
+    for first in made[::3]:
+        sockets.steer(first, [1])
+    return made
+
+
+LISTENERS: dict[str, Callable[[], list[socket.socket]]] = {
+    "one each": lambda: [sockets.listening_socket(one, PROXY_PORT, backlog=9) for one in NODE],
+    "transparent": lambda: [sockets.listening_socket(one, PROXY_PORT, backlog=9, address_may_go=True) for one in NODE],
+    "a group that is steered": steered,
+    "at no address": everywhere,
+}
+
+
+@contextmanager
+def listening(kind: str) -> Iterator[list[socket.socket]]:
+    with ExitStack() as opened:
+        yield [opened.enter_context(one) for one in LISTENERS[kind]()]
+
+
+def test_while_nobody_listens_new_connections_wait(outside: Host, node: Machine) -> None:
+    """All of kpf's processes are dead, and its rules are still there."""
+    write(rules())
+    targets = [(outside, one) for one in PORTALS] + [(node, one) for one in (*PORTALS, *LOOPBACK_PORTALS)]
+    with ExitStack() as opened:
+        waiting = [opened.enter_context(asked(*one)) for one in targets]
+        assert {answer(one, 0.02) for one in waiting} == {SILENCE}
+        opened.enter_context(listening("one each"))
+        # their second SYN, a second after the first
+        assert {answer(one, 3.0) for one in waiting} == {"connected"}
+
+
+@pytest.mark.parametrize("kind", LISTENERS)
+@pytest.mark.parametrize("cookies", ["1", "2"], ids=["without cookies", "with SYN cookies"])
+def test_whoever_listens_is_found(outside: Host, node: Machine, kind: str, cookies: str) -> None:
+    assert set_sysctl("net.ipv4.tcp_syncookies", cookies)
+    write(rules())
+    try:
+        with listening(kind):
+            for machine in (outside, node):
+                for target in PORTALS:
+                    with asked(machine, target) as sock:
+                        assert answer(sock, 0.8) == "connected", target
+    finally:
+        set_sysctl("net.ipv4.tcp_syncookies", "1")
+
+
+def test_the_next_connection_from_a_port_that_the_last_one_has_left_in_time_wait(outside: Host) -> None:
+    write(rules())
+    with listening("one each") as listeners:
+        for target, source, listener in zip(CLUSTER_IPS, OUTSIDE, listeners, strict=True):
+            for _ in range(3):
+                with asked(outside, (target, 80), source=(source, 40404)) as sock:
+                    assert answer(sock, 0.8) == "connected", target
+                    # who closes first has the TIME_WAIT
+                    listener.accept()[0].close()
+                    assert select.select([sock], [], [], 1.0)[0]
+
+
+def test_the_next_connection_from_a_port_whose_last_one_was_reset_waits_too(outside: Host) -> None:
+    """For conntrack its SYN still belongs to that one: such are the connections that are cut when kpf is killed."""
+    write(rules())
+    for place, target in enumerate(CLUSTER_IPS):
+        source = OUTSIDE[place], 40405
+        with listening("one each") as listeners, asked(outside, (target, 80), source=source) as sock:
+            assert answer(sock, 0.8) == "connected"
+            with listeners[place].accept()[0] as accepted:
+                # linger for no time: a reset instead of a FIN
+                accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            assert select.select([sock], [], [], 1.0)[0]
+        with asked(outside, (target, 80), source=source) as sock:
+            assert answer(sock, 0.1) == SILENCE
+            with listening("one each"):
+                assert answer(sock, 3.0) == "connected"
+
+
+TCP_REPAIR, WITHOUT_A_PROBE = 19, -1
+
+
+@pytest.mark.parametrize("target", CLUSTER_IPS)
+def test_who_believes_to_be_connected_is_reset(outside: Host, node: Machine, target: str) -> None:
+    """A segment without SYN, for which there is neither socket nor entry: kpf was killed."""
+    write(rules())
+    for machine in (outside, node):
+        with machine.inside():
+            sock = socket.socket(socket.AF_INET6 if ":" in target else socket.AF_INET)
+        with sock:
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+            sock.connect((target, 80))
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, WITHOUT_A_PROBE)
+            sock.settimeout(5.0)
+            sock.send(b"still here")
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
+
+
+def test_a_kernel_that_cannot_find_sockets_is_served(
+    outside: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """CONFIG_NFT_SOCKET is not set: it knows no expression of that name."""
+    monkeypatch.setattr(ex, "socket", lambda _: ex.expression("nobody-knows-it"))
+
+    async def scene() -> None:
+        kernel = Kernel()
+        for state in (rules(), rules(Verdict.DROP), rules()):
+            await kernel.replace(state)
+        kernel.table.distrust()
+        await kernel.replace(rules())
+        kernel.close()
+
+    asyncio.run(scene())
+    assert [one.getMessage().split(":")[0] for one in caplog.records] == [
+        "this kernel's nftables cannot find sockets (CONFIG_NFT_SOCKET)"
+    ]
+    for kinds, expected in (((), "ECONNREFUSED"), (("one each",), "connected")):
+        with ExitStack() as opened:
+            for kind in kinds:
+                opened.enter_context(listening(kind))
+            for target in PORTALS:
+                assert answer(opened.enter_context(asked(outside, target)), 0.8) == expected
 
 
 @pytest.mark.usefixtures("backends")

@@ -52,16 +52,22 @@ class Present:
     forwards: Mapping[FrontendKey, Forward] | None = None
 
 
-def whole_table(rules: Rules) -> list[bytes]:
-    """The table made anew, whatever was there.
+def trial() -> list[bytes]:
+    """A rule that asks for sockets, in a chain that is nowhere: to be tried, never to be committed."""
+    chain_ = schema.trial()
+    return [encode.new_table(), encode.new_chain(chain_.name), *encode.new_rules(chain_)]
+
+
+def whole_table(rules: Rules, *, finds_sockets: bool = True) -> list[bytes]:
+    """The table made anew, whatever was there. `finds_sockets`: as for `schema.chains`.
 
     A first packet that meets the very moment of it may pass the new chain while that is not in force yet, and the old
     one when it is not any more (the kernel puts a new hook before an old one of equal priority).
     """
-    return [*encode.no_table(), *refilled_table(rules, Present())]
+    return [*encode.no_table(), *refilled_table(rules, Present(), finds_sockets=finds_sockets)]
 
 
-def refilled_table(rules: Rules, present: Present) -> list[bytes]:
+def refilled_table(rules: Rules, present: Present, *, finds_sockets: bool = True) -> list[bytes]:
     """The table filled anew in place, or made: chains stay hooked, so no packet misses both old and new rules.
 
     Affinity entries stay, and so do cursors of forwards that are known to be right. It is refused if what is there has
@@ -69,7 +75,7 @@ def refilled_table(rules: Rules, present: Present) -> list[bytes]:
     """
     messages = [encode.new_table()]
     messages += [encode.new_set(one, number) for number, one in enumerate(schema.sets(), 1)]
-    static = list(schema.chains(rules))
+    static = list(schema.chains(rules, finds_sockets=finds_sockets))
     messages += [encode.new_chain(one.name, one.hook) for one in static]
     known = present.forwards or {}
     kept = {key: forward for key, forward in rules.forwards.items() if known.get(key) == forward}

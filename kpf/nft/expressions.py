@@ -134,6 +134,11 @@ def ct(key: nf.NFT_CT) -> bytes:
     return expression("ct", be32(nf.NFTA_CT.DREG, REGISTER), be32(nf.NFTA_CT.KEY, key))
 
 
+def socket(key: nf.NFT_SOCKET) -> bytes:
+    """Load a byte about the socket that the packet belongs to; the rule goes on only if there is one."""
+    return expression("socket", be32(nf.NFTA_SOCKET.KEY, key), be32(nf.NFTA_SOCKET.DREG, REGISTER))
+
+
 def fib_type(flags: nf.NFTA_FIB_F) -> bytes:
     """Load the type of route (RTN_*) of FIB_SADDR or FIB_DADDR."""
     asked = be32(nf.NFTA_FIB.RESULT, nf.NFT_FIB_RESULT.ADDRTYPE), be32(nf.NFTA_FIB.FLAGS, flags)

@@ -2,10 +2,12 @@
 
 A transaction is one message stream of which only the last message before its end is acknowledged; the first refusal of
 any message is its failure, and then the kernel has changed nothing. The kernel answers a batch once it is committed or
-given up, refusals first (nfnetlink_rcv_batch); before Linux 6.10 it never acknowledges the end itself.
+given up, refusals first (nfnetlink_rcv_batch); before Linux 6.10 it never acknowledges the end itself. A batch without
+an end is looked at and given up: a trial, of which nobody is notified.
 """
 
 import errno
+import logging
 
 from kpf.model.rules import Rules
 from kpf.netlink.socket import NetlinkSocket, RefusedError
@@ -15,6 +17,8 @@ from kpf.nft.values import Value
 from kpf.uapi.netlink import NETLINK
 from kpf.uapi.nfnetlink import NFNL_MSG_BATCH
 from kpf.waiting import waiting_for
+
+log = logging.getLogger("kpf")
 
 BUFFER_BYTES = 64 << 20
 
@@ -36,6 +40,8 @@ class Kernel:
     def __init__(self) -> None:
         self._socket = NetlinkSocket(NETLINK.NETFILTER, buffer_bytes=BUFFER_BYTES)
         self.table = Table()
+        # None until it has been asked
+        self._finds_sockets: bool | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -50,18 +56,34 @@ class Kernel:
     async def replace(self, rules: Rules) -> None:
         """Make the table what it must be, whatever it was, in one transaction. Raises `TransactionFailedError`."""
         self.table.doubt()
+        if self._finds_sockets is None:
+            self._finds_sockets = await self._can_find_sockets()
+        finds = self._finds_sockets
         if isinstance(self.table.state, Unknown):
             present = await self._present(self.table.state.written)
             try:
                 with self.table.transaction(rules):
-                    await self._commit(batch.refilled_table(rules, present))
+                    await self._commit(batch.refilled_table(rules, present, finds_sockets=finds))
             except TransactionFailedError as error:
                 if error.errno not in OTHER_SHAPE:
                     raise
             else:
                 return
         with self.table.transaction(rules, anew=True):
-            await self._commit(batch.whole_table(rules))
+            await self._commit(batch.whole_table(rules, finds_sockets=finds))
+
+    async def _can_find_sockets(self) -> bool:
+        try:
+            await self._transact(batch.trial(), is_trial=True)
+        except TransactionFailedError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            log.warning(
+                "this kernel's nftables cannot find sockets (CONFIG_NFT_SOCKET): new connections that come while all "
+                "of kpf's processes are dead are refused, instead of waiting for the next kpf"
+            )
+            return False
+        return True
 
     async def _present(self, written: Rules | None) -> batch.Present:
         """The chains and sets that come and go."""
@@ -89,13 +111,14 @@ class Kernel:
             await self._commit(encode.no_table())
 
     async def _commit(self, messages: list[bytes]) -> None:
+        await self._transact(messages, is_trial=False)
+
+    async def _transact(self, messages: list[bytes], *, is_trial: bool) -> None:
         *others, last = messages
-        stream = [
-            encode.boundary(NFNL_MSG_BATCH.BEGIN),
-            *others,
-            encode.acknowledged(last),
-            encode.boundary(NFNL_MSG_BATCH.END),
-        ]
+        stream = [encode.boundary(NFNL_MSG_BATCH.BEGIN), *others, encode.acknowledged(last)]
+        ending = len(others) + 1
+        if not is_trial:
+            stream.append(encode.boundary(NFNL_MSG_BATCH.END))
         size, limit = sum(map(len, stream)), self._socket.send_limit_bytes
         if size > limit:
             raise TransactionFailedError(
@@ -105,7 +128,7 @@ class Kernel:
             )
         try:
             with waiting_for("the kernel to carry out a transaction; it does one at a time, whoever's it is"):
-                await self._socket.talk(stream, ending=-2)
+                await self._socket.talk(stream, ending=ending)
         except RefusedError as error:
             raise TransactionFailedError(
                 error.errno, f"message {error.index} of {len(stream)} was refused: {error.strerror}"

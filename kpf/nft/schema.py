@@ -11,8 +11,9 @@ A new connection passes, in prerouting or, from this node's own processes but th
         chain of `forwards`, which makes it an endpoint's (CNI port maps sit at dstnat, -100, so theirs come after)
    -95  it still goes to a ClusterIP in use: no such port, refused; or to one that nobody has: dropped (the nat core
         runs at -100, whatever a chain says)
-and at input, the guard: who reaches a listening proxy port without having been redirected is refused; in postrouting,
-before a CNI's masquerading, what was marked when it was forwarded is masqueraded.
+and at input, the guard: who reaches a listening proxy port without having been redirected is refused, and the SYN of
+who has been is dropped while nobody listens there, so that TCP sends it again and the next kpf serves it; in
+postrouting, before a CNI's masquerading, what was marked when it was forwarded is masqueraded.
 
 What workers dial is a pod's, whatever portal is there: it passes nothing of this but -95. What comes over lo has been
 through output. A TCP segment that is no SYN and new to conntrack belongs to a connection from before kpf, or to one
@@ -36,7 +37,7 @@ from kpf.nft.objects import Chain, Hook, Rule, Set
 from kpf.uapi.netfilter import NF_INET
 
 TABLE = "kpf"
-REFUSE, SOURCE_RANGES = "refuse", "guards"
+REFUSE, SOURCE_RANGES, PROXY_PORTS = "refuse", "guards", "proxy-ports"
 REDIRECTS, OFF_NODE_REDIRECTS, OFF_NODE_VERDICTS = "redirects", "far-redirects", "far-verdicts"
 VERDICTS_OUTPUT, REDIRECTS_OUTPUT = "verdicts-output", "redirects-output"
 MASQUERADE_ALWAYS, MASQUERADE_FOREIGN, MASQUERADES = "masquerade-always", "masquerade-foreign", "masquerades"
@@ -75,8 +76,11 @@ def _sets(family: Family) -> Iterator[Set]:
         yield Set(name_of(kind, family), (address,), interval=True)
 
 
-def chains(rules: Rules) -> Iterator[Chain]:
-    """Those that are always there, in an order in which each is defined before it is referred to."""
+def chains(rules: Rules, *, finds_sockets: bool = True) -> Iterator[Chain]:
+    """Those that are always there, in an order in which each is defined before it is referred to.
+
+    `finds_sockets`: the kernel's rules can ask for sockets (`trial`).
+    """
     yield Chain(REFUSE, ((st.tcp(), st.reject_reset()), (st.reject_port_unreachable(),)))
     yield Chain(MASQUERADE_ALWAYS, ((nat.mark_for_masquerade(),),))
     yield Chain(MASQUERADE_FOREIGN, tuple(_masquerade_foreign(rules)))
@@ -89,6 +93,7 @@ def chains(rules: Rules) -> Iterator[Chain]:
     yield Chain(OFF_NODE_REDIRECTS, (*_own_leave(rules), *_redirects(rules, "far-")))
     yield Chain(REDIRECTS, tuple(_redirects(rules, "")))
     yield Chain("undefined-ports", tuple(_undefined_ports()))
+    yield Chain(PROXY_PORTS, tuple(_proxy_ports(finds_sockets)))
     yield from _base_chains(rules)
     yield Chain(MASQUERADES, tuple(_masquerade(rules)), Hook("nat", *POSTROUTING, 95))
 
@@ -227,9 +232,26 @@ def _undefined_ports() -> Iterator[Rule]:
 
 
 def _guard() -> Iterator[Rule]:
+    # A SYN may be of the connection that the last one from its port was, for conntrack: for 10 s, where this end has
+    # reset it (TCP_CONNTRACK_CLOSE, nf_conntrack_tcp_packet). So it is asked for, whatever its state.
+    yield st.not_new(), st.under_way(), st.leave()
     for family in Family:
         listening = st.destination_port_in(family, name_of("listening", family))
-        yield st.family(family), st.tcp(), st.new_connection(), st.not_redirected(), listening, st.goto(REFUSE)
+        yield st.family(family), st.tcp(), listening, st.goto(PROXY_PORTS)
+
+
+def _proxy_ports(finds_sockets: bool) -> Iterator[Rule]:
+    yield st.new_connection(), st.not_redirected(), st.goto(REFUSE)
+    if finds_sockets:
+        # who believes to be connected is told by the kernel that he is not
+        yield st.under_way(), st.leave()
+        yield st.has_socket(), st.leave()
+        yield (st.drop(),)
+
+
+def trial() -> Chain:
+    """What a kernel refuses with ENOENT whose rules cannot ask for sockets."""
+    return Chain("trial", ((st.has_socket(), st.leave()),))
 
 
 def _masquerade(rules: Rules) -> Iterator[Rule]:

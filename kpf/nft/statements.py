@@ -11,7 +11,7 @@ from kpf.model.names import Family, IPAddress, IPNetwork, Protocol, family_of
 from kpf.netlink.nfnetlink import IPPROTO_OF
 from kpf.nft import expressions as ex
 from kpf.uapi.netfilter import IP_CT, IPS, NF, nf_ct_state_bit
-from kpf.uapi.nf_expressions import NFT_CMP, NFT_CT, NFT_META, NFT_REJECT, NFT_REJECT_ICMPX, NFTA_FIB_F
+from kpf.uapi.nf_expressions import NFT_CMP, NFT_CT, NFT_META, NFT_REJECT, NFT_REJECT_ICMPX, NFT_SOCKET, NFTA_FIB_F
 from kpf.uapi.nf_tables import NFT
 from kpf.uapi.rtnetlink import RTN
 from kpf.uapi.sockets import IFNAMSIZ
@@ -87,6 +87,17 @@ def sent_before() -> Statement:
     """The connection's first packet has left this node already: its entry is confirmed."""
     status = ex.ct(NFT_CT.STATUS) + ex.masked(IPS.CONFIRMED)
     return Statement("ct status confirmed", status + ex.compare(ex.ZERO, operator=NFT_CMP.NEQ))
+
+
+def has_socket() -> Statement:
+    """TCP would find a socket for it on this node: a connection of any state, or a listening one, whatever its group.
+
+    Known at input; the kernel must have CONFIG_NFT_SOCKET. Of the keys, TRANSPARENT is the one that all sockets answer:
+    the others end the rule at one in TIME_WAIT, where a SYN may begin the next connection.
+    """
+    return Statement(
+        "socket transparent >= 0", ex.socket(NFT_SOCKET.TRANSPARENT) + ex.compare(b"\0", operator=NFT_CMP.GTE)
+    )
 
 
 def local_destination() -> Statement:

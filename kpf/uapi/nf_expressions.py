@@ -45,6 +45,7 @@ class NFT_CMP(IntEnum):
 
     EQ = 0
     NEQ = 1
+    GTE = 5
 
 
 class NFTA_LOOKUP(IntEnum):
@@ -120,6 +121,19 @@ class NFT_CT(IntEnum):
 
     STATE = 0
     STATUS = 2
+
+
+class NFTA_SOCKET(IntEnum):
+    """enum nft_socket_attributes."""
+
+    KEY = 1
+    DREG = 2
+
+
+class NFT_SOCKET(IntEnum):
+    """enum nft_socket_keys."""
+
+    TRANSPARENT = 0
 
 
 class NFTA_FIB(IntEnum):

@@ -72,7 +72,7 @@ MUTANTS = (
         (f"{LOCK}::test_who_has_called_listen_last_is_who_holds_it",),
     ),
     Mutant(
-        "a predecessor takes its successor's control socket away",
+        "the path of a control socket that was handed over is taken away",
         "kpf/observe/http.py",
         "        if self._unix_path and not handed_over:\n",
         "        if self._unix_path:\n",
