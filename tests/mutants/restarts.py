@@ -34,6 +34,13 @@ MUTANTS = (
         (f"{ENDING}::test_new_connections_are_left_to_a_kube_proxy_that_has_rules_here",),
     ),
     Mutant(
+        "a predecessor's memory that is none is a defect of kpf",
+        "kpf/master/parts.py",
+        '            raise HandoverError(f"nothing can be taken over from pid {pid}: {error}") from error\n',
+        "            raise RuntimeError(pid) from error\n",
+        ("tests/e2e/restarts/test_bad_handovers.py::test_a_predecessor_that_lies_is_not_believed",),
+    ),
+    Mutant(
         "who is late starts everything that is due before anybody is heard",
         "kpf/lab/crowd.py",
         "            for _ in range(BURST):\n",

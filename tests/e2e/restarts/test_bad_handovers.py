@@ -44,14 +44,18 @@ class Served:
     def _answers(self) -> list[str]:
         return [one.name for one in self.world.lab.outside.call(connect, SHOP, 3)]
 
-    def goes_on(self) -> None:
-        """Turns, connections, workers; and it follows what changes."""
+    def serves(self) -> None:
+        """Turns, connections, workers."""
         answers = self._answers()
         # three pods: the one that was last is the last of the next three
         assert len(set(answers)) == 3
         assert answers[-1] == self._next
         assert failures(self.held.send("ping")) == []
         assert self.daemon.worker_pids() == self._workers
+
+    def goes_on(self) -> None:
+        """And it follows what changes."""
+        self.serves()
         self._changes += 1
         self.world.serve("more", f"10.96.1.{self._changes}", ["10.244.1.1"])
         eventually(lambda: self.world.answers((f"10.96.1.{self._changes}", 80), timeout_s=0.3) == {"10.244.1.1": 1})
@@ -95,7 +99,8 @@ def test_successors_that_fail_change_nothing(world: World) -> None:
             with Successor(served.path) as one:
                 fail(one)
             served.daemon.wait_for_log("has not taken over", times=said + 1)
-            served.goes_on()
+            served.serves()
+        served.goes_on()
         # one more listening socket for each worker, of the Service that came
         eventually(lambda: len(os.listdir(f"/proc/{served.daemon.pid}/fd")) <= before + 2)
         with Successor(served.path) as first, Successor(served.path) as second:

@@ -127,6 +127,7 @@ def test_who_is_late_hears_those_under_way_all_the_same() -> None:
         one.close()
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("forwarding")
 def test_a_worker_that_is_killed_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     # what it had not counted yet is never counted
