@@ -128,7 +128,8 @@ class Master:
             await self._abandon()
             await ending.release(self._node.undo_hold())
             log.info("stopped before anything was programmed: what an earlier kpf has left stays")
-        elif action is SignalAction.LEAVE:
+        elif action is SignalAction.LEAVE or not self._kernel.table.is_touched:
+            # what was taken over from orphans, and has not been looked at yet, is the next one's all the same
             await self._exits.leave()
         else:
             await self._exits.stop(self._config, now=action is SignalAction.STOP_NOW)

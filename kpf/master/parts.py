@@ -118,7 +118,7 @@ def _memory(inheritance: Inheritance) -> tuple[Directory, Carrier | None]:
     except (RegionError, CapacityError) as error:
         if inheritance.is_from_master:
             pid = inheritance.holders[0].offer.pid
-            raise HandoverError(f"the memory that pid {pid} hands over cannot be used: {error}") from error
+            raise HandoverError(f"nothing can be taken over from pid {pid}: {error}") from error
         log.error("what the workers of the kpf before have in memory is lost: %s", error)
         return Directory(Region.create()), None
 

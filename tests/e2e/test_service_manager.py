@@ -102,23 +102,32 @@ def test_another_programs_transaction_is_no_hang(world: World, daemon: Daemon, s
     systemd.until("READY=1")
 
 
+@pytest.mark.parametrize("has_orphans", [True, False])
 def test_a_start_that_waits_leaves_alone_what_it_has_not_made(
-    world: World, daemon: Daemon, systemd: FakeManager
+    world: World, daemon: Daemon, systemd: FakeManager, *, has_orphans: bool
 ) -> None:
-    """The one before it was killed: its workers serve on by its table, at its address."""
+    """The one before it was killed: its workers serve on by its table, at its address, for whoever is next."""
     with daemon:
+        workers = [psutil.Process(pid) for pid in daemon.worker_pids()]
         daemon.kill()
+        if not has_orphans:
+            for one in workers:
+                one.kill()
+            psutil.wait_procs(workers, timeout=5.0)
     waiting = Daemon(world.lab.node, world.directory, args=("--kubeconfig", str(_nobodys(world.directory))))
     start(world, waiting, systemd)
     told = systemd.until("STATUS=waiting for the first sync; the source does not tell what it has: ", 20.0)
     assert {"WATCHDOG=1", "EXTEND_TIMEOUT_USEC=60000000"} <= {*told}
-    assert world.answers(SHOP) == {POD: 1}
+    served = {POD: 1} if has_orphans else {"timed out": 1}
+    assert world.answers(SHOP, timeout_s=2.0) == served
     waiting.signal(signal.SIGTERM)
-    assert "STATUS=stopping" in systemd.until("STOPPING=1")
+    assert ("STATUS=leaving" if has_orphans else "STATUS=stopping") in systemd.until("STOPPING=1")
     assert waiting.process is not None
     assert waiting.process.wait(10.0) == 0
     assert list_tables() == ["kpf"]
-    assert world.answers(SHOP, 4) == {POD: 4}
+    assert world.answers(SHOP, timeout_s=2.0) == served
+    addresses = subprocess.run(["ip", "address", "show", "lo"], capture_output=True, text=True, check=True).stdout
+    assert "169.254.77.1/32" in addresses
     subprocess.run([*daemon.argv[:3], "cleanup"], check=True)
 
 
