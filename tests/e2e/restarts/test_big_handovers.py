@@ -76,13 +76,12 @@ def test_many_services_are_taken_over(
     with daemon_of(world, "first", workers=workers).start(READY_S) as first:
         memory.append(_memory())
         tally = observe(world, load, first, taken_over, LONG)
-    told = ", ".join(f"{one:.2f}" for one in ready_s)
-    figure(
-        f"{services} Services x {workers} workers: alone ready after {first.ready_s:.2f} s, taken over after {told} s"
-    )
+    what = f"{services} Services x {workers} workers"
+    told = ", ".join(f"{one:.2f} ({cpu:.2f} s of CPU)" for one, cpu in zip(ready_s, cpu_s, strict=True))
+    figure(f"{what}: alone ready after {first.ready_s:.2f} s, taken over after {told}")
     for number, text in enumerate(memory):
-        figure(f"{services} Services x {workers} workers, {number + 1} generations: {text}")
-    figure(f"{services} Services x {workers} workers: {tally}")
+        figure(f"{what}, {number + 1} daemons started: {text}")
+    figure(f"{what}: {tally}")
     assert tally.unnoticed, tally
     assert min(ready_s) <= bound_s
 
