@@ -475,6 +475,22 @@ def test_a_pause_lasts_until_the_master_takes_it_back_or_is_gone(path: str) -> N
                 assert receive_exactly(queued, 1) == b"x"
 
 
+def test_after_a_short_pause_who_is_queued_is_served_at_once(path: str) -> None:
+    with Server(echo) as server, family(path) as made:
+        _, at = made.frontend([server.at])
+        took_s = []
+        for _ in range(5):
+            made.workers[0].tell(Hold(made.next(), True))
+            with connect(at) as queued:
+                queued.sendall(b"x")
+                made.workers[0].tell(Hold(made.next(), False))
+                began_s = time.monotonic()
+                assert receive_exactly(queued, 1) == b"x"
+                took_s.append(time.monotonic() - began_s)
+        # as a pause for want of something it would take 100 ms
+        assert min(took_s) < 0.05
+
+
 def test_once_taken_a_pause_is_for_good_even_if_the_successor_leaves_at_once(path: str) -> None:
     # more than are closed in one iteration
     many = 2 * DRAINS_AN_ITERATION + 1

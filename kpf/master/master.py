@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -177,11 +178,13 @@ class Master:
             for _ in range(CATCH_UPS):
                 carrier.catch_up()
                 await asyncio.sleep(0)
+            began_s = time.monotonic()
             await self._inheritance.pause()
             carrier.catch_up()
         except RegionError as error:
             raise HandoverError(f"what the kpf before has in memory cannot be carried over: {error}") from error
         await self._workers.hold(False)
+        log.info("carried over: nobody accepted for %.0f ms", (time.monotonic() - began_s) * 1000)
 
     async def _take_charge(self) -> list[asyncio.Task[None]]:
         """From now on nobody else decides, and only our workers accept.

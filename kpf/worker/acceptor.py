@@ -116,6 +116,9 @@ class Acceptor:
         """Accept nothing until this is taken back, not even what is queued at listeners that are to be closed."""
         if is_held and not self._paused_ms:
             self._stop()
+        elif self._is_held and not is_held:
+            # that was no shortage, which would be given time to pass
+            self._paused_ms -= PAUSE_MS
         self._is_held = is_held
 
     def close(self, frontends: set[int] | None = None) -> None:
