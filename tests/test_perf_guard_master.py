@@ -91,14 +91,14 @@ OF_ALL = {
     #                        added     full sync
     #                       5    495     10    500
     "netlink sends":      (  2,     2,     2,     2),
-    "netlink bytes":      (596, 33916, 30420, 63740),
+    "netlink bytes":      (596, 33916, 31384, 64704),
     "transaction begins": (  1,     1,     1,     1),
     "new table":          (  0,     0,     1,     1),
     "new set":            (  0,     0,    40,    40),
-    "new chain":          (  0,     0,    21,    21),
+    "new chain":          (  0,     0,    22,    22),
     "delete rules":       (  0,     0,     1,     1),
     "delete elements":    (  0,     0,    40,    40),
-    "new rule":           (  0,     0,    68,    68),
+    "new rule":           (  0,     0,    73,    73),
     "new elements":       (  3,     3,     5,     5),
     "transaction ends":   (  1,     1,     1,     1),
     "conntrack dumps":    (  1,     1,     1,     1),

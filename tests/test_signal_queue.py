@@ -42,7 +42,7 @@ def test_what_was_held_is_heard_and_what_means_nothing_is_not() -> None:
         try:
             # not to the process: another thread of the test run might hear them
             us = threading.get_ident()
-            for number in (signal.SIGUSR1, signal.SIGHUP, signal.SIGUSR2):
+            for number in (signal.SIGUSR1, signal.SIGHUP):
                 signal.pthread_kill(us, number)
             with queue.heard():
                 assert await queue.get() is SignalAction.RELOAD
@@ -56,7 +56,7 @@ def test_what_was_held_is_heard_and_what_means_nothing_is_not() -> None:
     play(scene())
 
 
-@pytest.mark.parametrize("action", [SignalAction.STOP, SignalAction.STOP_NOW])
+@pytest.mark.parametrize("action", [SignalAction.STOP, SignalAction.STOP_NOW, SignalAction.LEAVE])
 def test_a_stop_interrupts_what_would_never_end(action: SignalAction) -> None:
     async def scene() -> None:
         queue, ended = SignalQueue(), asyncio.Event()

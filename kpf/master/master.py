@@ -102,7 +102,7 @@ class Master:
     async def run(self) -> None:
         """Serve from the first sync to the end of the last connection, or until a successor does.
 
-        Raises what `ending.run` tells of: `ControlSocketError`, `TableStaysError`, OSError, ...
+        Raises what `ending.run` tells of: `ControlSocketError`, `TableStaysError`, `HandoverError`, OSError, ...
         """
         try:
             tasks = await self._signals.unless_stopped(self._start())
@@ -136,8 +136,9 @@ class Master:
             await self._exits.stop(self._config, now=action is SignalAction.STOP_NOW)
 
     async def _abandon(self) -> None:
-        # sessions that ours have begun beside a predecessor's may end: they leave once it tells them
-        if self._is_in_charge or not self._inheritance.is_from_master:
+        # beside a predecessor ours have begun sessions, and may be the only workers left: they are the next one's, or
+        # leave once it tells them
+        if not self._inheritance.holders:
             await self._exits.abandon()
 
     async def _start(self) -> list[asyncio.Task[None]]:

@@ -154,7 +154,7 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        "SIGUSR1 and SIGUSR2 end the daemon",
+        "SIGUSR1 ends the daemon",
         "kpf/master/signal_queue.py",
         "            loop.add_signal_handler(number, lambda: None)",
         "            pass",
