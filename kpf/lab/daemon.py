@@ -23,6 +23,10 @@ from kpf.observe.client import fetch
 DEATH = re.compile(r"\(pid (\d+)\) died by .* with (\d+) active connections")
 
 
+# of one that was killed, workers are not to be there for an hour
+HANDOVER_TIMEOUT_S = 60
+
+
 class DaemonFailedError(RuntimeError):
     """`kpf run` ended, or was not ready in time; the text ends with its log."""
 
@@ -57,7 +61,7 @@ class Daemon:
             *(*prefix, sys.executable, "-m", "kpf", "run", "--control-socket", str(self.control_socket)),
             *("--healthz-bind-address", "", "--metrics-bind-address", "", "--workers", str(workers)),
             *(("--manifests", str(manifests)) if manifests is not None else ()),
-            *(("--config", str(_config(directory, handover_socket))) if handover_socket is not None else ()),
+            *(("--config", str(_config(directory, handover_socket))) if "--config" not in args else ()),
             *args,
         ]
         self.process: subprocess.Popen[bytes] | None = None
@@ -158,9 +162,12 @@ class Daemon:
             self.stop()
 
 
-def _config(directory: Path, handover_socket: Path) -> Path:
+def _config(directory: Path, handover_socket: Path | None) -> Path:
     """A configuration file of what has no flag."""
-    fields = {"apiVersion": "kpf.io/v1alpha1", "kind": "KpfConfiguration", "handoverSocket": str(handover_socket)}
-    path = directory / "handover.yaml"
+    fields: dict[str, object] = {"apiVersion": "kpf.io/v1alpha1", "kind": "KpfConfiguration"}
+    fields["handoverTimeout"] = HANDOVER_TIMEOUT_S
+    if handover_socket is not None:
+        fields["handoverSocket"] = str(handover_socket)
+    path = directory / "lab.yaml"
     path.write_text(json.dumps(fields), encoding="utf-8")
     return path
