@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import logging
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NoReturn
 from kpf.config import Config
 from kpf.master import ending
 from kpf.master.beginning import Beginning, begin
+from kpf.master.carrying import carry_over, follow
 from kpf.master.conversation import HandoverError
 from kpf.master.estate import MasterEstate
 from kpf.master.exits import Exits, is_init
@@ -27,8 +27,6 @@ from kpf.master.successor import Inheritance
 from kpf.nft import other_proxies
 from kpf.nft.monitor import Monitor
 from kpf.observe.notify import ServiceManager
-from kpf.shm.carry import Carrier
-from kpf.shm.region import RegionError
 from kpf.waiting import waiting_for
 
 log = logging.getLogger("kpf")
@@ -36,9 +34,6 @@ log = logging.getLogger("kpf")
 # of the garbage collector: hardly any object is garbage, and in a large cluster a full collection looks at a million of
 # them for a third of a second
 COLLECT_AFTER = (20_000, 20, 20)
-CATCH_UPS = 3
-# that what is shown of a predecessor's workers is old at most
-REFRESH_S = 1.0
 
 
 def main(config: Config, reload: Callable[[], Config]) -> NoReturn:
@@ -153,7 +148,7 @@ class Master:
         self._state.is_started = True
         self._tell_workers_apart()
         if self._parts.carrier is not None:
-            await self._carry_over(self._parts.carrier)
+            await carry_over(self._parts.carrier, self._inheritance, self._workers)
         tasks = []
         if not beside_another:
             tasks = await self._take_charge()
@@ -166,26 +161,8 @@ class Master:
         self._follower.changed = self._reconciler.request
         loops = [self._workers.supervise(), self._reconciler.run(), self._follow_node(), self._announce()]
         if self._parts.carrier is not None:
-            loops.append(_follow(self._parts.carrier))
+            loops.append(follow(self._parts.carrier))
         return [*tasks, *(asyncio.create_task(one) for one in (*loops, self._follower.failed()))]
-
-    async def _carry_over(self, carrier: Carrier) -> None:
-        """The predecessor's workers accept nothing from now on, and ours do: in between nobody, for a moment.
-
-        Raises `HandoverError`.
-        """
-        try:
-            # each finds what has changed during the one before, which takes the less time the less that is
-            for _ in range(CATCH_UPS):
-                carrier.catch_up()
-                await asyncio.sleep(0)
-            began_s = time.monotonic()
-            await self._inheritance.pause()
-            carrier.catch_up()
-        except RegionError as error:
-            raise HandoverError(f"what the kpf before has in memory cannot be carried over: {error}") from error
-        await self._workers.hold(False)
-        log.info("carried over: nobody accepted for %.0f ms", (time.monotonic() - began_s) * 1000)
 
     async def _take_charge(self) -> list[asyncio.Task[None]]:
         """From now on nobody else decides, and only our workers accept.
@@ -290,12 +267,3 @@ class Master:
                     pass
                 return action
         return SignalAction.LEAVE
-
-
-async def _follow(carrier: Carrier) -> None:
-    """What a predecessor's workers go on counting in their own memory. Never ends by itself."""
-    while not carrier.is_over:
-        await asyncio.sleep(REFRESH_S)
-        carrier.refresh()
-    carrier.end()
-    await asyncio.Event().wait()
