@@ -117,6 +117,8 @@ class Scene:
             "apiVersion": "kpf.io/v1alpha1",
             "kind": "KpfConfiguration",
             "drainTimeout": DRAIN_TIMEOUT_S,
+            # of a show that breaks off: its workers are not to be there for an hour
+            "handoverTimeout": DRAIN_TIMEOUT_S,
             "logging": {"format": log_format},
         }
         self.config_path.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
