@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -32,6 +32,7 @@ from kpf.net.handover import (
     Refusal,
     Sockets,
 )
+from kpf.shm.region import RegionError
 
 OFFER = Offer(PROTOCOL, __version__, MASTER, 1, 3, 2, 0, 0, True, 0, (MEMORY,))
 
@@ -88,7 +89,7 @@ async def served(path: Path, estate: FakeEstate) -> AsyncIterator[Handover]:
         estate.close()
 
 
-async def until(condition) -> None:  # type: ignore[no-untyped-def]
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5.0):
         while not condition():
             await asyncio.sleep(0.01)
@@ -146,6 +147,43 @@ def test_a_successor_that_fails_half_way_is_as_if_it_had_never_been(path: Path) 
     asyncio.run(fail())
 
 
+def test_one_that_ends_while_it_hands_over_does_not_hand_over(path: Path) -> None:
+    async def end() -> None:
+        estate = FakeEstate()
+        async with served(path, estate) as one:
+            found = await from_master(path)
+            assert found is not None
+            await one.finish()
+            assert estate.said == ["hold", "go on"]
+            with pytest.raises(HandoverError):
+                await found.taken()
+            assert not one.taken.is_set()
+            found.close()
+        assert estate.said == ["hold", "go on"]
+
+    asyncio.run(end())
+
+
+def test_one_that_cannot_go_on_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lost() -> None:
+        raise RegionError("the memory makes no sense")
+
+    async def fail() -> None:
+        estate = FakeEstate()
+        monkeypatch.setattr(estate, "go_on", lost)
+        one = Handover(listen_at(path), estate)
+        answering = asyncio.create_task(one.answer())
+        found = await from_master(path)
+        assert found is not None
+        found.close()
+        with pytest.raises(RegionError):
+            await asyncio.wait_for(answering, 5.0)
+        await one.finish()
+        estate.close()
+
+    asyncio.run(fail())
+
+
 def test_of_two_successors_one_is_refused(path: Path) -> None:
     async def both() -> None:
         async with served(path, FakeEstate()) as one:
@@ -189,16 +227,18 @@ async def connected(path: Path) -> Conversation:
 
 
 @pytest.mark.parametrize("frame", [b"{}", b"\xff" * 1000, b'["Taken",{}]', b'["Ask",{"protocol":"x"}]'])
-def test_garbage_and_silence_cost_nothing(path: Path, frame: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_garbage_and_silence_cost_nothing(
+    path: Path, frame: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(handover, "ANSWER_S", 0.2)
 
     async def talk() -> None:
         estate = FakeEstate()
-        async with served(path, estate) as one:
+        async with served(path, estate):
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as garbage:
                 garbage.connect(str(path))
                 garbage.send(frame)
-                await until(lambda: one._successor is not None and one._successor.done())
+                await until(lambda: "has not taken over" in caplog.text)
             found = await from_master(path)
             assert found is not None
             found.close()

@@ -79,10 +79,32 @@ class Handover:
         self._listener, self._estate = listener, estate
         self.taken = asyncio.Event()
         self._successor: asyncio.Task[None] | None = None
+        self._is_held = False
+        self._admitted = asyncio.Event()
         self._dismissed: set[asyncio.Task[None]] = set()
 
     async def answer(self) -> None:
-        """Answer all who ask, for ever; one at a time is a successor, others are refused."""
+        """Answer all who ask, for ever; one at a time is a successor, others are refused.
+
+        Raises what `Estate.go_on` does: who cannot go on must not seem to.
+        """
+        accepting = asyncio.create_task(self._accept())
+        try:
+            while True:
+                successors = {self._successor} if self._successor is not None else set()
+                asked = asyncio.create_task(self._admitted.wait())
+                await asyncio.wait({accepting, asked, *successors}, return_when=asyncio.FIRST_COMPLETED)
+                asked.cancel()
+                self._admitted.clear()
+                if accepting.done():
+                    accepting.result()
+                if self._successor is not None and self._successor.done():
+                    ended, self._successor = self._successor, None
+                    ended.result()
+        finally:
+            accepting.cancel()
+
+    async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -104,22 +126,26 @@ class Handover:
             task.add_done_callback(self._dismissed.discard)
         else:
             self._successor = asyncio.create_task(self._hand_over(conversation, peer.pid))
+            self._admitted.set()
 
     async def _hand_over(self, conversation: Conversation, pid: int) -> None:
-        is_held = False
         try:
             version = await _asked(conversation)
             log.info("kpf %s, pid %d, takes over", version, pid)
-            is_held = True
+            self._is_held = True
             await self._estate.hold()
             await self._tell(conversation)
             await self._await_taken(conversation)
         except (HandoverError, OSError) as error:
             log.error("pid %d has not taken over: %s", pid, error)
-            if is_held:
-                await self._estate.go_on()
+            await self._go_on()
         finally:
             conversation.close()
+
+    async def _go_on(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            await self._estate.go_on()
 
     async def _tell(self, conversation: Conversation) -> None:
         offer, files = self._estate.offer()
@@ -146,8 +172,10 @@ class Handover:
 
     async def finish(self) -> None:
         """End what is under way, as if the successor had failed."""
-        if self._successor is not None and not self.taken.is_set():
-            await ending.cancel([self._successor])
+        if not self.taken.is_set():
+            if self._successor is not None:
+                await ending.cancel([self._successor])
+            await self._go_on()
         self._listener.close()
 
 

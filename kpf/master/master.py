@@ -115,6 +115,8 @@ class Master:
         await self._end(action)
 
     async def _end(self, action: SignalAction) -> None:
+        # who takes over at this moment must not take what is about to be taken away
+        await self._handover.finish()
         if action is SignalAction.HAND_OVER:
             self._monitor.close()
             self._lock.release()

@@ -102,7 +102,9 @@ class Reconciler:
 
     def go_on(self) -> None:
         """After `hold`, with a full sync."""
-        self._turn.release()
+        # one that was given up may not have come to it
+        if self._turn.locked():
+            self._turn.release()
         self.request(full=True)
 
     async def _attempt(self) -> None:

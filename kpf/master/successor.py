@@ -131,7 +131,7 @@ class Inheritance:
         for holder in self.holders:
             try:
                 await holder.conversation.say(Taken())
-                await _expect(holder.conversation, Left)
+                await _expect(holder.conversation, Left, patience_s=MASTER_S if self.is_from_master else ANSWER_S)
             except HandoverError as error:
                 if holder.offer.role == MASTER:
                     raise
@@ -244,8 +244,8 @@ def _listens(sock: socket.socket) -> bool:
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
-async def _expect(conversation: Conversation, kind: type[Paused | Left]) -> None:
-    message, descriptors = await conversation.hear(patience_s=ANSWER_S)
+async def _expect(conversation: Conversation, kind: type[Paused | Left], *, patience_s: float = ANSWER_S) -> None:
+    message, descriptors = await conversation.hear(patience_s=patience_s)
     close_all(descriptors)
     if not isinstance(message, kind):
         raise HandoverError(f"it said {type(message).__name__} instead of {kind.__name__}")

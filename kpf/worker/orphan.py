@@ -24,7 +24,7 @@ class Orphan:
 
     `handover`: the listening socket for successors, whose owner it is; None if there is none. `is_relieved`: another
     one has taken over, and this worker is to leave, if it has not left before its master. `deadline_ms`: when to end in
-    any case. `due_ms`: when to call `tick`.
+    any case.
     """
 
     def __init__(
@@ -55,7 +55,8 @@ class Orphan:
         return self._stays_paused or (self._successor is not None and self._successor.is_paused)
 
     @property
-    def due_ms(self) -> int:  # noqa: D102 (of the class)
+    def due_ms(self) -> int:
+        """When to call `tick`."""
         times = [self.deadline_ms]
         if self._successor is not None:
             if self._successor.is_unsettled:

@@ -11,9 +11,23 @@ MUTANTS = (
     Mutant(
         "who has handed over to one that has failed decides nothing any more",
         "kpf/master/handover.py",
-        "                await self._estate.go_on()\n",
-        "                pass\n",
+        "            await self._estate.go_on()\n",
+        "            pass\n",
         (f"{SUCCESSOR}::test_a_successor_that_fails_half_way_is_as_if_it_had_never_been",),
+    ),
+    Mutant(
+        "one that is stopped hands over what it takes away",
+        "kpf/master/master.py",
+        "        await self._handover.finish()\n",
+        "",
+        ("tests/e2e/restarts/test_bad_handovers.py::test_one_that_is_stopped_while_it_hands_over_does_not_hand_over",),
+    ),
+    Mutant(
+        "one that cannot go on seems to",
+        "kpf/master/handover.py",
+        "                    ended.result()\n",
+        "                    ended.exception()\n",
+        (f"{SUCCESSOR}::test_one_that_cannot_go_on_says_so",),
     ),
     Mutant(
         "two take over at once",

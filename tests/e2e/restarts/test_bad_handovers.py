@@ -118,6 +118,19 @@ def test_successors_that_fail_change_nothing(world: World) -> None:
         served.goes_on()
 
 
+def test_one_that_is_stopped_while_it_hands_over_does_not_hand_over(world: World) -> None:
+    with _serving(world) as served, Successor(served.path) as one:
+        one.take_everything()
+        served.daemon.signal(signal.SIGTERM)
+        served.daemon.wait_for_log("new connections are dropped")
+        with pytest.raises(EOFError):
+            one.hear()
+        assert failures(served.held.send("close")) == []
+        assert served.daemon.process is not None
+        assert served.daemon.process.wait(5.0) == 0
+        assert list_tables() == []
+
+
 @pytest.mark.soak
 def test_of_two_successors_one_is_refused(world: World) -> None:
     with _serving(world) as served:
