@@ -324,8 +324,16 @@ def test_who_has_died_leaves_a_place_empty(path: Path) -> None:
     asyncio.run(take())
 
 
-@pytest.mark.parametrize("what", ["memory", "socket", "workers", "silence"])
-def test_what_makes_no_sense_is_not_taken(path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("memory", "makes no sense"),
+        ("socket", "does not listen"),
+        ("workers", "makes no sense"),
+        ("silence", "nothing was heard"),
+    ],
+)
+def test_what_makes_no_sense_is_not_taken(path: Path, what: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(successor, "FIRST_WORKER_S", 0.2)
 
     async def lie() -> None:
@@ -349,7 +357,7 @@ def test_what_makes_no_sense_is_not_taken(path: Path, what: str, monkeypatch: py
             conversation.close()
 
         task = asyncio.create_task(serve())
-        with pytest.raises(HandoverError):
+        with pytest.raises(HandoverError, match=why):
             await from_workers(path)
         await asyncio.wait([task])
         listener.close()

@@ -61,6 +61,9 @@ def test_clients_stay_with_their_members() -> None:
     had = {client: memory.pick(before, client) for client in clients}
     after = memory.frontend([*MEMBERS[1:], address(9)], timeout_ms=60_000)
     memory.directory.move(before, after)
+    # its members go, and with them what names them
+    memory.directory.retire(before)
+    memory.directory.collect()
     stay = [client for client in clients if had[client] != "10.0.0.1"]
     assert {client: memory.pick(after, client) for client in stay} == {client: had[client] for client in stay}
     assert memory.directory.frontend(after).affinity_entries == len(stay)

@@ -48,7 +48,7 @@ MUTANTS = (
         "kpf/master/successor.py",
         "    if not all(map(_listens, sockets)):\n",
         "    if len(sockets) < 0:\n",
-        (f"{SUCCESSOR}::test_what_makes_no_sense_is_not_taken[socket]",),
+        (f"{SUCCESSOR}::test_what_makes_no_sense_is_not_taken[socket-does not listen]",),
     ),
     Mutant(
         "one worker of a dead master stands for all",
