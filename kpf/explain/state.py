@@ -1,0 +1,46 @@
+"""What an answer is made of."""
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+from kpf.model.names import IPAddress, SocketAddress
+from kpf.model.rules import Rules
+from kpf.plan.allocation import Listener
+from kpf.plan.desired import DesiredState, Frontend
+
+T = TypeVar("T")
+
+Turns = Generator[None, None, T]
+"""Gives way to others whenever it yields; what it returns is the result."""
+
+
+class Pin(NamedTuple):
+    """The endpoint that a client stays with, and for how many seconds if nothing more comes."""
+
+    endpoint: SocketAddress
+    left_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """`rules`: the kernel's; None: not known, and those of `desired` are told. `frontends`: the open ones.
+
+    `ejected`: those of a listener's members that are; `pin`: of a client there, None for none.
+    """
+
+    desired: DesiredState
+    rules: Rules | None
+    frontends: Mapping[Listener, Frontend]
+    ejected: Callable[[Listener], frozenset[SocketAddress]]
+    pin: Callable[[Listener, IPAddress], Pin | None]
+
+    @property
+    def in_force(self) -> Rules:
+        """What packets meet, as far as it is known."""
+        return self.desired.rules if self.rules is None else self.rules
+
+    @property
+    def local(self) -> frozenset[IPAddress]:
+        """This node's addresses, but for kpf's own."""
+        return self.desired.allocation.facts.local_addresses
