@@ -28,7 +28,8 @@ class OwnServers:
     async def serve_control(self, path: Path) -> None:
         """Raises `ControlSocketError`."""
         try:
-            await self._servers.serve_unix(path, {"/status": self._state.status, "/ready": self._state.ready})
+            documents = {"/status": self._state.status, "/ready": self._state.ready}
+            await self._servers.serve_unix(path, documents, {"/explain": self._state.explain})
         except OSError as error:
             raise ControlSocketError(f"controlSocket {path}: {error.strerror or error}") from error
 
