@@ -7,7 +7,7 @@ from typing import Any
 from kpf.explain.answer import answer
 from kpf.explain.question import client_of, what_of
 from kpf.explain.rows import client_at
-from kpf.explain.state import Pin, State
+from kpf.explain.state import AffinityEntry, State
 from kpf.model.endpoint import EndpointSlice
 from kpf.model.names import IPAddress, SocketAddress
 from kpf.model.rules import Rules
@@ -28,23 +28,23 @@ def planned(facts: NodeFacts, *objects: Service | EndpointSlice) -> DesiredState
 
 @dataclass
 class Asked:
-    """`ejected` and `pins` of all frontends alike; `is_closed`: none of them is open."""
+    """`ejected` and `entries` of all frontends alike; `is_closed`: none of them is open."""
 
     desired: DesiredState
     rules: Rules | None
     ejected: frozenset[SocketAddress] = frozenset()
-    pins: Mapping[str, Pin] = field(default_factory=dict)
+    entries: Mapping[str, AffinityEntry] = field(default_factory=dict)
     is_closed: bool = False
 
     def state(self) -> State:
         def ejected(_: Listener) -> frozenset[SocketAddress]:
             return self.ejected
 
-        def pin(_: Listener, client: IPAddress) -> Pin | None:
-            return self.pins.get(str(client))
+        def entry(_: Listener, client: IPAddress) -> AffinityEntry | None:
+            return self.entries.get(str(client))
 
         frontends = {} if self.is_closed else self.desired.frontends
-        return State(self.desired, self.rules, frontends, ejected, pin)
+        return State(self.desired, self.rules, frontends, ejected, entry)
 
     def explain(self, what: str, client: str | None = None) -> dict[str, Any]:
         """Raises what `answer` does."""

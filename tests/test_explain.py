@@ -11,7 +11,7 @@ import pytest
 from kpf.explain import finder, frontends
 from kpf.explain.answer import MAX_EXPLAINED, MAX_NAMED, UnknownError
 from kpf.explain.packet import Origin, Packet, outcome
-from kpf.explain.state import Pin
+from kpf.explain.state import AffinityEntry
 from kpf.model.endpoint import Endpoint, EndpointPort
 from kpf.model.names import Family, Forwarding, ObjectName, Protocol
 from kpf.model.rules import OwnPods, Rules
@@ -234,24 +234,24 @@ def test_a_client_may_be_a_pod_or_not_where_the_interface_tells() -> None:
     assert list(answer["destinations"][0]["from"]) == [PODS, ELSEWHERE]
 
 
-def test_the_pin_of_a_client_is_told() -> None:
+def test_the_affinity_entry_of_a_client_is_told() -> None:
     world = shop("10.0.0.1", "10.0.0.2", affinity_timeout_s=10800)
-    assert world.row("10.96.0.1:80", PODS, POD)["pin"] is None
-    world.pins = {POD: Pin(at("10.0.0.2:8080"), 99.96)}
+    assert world.row("10.96.0.1:80", PODS, POD)["affinityEntry"] is None
+    world.entries = {POD: AffinityEntry(at("10.0.0.2:8080"), 99.96, is_out=True)}
     row = world.row("10.96.0.1:80", PODS, POD)
-    assert (row["pin"], row["pinIsKnown"]) == (
+    assert (row["affinityEntry"], row["affinityIsKnown"]) == (
         {"endpoint": "10.0.0.2:8080", "secondsLeft": 100.0, "shutOut": False},
         True,
     )
     world.ejected = frozenset({at("10.0.0.2:8080")})
-    assert world.row("10.96.0.1:80", PODS, POD)["pin"]["shutOut"]
-    assert "pin" not in shop("10.0.0.1").row("10.96.0.1:80", PODS, POD)
+    assert world.row("10.96.0.1:80", PODS, POD)["affinityEntry"]["shutOut"]
+    assert "affinityEntry" not in shop("10.0.0.1").row("10.96.0.1:80", PODS, POD)
 
 
-def test_the_pins_of_what_is_direct_are_the_kernels() -> None:
+def test_the_affinity_entries_of_what_is_direct_are_the_kernels() -> None:
     direct = (("kpf.io/forwarding", str(Forwarding.DIRECT)),)
     row = shop("10.0.0.1", affinity_timeout_s=10, annotations=direct).row("10.96.0.1:80", PODS, POD)
-    assert (row["pin"], row["pinIsKnown"]) == (None, False)
+    assert (row["affinityEntry"], row["affinityIsKnown"]) == (None, False)
 
 
 def test_what_drains_is_dropped_whatever_the_plan_says() -> None:

@@ -107,7 +107,7 @@ def test_the_answer_is_told_to_people_and_as_json(
     assert [one["to"] for one in told["destinations"]] == ["10.96.0.1:80/TCP"]
 
 
-def test_the_pin_and_who_is_shut_out_are_those_of_shared_memory(
+def test_the_affinity_entry_and_who_is_shut_out_are_those_of_shared_memory(
     daemon: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slot, now_ms = min(daemon.slots.values()), monotonic_ms()
@@ -116,14 +116,14 @@ def test_the_pin_and_who_is_shut_out_are_those_of_shared_memory(
     path = str(tmp_path / "control.sock")
     with daemon.served(tmp_path / "control.sock"):
         assert explain.main(path, "10.96.0.1:80", POD, as_json=False) == 0
-        pinned = capsys.readouterr().out
+        kept = capsys.readouterr().out
         assert explain.main(path, "10.96.0.1:80", "10.244.1.8", as_json=False) == 0
         other = capsys.readouterr().out
         daemon.balancer.failed(slot, first.identity, "192.0.2.1", now_ms)
         assert explain.main(path, "10.96.0.1:80", POD, as_json=False) == 0
         out = capsys.readouterr().out
-    assert "    session affinity: stays with 10.0.0.1:8080 for 10800 s\n" in pinned
-    assert "  from its pods: served, proxied\n" in pinned
+    assert "    session affinity: stays with 10.0.0.1:8080 for 10800 s\n" in kept
+    assert "  from its pods: served, proxied\n" in kept
     assert "    session affinity: no entry, it takes the next endpoint in turn\n" in other
     assert "which is shut out: the next one takes it" in out
     assert "  10.0.0.1:8080: left out: shut out: it has failed, and is passed over for a while\n" in out

@@ -3,7 +3,7 @@
 from kpf.shm.balancer import Balancer
 from kpf.shm.directory import Directory
 from kpf.shm.layout import Address
-from kpf.shm.lookups import Pin, ejected_at, pin_of
+from kpf.shm.lookups import AffinityEntry, affinity_entry_of, ejected_at
 from kpf.shm.region import Region
 
 NOW_MS, TIMEOUT_MS = 5_000_000, 3_000
@@ -26,32 +26,43 @@ class Memory:
         assert choice is not None
         return choice.identity
 
-    def pin(self, client: str, later_ms: int = 0) -> Pin | None:
-        return pin_of(self.region, self.slot, client, now_ms=NOW_MS + later_ms)
+    def entry(self, client: str, later_ms: int = 0) -> AffinityEntry | None:
+        return affinity_entry_of(self.region, self.slot, client, now_ms=NOW_MS + later_ms)
 
 
-def test_a_pin_is_told_until_it_expires() -> None:
+def test_an_entry_is_told_until_it_expires() -> None:
     memory = Memory()
-    assert memory.pin("192.0.2.1") is None
+    assert memory.entry("192.0.2.1") is None
     for client in ("192.0.2.1", "fd00::1"):
         memory.pick(client)
-    assert memory.pin("192.0.2.1", 1_000) == Pin(MEMBERS[0], 2_000)
-    assert memory.pin("fd00::1", TIMEOUT_MS - 1) == Pin(MEMBERS[1], 1)
-    assert memory.pin("fd00::1", TIMEOUT_MS) is None
-    assert memory.pin("192.0.2.2") is None
+    assert memory.entry("192.0.2.1", 1_000) == AffinityEntry(MEMBERS[0], 2_000, is_out=False)
+    assert memory.entry("fd00::1", TIMEOUT_MS - 1) == AffinityEntry(MEMBERS[1], 1, is_out=False)
+    assert memory.entry("fd00::1", TIMEOUT_MS) is None
+    assert memory.entry("192.0.2.2") is None
 
 
-def test_a_pin_to_a_member_that_has_left_is_none() -> None:
+def test_an_entry_of_a_member_that_has_left_is_none() -> None:
     memory = Memory()
     memory.pick("192.0.2.1")
     memory.directory.set_members(memory.slot, MEMBERS[1:], affinity_timeout_ms=TIMEOUT_MS)
-    assert memory.pin("192.0.2.1") is None
+    assert memory.entry("192.0.2.1") is None
 
 
-def test_without_affinity_there_are_no_pins() -> None:
+def test_an_entry_of_a_member_that_is_ejected_is_told_as_such_and_of_one_that_is_suspected_counts() -> None:
+    memory = Memory()
+    suspected, ejected = memory.pick("192.0.2.1"), memory.pick("192.0.2.2")
+    memory.balancer.suspect(memory.slot, suspected, NOW_MS + 500)
+    # somebody else's dial, so the client's entry stays
+    memory.balancer.failed(memory.slot, ejected, "192.0.2.9", NOW_MS)
+    entries = [memory.entry(client) for client in ("192.0.2.1", "192.0.2.2")]
+    assert [entry and entry.is_out for entry in entries] == [False, True]
+    assert ejected_at(memory.region, memory.slot, now_ms=NOW_MS) == MEMBERS[:2]
+
+
+def test_without_affinity_there_are_no_entries() -> None:
     memory = Memory(timeout_ms=0)
     memory.pick("192.0.2.1")
-    assert memory.pin("192.0.2.1") is None
+    assert memory.entry("192.0.2.1") is None
 
 
 def test_those_that_are_ejected_are_told_for_as_long_as_they_are() -> None:

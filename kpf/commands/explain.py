@@ -111,18 +111,18 @@ def _row(origins: str, row: Mapping[str, Any]) -> Iterator[str]:
         yield f"    only from {', '.join(row['onlyFrom'])}; others are dropped (spec.loadBalancerSourceRanges)"
     if row["planned"]:
         yield f"    planned: {row['planned']}; it is not in force yet"
-    if "pin" in row:
-        yield f"    {_pin(row)}"
+    if "affinityEntry" in row:
+        yield f"    {_affinity(row)}"
 
 
-def _pin(row: Mapping[str, Any]) -> str:
-    if not row["pinIsKnown"]:
+def _affinity(row: Mapping[str, Any]) -> str:
+    if not row["affinityIsKnown"]:
         return "session affinity: kept by the kernel, in the sets of the chain above"
-    pin = row["pin"]
-    if pin is None:
+    entry = row["affinityEntry"]
+    if entry is None:
         return "session affinity: no entry, it takes the next endpoint in turn"
-    out = ", which is shut out: the next one takes it" if pin["shutOut"] else ""
-    return f"session affinity: stays with {pin['endpoint']} for {pin['secondsLeft']:.0f} s{out}"
+    out = ", which is shut out: the next one takes it" if entry["shutOut"] else ""
+    return f"session affinity: stays with {entry['endpoint']} for {entry['secondsLeft']:.0f} s{out}"
 
 
 def _frontend(name: str, frontend: Mapping[str, Any]) -> Iterator[str]:

@@ -102,7 +102,7 @@ class Rows:
         }
         if found.fate is Fate.SERVED:
             row["endpointsSee"] = NODE_SEEN if found.is_masqueraded else CLIENT_SEEN
-            row |= self._pinned(key)
+            row |= self._affinity(key)
         return row
 
     def _frontend(
@@ -117,7 +117,7 @@ class Rows:
             return claim.off_node
         return claim.loopback if claim.loopback and destination.to.is_loopback else claim.frontend
 
-    def _pinned(self, key: FrontendKey | None) -> dict[str, object]:
+    def _affinity(self, key: FrontendKey | None) -> dict[str, object]:
         """The client's affinity entry, where the frontend has such."""
         if self._client is None or key is None:
             return {}
@@ -125,14 +125,14 @@ class Rows:
         if plan is None or key not in plan.frontends or plan.frontends[key].affinity_timeout_s is None:
             return {}
         if key.forwarding is Forwarding.DIRECT:
-            return {"pin": None, "pinIsKnown": False}
+            return {"affinityEntry": None, "affinityIsKnown": False}
         listener = self._frontends.listener(key)
-        pin = self._state.pin(listener, self._client.address) if listener else None
-        if pin is None or listener is None:
-            return {"pin": None, "pinIsKnown": True}
-        is_out = pin.endpoint in self._frontends.ejected(key)
-        told = {"endpoint": str(pin.endpoint), "secondsLeft": round(pin.left_s, 1), "shutOut": is_out}
-        return {"pin": told, "pinIsKnown": True}
+        entry = self._state.affinity_entry(listener, self._client.address) if listener else None
+        if entry is None or listener is None:
+            return {"affinityEntry": None, "affinityIsKnown": True}
+        is_out = entry.is_out and entry.endpoint in self._frontends.ejected(key)
+        told = {"endpoint": str(entry.endpoint), "secondsLeft": round(entry.left_s, 1), "shutOut": is_out}
+        return {"affinityEntry": told, "affinityIsKnown": True}
 
     def _why(self, destination: Destination, found: Outcome, planned: Outcome, key: FrontendKey | None) -> str:
         match found.fate:

@@ -15,25 +15,30 @@ Turns = Generator[None, None, T]
 """Gives way to others whenever it yields; what it returns is the result."""
 
 
-class Pin(NamedTuple):
-    """The endpoint that a client stays with, and for how many seconds if nothing more comes."""
+class AffinityEntry(NamedTuple):
+    """The endpoint that a client stays with, and for how many seconds if nothing more comes.
+
+    `is_out`: it is ejected.
+    """
 
     endpoint: SocketAddress
     left_s: float
+    is_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class State:
     """`rules`: the kernel's; None: not known, and those of `desired` are told. `frontends`: the open ones.
 
-    `ejected`: those of a listener's members that are; `pin`: of a client there, None for none.
+    `ejected`: those of a listener's members that are, or are suspected; `affinity_entry`: of a client there, None if it
+    has none.
     """
 
     desired: DesiredState
     rules: Rules | None
     frontends: Mapping[Listener, Frontend]
     ejected: Callable[[Listener], frozenset[SocketAddress]]
-    pin: Callable[[Listener, IPAddress], Pin | None]
+    affinity_entry: Callable[[Listener, IPAddress], AffinityEntry | None]
 
     @property
     def in_force(self) -> Rules:

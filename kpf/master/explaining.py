@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from kpf.explain.answer import UnknownError, answer
 from kpf.explain.question import BadQuestionError, client_of, what_of
 from kpf.explain.rows import client_at
-from kpf.explain.state import Pin, State, T, Turns
+from kpf.explain.state import AffinityEntry, State, T, Turns
 from kpf.master.addresses import endpoint_of
 from kpf.master.effects import Effects
 from kpf.model.names import IPAddress, SocketAddress
 from kpf.plan.allocation import Listener
 from kpf.plan.desired import DesiredState
 from kpf.shm.directory import Directory
-from kpf.shm.lookups import ejected_at, pin_of
+from kpf.shm.lookups import affinity_entry_of, ejected_at
 from kpf.shm.region import monotonic_ms
 
 BAD_QUESTION, UNKNOWN = 400, 404
@@ -49,9 +49,11 @@ def _state(desired: DesiredState, effects: Effects, directory: Directory) -> Sta
         found = [] if slot is None else ejected_at(directory.region, slot, now_ms=monotonic_ms())
         return frozenset(map(endpoint_of, found))
 
-    def pin(listener: Listener, client: IPAddress) -> Pin | None:
+    def entry(listener: Listener, client: IPAddress) -> AffinityEntry | None:
         slot = effects.slot_of(listener)
-        found = None if slot is None else pin_of(directory.region, slot, str(client), now_ms=monotonic_ms())
-        return Pin(endpoint_of(found.address), found.left_ms / 1000) if found else None
+        if slot is None:
+            return None
+        found = affinity_entry_of(directory.region, slot, str(client), now_ms=monotonic_ms())
+        return AffinityEntry(endpoint_of(found.address), found.left_ms / 1000, found.is_out) if found else None
 
-    return State(desired, effects.rules, effects.now.frontends, ejected, pin)
+    return State(desired, effects.rules, effects.now.frontends, ejected, entry)

@@ -24,14 +24,18 @@ from kpf.shm.layout import (
 from kpf.shm.region import Region
 
 
-class Pin(NamedTuple):
-    """`left_ms`: until it expires, if the client does not come again."""
+class AffinityEntry(NamedTuple):
+    """`left_ms`: until it expires, if the client does not come again. `is_out`: its member is ejected.
+
+    One that is suspected keeps its clients.
+    """
 
     address: Address
     left_ms: int
+    is_out: bool
 
 
-def pin_of(region: Region, slot: int, host: str, *, now_ms: int) -> Pin | None:
+def affinity_entry_of(region: Region, slot: int, host: str, *, now_ms: int) -> AffinityEntry | None:
     """The entry that counts, of a client's address as text, in the frontend at `slot`; None if there is none.
 
     `now_ms`: CLOCK_MONOTONIC.
@@ -47,9 +51,10 @@ def pin_of(region: Region, slot: int, host: str, *, now_ms: int) -> Pin | None:
     identity = words[entry + ENTRY_IDENTITY]
     member = region.layout.member(identity & SLOT_MASK)
     address = _address(region, member)
-    left_ms = timeout_ms - (now_ms - words[entry + ENTRY_STAMP])
+    left_ms, word = timeout_ms - (now_ms - words[entry + ENTRY_STAMP]), words[member + HEALTH]
+    is_out = health.is_ejected(word, now_ms) and not health.is_suspected(word)
     # the place may have been given to another one meanwhile
-    return Pin(address, left_ms) if words[member + IDENTITY] == identity else None
+    return AffinityEntry(address, left_ms, is_out) if words[member + IDENTITY] == identity else None
 
 
 def ejected_at(region: Region, slot: int, *, now_ms: int) -> list[Address]:

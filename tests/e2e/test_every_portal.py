@@ -34,6 +34,7 @@ from kpf.lab.daemon import Daemon
 from kpf.lab.datagrams import Dial, dial
 from kpf.lab.machine import Machine
 from kpf.lab.manifests import Manifests, service_cidr
+from tests.e2e.explained import Explained, asking
 from tests.e2e.portal_table import POD_PORT, SERVICE_CIDRS, dial_of, manifest, service_of
 from tests.e2e.semantics import (
     DROPPED,
@@ -197,6 +198,23 @@ def test_every_cell(
     )
     assert len(rows) == len(list(cells())) / len(Origin)
     assert not wrong, f"{len(wrong)} of {len(rows)} cells (all of them: {path})\n{rendered(wrong)}"
+
+
+def test_every_cell_is_explained(
+    world: ClusterWorld, table: tuple[Mapping[Cell, Seen], float], figure: Callable[[str], None]
+) -> None:
+    """What `kpf explain` says is what the dials have found."""
+    with asking(world.daemon.control_socket) as asked:
+        explained, began_s = Explained(asked, world.addresses), time.monotonic()
+        said = {cell: explained.words(cell) for cell in table[0]}
+        took_s = time.monotonic() - began_s
+    figure(f"kpf explain: {explained.questions} questions for {len(said)} cells in {took_s:.1f} s")
+    assert len(said) == len(list(cells()))
+    wrong = {cell: (said[cell], set(seen)) for cell, seen in table[0].items() if not set(seen) <= said[cell]}
+    assert wrong == {}
+    # nor are there any that it names and no dial could find
+    expected = {cell: words(world.model.expected(cell)) for cell in said}
+    assert {cell: (said[cell], those) for cell, those in expected.items() if said[cell] != those} == {}
 
 
 def test_every_endpoint_had_its_turn(world: ClusterWorld, table: tuple[Mapping[Cell, Seen], float]) -> None:
