@@ -9,7 +9,7 @@ from kpf.explain.question import client_of, what_of
 from kpf.explain.rows import client_at
 from kpf.explain.state import AffinityEntry, State
 from kpf.model.endpoint import EndpointSlice
-from kpf.model.names import IPAddress, SocketAddress
+from kpf.model.names import FrontendKey, IPAddress, SocketAddress
 from kpf.model.rules import Rules
 from kpf.model.service import Service
 from kpf.plan.allocation import Listener, ProxyPorts, allocate
@@ -21,9 +21,9 @@ from tests.values import snapshot
 PORTS = ProxyPorts(range(20000, 30000), 10_000, lambda _: True)
 
 
-def planned(facts: NodeFacts, *objects: Service | EndpointSlice) -> DesiredState:
+def planned(facts: NodeFacts, *objects: Service | EndpointSlice, ports: ProxyPorts = PORTS) -> DesiredState:
     plans, ownership = Planner().plan(snapshot(*objects), facts)
-    return desired_state(plans, allocate(ownership, facts, PORTS))
+    return desired_state(plans, allocate(ownership, facts, ports))
 
 
 @dataclass
@@ -34,6 +34,7 @@ class Asked:
     rules: Rules | None
     ejected: frozenset[SocketAddress] = frozenset()
     entries: Mapping[str, AffinityEntry] = field(default_factory=dict)
+    in_kernel: Mapping[FrontendKey, AffinityEntry | None] = field(default_factory=dict)
     is_closed: bool = False
 
     def state(self) -> State:
@@ -44,7 +45,7 @@ class Asked:
             return self.entries.get(str(client))
 
         frontends = {} if self.is_closed else self.desired.frontends
-        return State(self.desired, self.rules, frontends, ejected, entry)
+        return State(self.desired, self.rules, frontends, ejected, entry, self.in_kernel)
 
     def explain(self, what: str, client: str | None = None) -> dict[str, Any]:
         """Raises what `answer` does."""
@@ -58,7 +59,7 @@ class Asked:
             try:
                 next(turns)
             except StopIteration as end:
-                return end.value, count
+                return end.value.told, count
             count += 1
 
     def row(self, what: str, origin: str = "node", client: str | None = None) -> dict[str, Any]:
@@ -68,6 +69,6 @@ class Asked:
         return row
 
 
-def asked(facts: NodeFacts, *objects: Service | EndpointSlice) -> Asked:
-    desired = planned(facts, *objects)
+def asked(facts: NodeFacts, *objects: Service | EndpointSlice, ports: ProxyPorts = PORTS) -> Asked:
+    desired = planned(facts, *objects, ports=ports)
     return Asked(desired, desired.rules)

@@ -17,6 +17,7 @@ from kpf.model.names import Family, Forwarding, ObjectName, Protocol
 from kpf.model.rules import OwnPods, Rules
 from kpf.model.service import Service, ServicePort, ServiceType, TrafficPolicy
 from kpf.nft.schema import chains, sets
+from kpf.plan.allocation import ProxyPorts
 from tests.explain_world import Asked, asked
 from tests.values import FACTS, TCP, UDP, WORKERS, at, endpoints, service
 
@@ -31,6 +32,7 @@ FACTS_IN_CLUSTER = replace(
     zone="a",
 )
 POD = "10.244.1.7"
+NO_PORTS = ProxyPorts(range(0), 10, lambda _: True)
 
 
 def endpoint(address: str, **fields: object) -> Endpoint:
@@ -170,6 +172,20 @@ def test_what_is_not_in_force_yet_is_told_as_such() -> None:
     assert left_out(world.explain("10.96.0.1:80")) == {"10.0.0.2:8080": "not in force yet"}
 
 
+def test_endpoints_of_a_frontend_that_is_not_open_are_left_out() -> None:
+    world = shop("10.0.0.1")
+    world.is_closed = True
+    assert left_out(world.explain("10.96.0.1:80")) == {"10.0.0.1:8080": "its frontend is not served"}
+
+
+def test_a_frontend_without_a_proxy_port_is_refused_and_told() -> None:
+    world = asked(FACTS_IN_CLUSTER, balanced(), endpoints("10.0.0.1", port_name="http"), ports=NO_PORTS)
+    answer = world.explain("10.96.0.1:80")
+    row = answer["destinations"][0]["from"][NODE]
+    assert (row["verdict"], row["why"]) == ("refused", "its frontend could not be served: see the problems")
+    assert any("no proxy port is left" in one["message"] for one in answer["problems"])
+
+
 def test_no_endpoint_is_refused_and_none_here_is_dropped() -> None:
     world = shop()
     assert (world.row("10.96.0.1:80")["verdict"], world.row("10.96.0.1:80")["why"]) == (
@@ -250,8 +266,16 @@ def test_the_affinity_entry_of_a_client_is_told() -> None:
 
 def test_the_affinity_entries_of_what_is_direct_are_the_kernels() -> None:
     direct = (("kpf.io/forwarding", str(Forwarding.DIRECT)),)
-    row = shop("10.0.0.1", affinity_timeout_s=10, annotations=direct).row("10.96.0.1:80", PODS, POD)
+    world = shop("10.0.0.1", affinity_timeout_s=10, annotations=direct)
+    row = world.row("10.96.0.1:80", PODS, POD)
     assert (row["affinityEntry"], row["affinityIsKnown"]) == (None, False)
+    key = next(key for key in world.desired.rules.forwards if key.family == 4)
+    world.in_kernel = {key: None}
+    row = world.row("10.96.0.1:80", PODS, POD)
+    assert (row["affinityEntry"], row["affinityIsKnown"]) == (None, True)
+    world.in_kernel = {key: AffinityEntry(at("10.0.0.1:8080"), 9.0)}
+    row = world.row("10.96.0.1:80", PODS, POD)
+    assert row["affinityEntry"] == {"endpoint": "10.0.0.1:8080", "secondsLeft": 9.0, "shutOut": False}
 
 
 def test_what_drains_is_dropped_whatever_the_plan_says() -> None:

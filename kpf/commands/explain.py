@@ -117,7 +117,7 @@ def _row(origins: str, row: Mapping[str, Any]) -> Iterator[str]:
 
 def _affinity(row: Mapping[str, Any]) -> str:
     if not row["affinityIsKnown"]:
-        return "session affinity: kept by the kernel, in the sets of the chain above"
+        return "session affinity: the kernel does not tell"
     entry = row["affinityEntry"]
     if entry is None:
         return "session affinity: no entry, it takes the next endpoint in turn"

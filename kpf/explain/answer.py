@@ -1,6 +1,7 @@
 """The answer to `kpf explain`, as JSON has it. Pure; long answers are made in turns with others."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from kpf.explain.finder import Found, at_address, of_node_port, of_service
 from kpf.explain.frontends import Frontends
@@ -22,7 +23,14 @@ class UnknownError(Exception):
     """kpf knows no such thing; the text says what is there instead, in one line."""
 
 
-def answer(what: What, client: Client | None, state: State) -> Turns[dict[str, object]]:
+class Answer(NamedTuple):
+    """`told`: as JSON has it. `asked_of_kernel`: frontends that the client's affinity entry is wanted of."""
+
+    told: dict[str, object]
+    asked_of_kernel: tuple[FrontendKey, ...]
+
+
+def answer(what: What, client: Client | None, state: State) -> Turns[Answer]:
     """Raises `UnknownError`."""
     return (yield from _Answer(what, client, state).made())
 
@@ -34,7 +42,7 @@ class _Answer:
         self._rows = Rows(state, self._frontends, client)
         self._services: dict[ObjectName, None] = {}
 
-    def made(self) -> Turns[dict[str, object]]:
+    def made(self) -> Turns[Answer]:
         what, state = self._what, self._state
         match what:
             case Named():
@@ -58,7 +66,7 @@ class _Answer:
             raise UnknownError(self._unknown())
         named = [str(one) for one in shown[MAX_EXPLAINED:][:MAX_NAMED]]
         yield
-        return {
+        told: dict[str, object] = {
             "what": str(what),
             "client": None if self._client is None else str(self._client.address),
             "node": state.desired.allocation.facts.name,
@@ -72,6 +80,7 @@ class _Answer:
             "notes": found.notes,
             "problems": [_told(one) for one in self._problems()],
         }
+        return Answer(told, tuple(self._rows.asked_of_kernel))
 
     def _pods_known(self, shown: Iterable[Destination]) -> dict[str, bool]:
         """By family: where it is not known which sources are this node's pods, they are as anybody from elsewhere."""

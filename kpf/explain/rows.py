@@ -48,10 +48,14 @@ class Destination(NamedTuple):
 
 
 class Rows:
-    """Makes the rows of an answer; the frontends that they name are told by `frontends`."""
+    """Makes the rows of an answer; the frontends that they name are told by `frontends`.
+
+    `asked_of_kernel`: those of which the kernel has the client's affinity entry.
+    """
 
     def __init__(self, state: State, frontends: Frontends, client: Client | None) -> None:
         self._state, self._frontends, self._client = state, frontends, client
+        self.asked_of_kernel: dict[FrontendKey, None] = {}
 
     def rows(self, destination: Destination, claims: dict[Portal | NodePort, PortalClaim]) -> dict[str, object]:
         """By origin. `claims`: the owner of each portal that the destination may meet."""
@@ -124,12 +128,14 @@ class Rows:
         plan = self._state.desired.plans.get(key.port.service_name)
         if plan is None or key not in plan.frontends or plan.frontends[key].affinity_timeout_s is None:
             return {}
+        listener, is_known = self._frontends.listener(key), True
         if key.forwarding is Forwarding.DIRECT:
-            return {"affinityEntry": None, "affinityIsKnown": False}
-        listener = self._frontends.listener(key)
-        entry = self._state.affinity_entry(listener, self._client.address) if listener else None
-        if entry is None or listener is None:
-            return {"affinityEntry": None, "affinityIsKnown": True}
+            self.asked_of_kernel[key], is_known = None, key in self._state.in_kernel
+            entry = self._state.in_kernel.get(key)
+        else:
+            entry = self._state.affinity_entry(listener, self._client.address) if listener else None
+        if entry is None:
+            return {"affinityEntry": None, "affinityIsKnown": is_known}
         is_out = entry.is_out and entry.endpoint in self._frontends.ejected(key)
         told = {"endpoint": str(entry.endpoint), "secondsLeft": round(entry.left_s, 1), "shutOut": is_out}
         return {"affinityEntry": told, "affinityIsKnown": True}

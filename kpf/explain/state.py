@@ -1,10 +1,10 @@
 """What an answer is made of."""
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from kpf.model.names import IPAddress, SocketAddress
+from kpf.model.names import FrontendKey, IPAddress, SocketAddress
 from kpf.model.rules import Rules
 from kpf.plan.allocation import Listener
 from kpf.plan.desired import DesiredState, Frontend
@@ -31,7 +31,7 @@ class State:
     """`rules`: the kernel's; None: not known, and those of `desired` are told. `frontends`: the open ones.
 
     `ejected`: those of a listener's members that are, or are suspected; `affinity_entry`: of a client there, None if it
-    has none.
+    has none. `in_kernel`: the client's affinity entries of frontends that the kernel forwards, where they are known.
     """
 
     desired: DesiredState
@@ -39,6 +39,7 @@ class State:
     frontends: Mapping[Listener, Frontend]
     ejected: Callable[[Listener], frozenset[SocketAddress]]
     affinity_entry: Callable[[Listener, IPAddress], AffinityEntry | None]
+    in_kernel: Mapping[FrontendKey, AffinityEntry | None] = field(default_factory=dict)
 
     @property
     def in_force(self) -> Rules:
