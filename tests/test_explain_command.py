@@ -172,6 +172,23 @@ def test_what_somebody_has_written_does_not_reach_the_terminal(
     assert "spec.clusterIPs in a?[31m.yaml?; spec" in capsys.readouterr().out
 
 
+def test_what_is_closed_meanwhile_is_told_as_it_was(daemon: Daemon) -> None:
+    frontends = {**daemon.desired.frontends}
+    daemon.desired = replace(daemon.desired, frontends=frontends)
+
+    async def ask() -> tuple[int, object]:
+        asking = asyncio.create_task(daemon.answer({"what": "10.96.0.1:80"}))
+        await asyncio.sleep(0)
+        frontends.clear()
+        daemon.slots.clear()
+        return await asking
+
+    status, answer = asyncio.run(ask())
+    assert status == 200
+    assert isinstance(answer, dict)
+    assert [one["endpointsUsed"] for one in answer["frontends"].values()] == [2]
+
+
 def test_others_have_their_turns_meanwhile(daemon: Daemon) -> None:
     turns = 0
 

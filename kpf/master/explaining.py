@@ -86,4 +86,5 @@ def _state(desired: DesiredState, effects: Effects, directory: Directory) -> Sta
         found = affinity_entry_of(directory.region, slot, str(client), now_ms=monotonic_ms())
         return AffinityEntry(endpoint_of(found.address), found.left_ms / 1000, found.is_out) if found else None
 
-    return State(desired, effects.rules, effects.now.frontends, ejected, entry)
+    # as it is now: others have their turns while the answer is made
+    return State(desired, effects.rules, dict(effects.now.frontends), ejected, entry)
