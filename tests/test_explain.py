@@ -352,6 +352,8 @@ def test_an_endpoint_is_told_with_whom_it_serves() -> None:
             "leftOut": "not ready",
         }
     ]
+    row = shop("10.0.0.1").row("10.0.0.1:8080", ELSEWHERE)
+    assert (row["verdict"], row["why"]) == ("not captured", "no portal in force: it goes where it is sent")
     with pytest.raises(UnknownError):
         shop("10.0.0.1").explain("10.0.0.1:8081")
 

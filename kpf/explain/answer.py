@@ -51,7 +51,8 @@ class _Answer:
                 found = of_node_port(what, state)
             case At():
                 found = yield from at_address(what, state)
-        self._complete(found)
+        endpoint_of = yield from self._endpoint_of(found.frontends)
+        self._complete(found, is_endpoint=bool(endpoint_of))
         yield
         shown = [one for one in found.destinations if self._client is None or _reaches(self._client, one)]
         if found.destinations and not shown:
@@ -61,7 +62,6 @@ class _Answer:
         for one in shown[:MAX_EXPLAINED]:
             destinations.append(self._destination(one))
             yield
-        endpoint_of = yield from self._endpoint_of(found.frontends)
         if not destinations and not endpoint_of and not found.services:
             raise UnknownError(self._unknown())
         named = [str(one) for one in shown[MAX_EXPLAINED:][:MAX_NAMED]]
@@ -87,7 +87,7 @@ class _Answer:
         families = sorted({family_of(one.to) for one in shown})
         return {str(family): self._state.in_force.own_pods.are_known(family) for family in families}
 
-    def _complete(self, found: Found) -> None:
+    def _complete(self, found: Found, *, is_endpoint: bool) -> None:
         """Leave out what kpf has nothing to do with; of a whole address, add what becomes of all other ports."""
         what = self._what
         if not isinstance(what, At):
@@ -97,7 +97,8 @@ class _Answer:
             if self._is_concerned(rest):
                 found.destinations.append(rest)
             return
-        found.destinations = [one for one in found.destinations if self._claims(one) or self._is_concerned(one)]
+        if not is_endpoint:
+            found.destinations = [one for one in found.destinations if self._claims(one) or self._is_concerned(one)]
 
     def _is_concerned(self, destination: Destination) -> bool:
         left = (Fate.LEFT_ALONE, Fate.NOT_HERE)
