@@ -12,7 +12,7 @@ from kpf.explain import finder, frontends
 from kpf.explain.answer import MAX_EXPLAINED, MAX_NAMED, UnknownError
 from kpf.explain.packet import Origin, Packet, outcome
 from kpf.explain.state import AffinityEntry
-from kpf.model.endpoint import Endpoint, EndpointPort
+from kpf.model.endpoint import Endpoint, EndpointPort, EndpointSlice
 from kpf.model.names import Family, Forwarding, ObjectName, Protocol
 from kpf.model.rules import OwnPods, Rules
 from kpf.model.service import Service, ServicePort, ServiceType, TrafficPolicy
@@ -407,7 +407,7 @@ def test_what_kpf_does_not_know_is_said(what: str, client: str | None, message: 
 
 def many(count: int) -> Asked:
     """Services that have one external address, and node ports."""
-    objects = []
+    objects: list[Service | EndpointSlice] = []
     for number in range(count):
         name, ports = f"s{number}", (ServicePort("", TCP, 1000 + number, 30000 + number),)
         cluster_ips = (f"10.96.{number // 250}.{number % 250 + 1}",)
@@ -460,7 +460,7 @@ def test_the_rules_that_are_named_are_in_the_table() -> None:
                 for origin in Origin:
                     packet = Packet(origin, ip_address(destination), Protocol.TCP, port)
                     named.add(outcome(packet, world.desired.rules, FACTS.local_addresses).rule)
-    known = {one.name for one in (*sets(), *chains(Rules()))}
+    known = {one.name for one in sets()} | {one.name for one in chains(Rules())}
     places = {part.split(" ", 1)[1] for rule in named for part in rule.split(", ") if part}
     own = {place for place in places if place.startswith("to/")}
     assert own

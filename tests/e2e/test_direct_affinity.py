@@ -47,7 +47,7 @@ class Shop:
         row = answer["destinations"][0]["from"]["elsewhere"]
         assert row["affinityIsKnown"]
         entry = row["affinityEntry"]
-        return entry and entry["endpoint"].removesuffix(f":{POD_PORT}")
+        return str(entry["endpoint"]).removesuffix(f":{POD_PORT}") if entry else None
 
     def serve(self, pods: Sequence[str]) -> None:
         _serve(self.world, self.protocol, self.target, pods, timeout_s=10_800)
