@@ -381,6 +381,12 @@ def test_an_external_address_that_is_not_served_is_told_why() -> None:
     assert world.explain("203.0.113.1:80")["notes"] == [
         "Service default/web names port 80/TCP there, which is not served: allowExternalIPs is false"
     ]
+    many_of_it = [
+        service(f"s{number}", external_ips=("203.0.113.1",), cluster_ips=(f"10.96.1.{number}",))
+        for number in range(1, 99)
+    ]
+    answer = asked(replace(FACTS_IN_CLUSTER, external_ips_allowed=False), *many_of_it).explain("203.0.113.1:80")
+    assert len(answer["notes"]) == finder.MAX_NOTES
     world = asked(replace(FACTS_IN_CLUSTER, pod_networks=(ip_network("203.0.113.0/24"),)), balanced())
     answer = world.explain("203.0.113.1")
     assert answer["notes"] == ["Service default/web names port 80/TCP there, which is not served: see the problems"]

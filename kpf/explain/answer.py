@@ -188,11 +188,10 @@ class _Answer:
         return f"nothing of kpf's is at {what}"
 
     def _problems(self) -> list[Problem]:
-        desired, found = self._state.desired, list[Problem]()
-        for name in self._services:
-            described = f"Service {name}"
-            found += desired.service_problems.get(name, ())
-            found += [one for one in desired.allocation.problems if one.object == described]
+        desired = self._state.desired
+        found = [one for name in self._services for one in desired.service_problems.get(name, ())]
+        described = {f"Service {name}" for name in self._services}
+        found += [one for one in desired.allocation.problems if one.object in described]
         return found[:MAX_PROBLEMS]
 
 

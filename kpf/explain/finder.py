@@ -15,7 +15,7 @@ from kpf.plan.service_plan import ServicePlan
 # that are looked at before others get their turn
 PORTALS_A_TURN, ENDPOINTS_A_TURN = 2_000, 2_000
 # of an answer
-MAX_FRONTENDS = 64
+MAX_FRONTENDS, MAX_NOTES = 64, 20
 
 _LOOPBACK = {Family.IPV4: ip_address("127.0.0.1"), Family.IPV6: ip_address("::1")}
 
@@ -135,21 +135,26 @@ def _frontends_with(plan: ServicePlan, what: At, limit: int) -> list[FrontendKey
 def _names(what: At, plan: ServicePlan, state: State, found: Found) -> None:
     """A Service whose ClusterIP it is; or that names the address and port, and has no portal there."""
     service = plan.service
+    if len(found.notes) == MAX_NOTES:
+        return
     if what.address in service.cluster_ips:
         found.services[service.name] = None
         found.notes.append(f"{what.address} is a ClusterIP of Service {service.name}")
-        return
-    if what.address not in (*service.external_ips, *service.load_balancer_ips):
-        return
-    ports = {(one.protocol, one.port) for one in service.ports}
-    asked = {(claim.portal.protocol, claim.portal.port) for claim in plan.claims.portals if _is_at(claim.portal, what)}
-    for protocol, port in sorted(ports - asked):
-        if what.port in (None, port) and what.protocol in (None, protocol):
+    elif what.address in (*service.external_ips, *service.load_balancer_ips):
+        why = "see the problems"
+        if what.address in service.external_ips and not state.desired.allocation.facts.external_ips_allowed:
+            why = "allowExternalIPs is false"
+        ports = {(one.protocol, one.port) for one in service.ports}
+        asked = {(one.portal.protocol, one.portal.port) for one in plan.claims.portals if _is_at(one.portal, what)}
+        unserved = [
+            f"{port}/{protocol}"
+            for protocol, port in sorted(ports - asked)
+            if what.port in (None, port) and what.protocol in (None, protocol)
+        ]
+        if unserved:
             found.services[service.name] = None
-            why = "see the problems"
-            if what.address in service.external_ips and not state.desired.allocation.facts.external_ips_allowed:
-                why = "allowExternalIPs is false"
-            found.notes.append(f"Service {service.name} names port {port}/{protocol} there, which is not served: {why}")
+            names = ", ".join(unserved[:MAX_NOTES])
+            found.notes.append(f"Service {service.name} names port {names} there, which is not served: {why}")
 
 
 def _is_at(portal: Portal | NodePort, what: At) -> bool:
