@@ -64,6 +64,18 @@ def _parser() -> _Parser:
     form.add_argument("--json", action="store_true", help="as JSON")
     form.add_argument("--ready", action="store_true", help="exit status 0 if it serves, else 1, and why")
     _add_flags(status, {"control-socket": _RUN_FLAGS["control-socket"]})
+    explain = commands.add_parser(
+        "explain",
+        help="what happens to a packet, from each origin, and why",
+        description="What happens to a packet, from each origin, and why. Exit status 2 if kpf knows no such thing.",
+        allow_abbrev=False,
+    )
+    explain.add_argument(
+        "what", metavar="WHAT", help="ADDRESS[:PORT][/udp], :NODEPORT[/udp] or NAMESPACE/NAME[:PORTNAME]"
+    )
+    explain.add_argument("--from", dest="client", metavar="CLIENT", help="for this client's address alone")
+    explain.add_argument("--json", action="store_true", help="as JSON")
+    _add_flags(explain, {"control-socket": _RUN_FLAGS["control-socket"]})
     commands.add_parser("demo", help="a complete show in a network namespace of its own", add_help=False)
     commands.add_parser("cleanup", help="remove everything that kpf ever made in the kernel", allow_abbrev=False)
     return parser
@@ -116,11 +128,14 @@ def _do(given: argparse.Namespace, flags: Mapping[str, str], usage_errors: Seque
         from kpf.commands.cleanup import main as cleanup
 
         return cleanup()
-    assert given.command == "status", given.command
-
     from kpf.places import DEFAULT_CONTROL_SOCKET
 
     control_socket = flags.get("control-socket", DEFAULT_CONTROL_SOCKET)
+    if given.command == "explain":
+        from kpf.commands.explain import main as explain
+
+        return explain(control_socket, given.what, given.client, given.json)
+    assert given.command == "status", given.command
     if given.ready:
         from kpf.commands.ready import main as ready
 
