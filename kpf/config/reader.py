@@ -38,7 +38,7 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
     "log-level": ("logging", "level"),
     "log-format": ("logging", "format"),
 }
-_FLAG_ONLY = ("master",)
+FLAG_ONLY = ("master",)
 
 _EXPECTED = {
     "string_type": "must be text",
@@ -139,9 +139,9 @@ def _checked(document: dict[str, Any], path: str) -> _File:
         other = f"{kube_proxy.API_VERSION}, {kube_proxy.KIND}"
         message = f"must have apiVersion {API_VERSION}, kind {KIND} (or {other}); it has {seen}"
         return _File({}, [Problem(path, "", "", message)])
-    problems = [Problem(path, "", name, "is a flag only: --" + name) for name in _FLAG_ONLY if name in document]
+    problems = [Problem(path, "", name, "is a flag only: --" + name) for name in FLAG_ONLY if name in document]
     # as everywhere in Kubernetes, null stands for a field that is not given
-    fields = {name: value for name, value in _without_nulls(document).items() if name not in _FLAG_ONLY}
+    fields = {name: value for name, value in _without_nulls(document).items() if name not in FLAG_ONLY}
     return _File(fields, problems)
 
 
