@@ -149,7 +149,7 @@ def test_a_source_that_can_never_work_ends_it_at_once(
         (["run", "--work", "1"], "--work: unknown flag"),
         (["demo", "--anything"], "--anything: unknown flag"),
         (["ruin"], "'ruin' is no command, did you mean run?"),
-        (["check", "--manifest=shop"], "--manifest=shop: unknown flag, did you mean --manifests?"),
+        (["check", f"--manifest={'/shop' * 9}"], "/shop: unknown flag, did you mean --manifests?"),
         (["status", "--jsno"], "--jsno: unknown flag, did you mean --json?"),
         # of another command alone
         (["status", "--manifest"], "--manifest: unknown flag\n"),

@@ -330,7 +330,7 @@ def test_what_is_told_has_an_end_and_all_is_counted(shop: Manifests, monkeypatch
 
 def test_names_are_compared_as_long_as_that_is_quick(shop: Manifests, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relations, "MAX_COMPARISONS", 1)
-    lost = [endpoint_slice(name, ["10.244.0.1"], port=1) for name in ("wbe", "wbe2")]
+    lost = [endpoint_slice(name, ["10.244.0.1"], port=1) for name in ("wbe", "weeb")]
     shop.write("many.yaml", web(), *lost)
     assert [one.endswith("did you mean web?") for one in said(shop)] == [True, False]
 
