@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import shtab
 
-from kpf.cli import parsers
+from kpf.cli import COMMANDS, parsers
 from manual.fields import groups
 
 # where each shell looks, below a prefix such as /usr or a virtual environment
@@ -23,6 +23,9 @@ def files() -> Mapping[str, str]:
 
 def _complete(shell: str) -> str:
     parser, commands = parsers()
+    for name, command in commands.items():
+        # shtab would take the first line of it
+        command.description = COMMANDS[name].summary
     values = {field.flag: field.values for _, fields in groups() for field in fields}
     for action in (action for command in commands.values() for action in command._actions):
         if action.metavar in _PATHS:

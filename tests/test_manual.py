@@ -165,3 +165,5 @@ def test_each_shell_knows_all_commands_and_flags(made: Mapping[str, str], shell:
     assert [name for name in COMMANDS if not re.search(rf"\b{name}\b", text)] == []
     dashes = "-l " if shell == "fish" else "--"
     assert [flag for flag in FLAGS if f"{dashes}{flag}" not in text] == []
+    # bash shows names alone
+    assert shell == "bash" or [one.summary for one in COMMANDS.values() if one.summary not in text] == []
