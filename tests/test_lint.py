@@ -44,8 +44,8 @@ def said(shop: Manifests) -> list[str]:
 
 def changed(whole: Object, *path: str | int, to: Any) -> Object:
     """A copy with another value there, or one more."""
-    copy = json.loads(json.dumps(whole))
-    part = copy
+    copy: Object = json.loads(json.dumps(whole))
+    part: Any = copy
     for one in path[:-1]:
         part = part.setdefault(one, {}) if isinstance(part, dict) else part[one]
     part[path[-1]] = to
@@ -322,7 +322,7 @@ def test_any_form_is_survived(shop: Manifests, change: Callable[[Object], Object
 
 def test_what_is_told_has_an_end_and_all_is_counted(shop: Manifests, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notes, "MAX_WARNINGS", 5)
-    shop.write("many.yaml", web(**{f"x{number}": 1 for number in range(30)}), pods("other"))
+    shop.write("many.yaml", web(None, **{f"x{number}": 1 for number in range(30)}), pods("other"))
     found = look(str(shop.directory))
     # 20 of the Service, that it has more, and the slice's
     assert (len(found.warnings), found.left_out) == (5, 17)

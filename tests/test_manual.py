@@ -13,7 +13,7 @@ import yaml
 import manual
 from kpf.cli import COMMANDS, parsers
 from kpf.config import FLAGS, Config, load
-from manual import example, fields, roff
+from manual import example, fields, roff, settings
 from manual.completion import PLACES
 from manual.fields import Field, groups
 
@@ -94,7 +94,7 @@ def test_every_field_has_its_flag_and_every_flag_its_field() -> None:
 
 
 def test_a_field_that_nobody_tells_of_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, *rest = fields.GROUPS
+    first, *rest = settings.GROUPS
     monkeypatch.setattr(fields, "GROUPS", (first._replace(settings={"manifests": first.settings["manifests"]}), *rest))
     with pytest.raises(LookupError, match=r"differ in clientConnection\.kubeconfig, hostnameOverride"):
         list(groups())
