@@ -109,7 +109,7 @@ def parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     """The parser of the whole command line, and of each command's flags, by the command's name."""
     parser = _Parser(prog="kpf", description=ABOUT, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"kpf {__version__}")
-    adding = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    adding = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", parser_class=_Parser)
     commands = {
         name: adding.add_parser(
             name,
