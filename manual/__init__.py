@@ -1,7 +1,7 @@
 """What is made for readers of what the code says: manual pages, the configuration's reference, shells' completion.
 
-`python -m manual` writes all of it anew. Flags, commands and exit statuses are those of `kpf.cli`; fields, defaults and
-values those of `kpf.config`; what a field is for is told in `manual.settings`, and nowhere else.
+`python -m manual` writes all of it anew. Flags, commands and exit statuses are those of `kpf.arguments`; fields,
+defaults and values those of `kpf.config`; what a field is for is told in `manual.settings`, and nowhere else.
 """
 
 from collections.abc import Mapping

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import shtab
 
-from kpf.cli import COMMANDS, parsers
+from kpf.arguments import COMMANDS, parsers
 from manual.fields import groups
 
 # where each shell looks, below a prefix such as /usr or a virtual environment

@@ -4,7 +4,7 @@ from argparse import Action, ArgumentParser
 from collections.abc import Mapping
 
 from kpf import __version__
-from kpf.cli import ABOUT, COMMANDS, parsers
+from kpf.arguments import ABOUT, COMMANDS, parsers
 from kpf.config import Config
 from kpf.config.reader import API_VERSION, KIND
 from manual.fields import groups

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from kpf import __version__, cli
+from kpf.arguments import COMMANDS
 from kpf.commands import render
 from kpf.config import Config, ConfigError
 from kpf.lab.manifests import Manifests, endpoint_slice, service
@@ -319,7 +320,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert flag in out
 
 
-@pytest.mark.parametrize("command", list(cli.COMMANDS))
+@pytest.mark.parametrize("command", list(COMMANDS))
 def test_the_help_of_a_command_has_its_flags_and_its_exit_statuses(
     capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
@@ -329,7 +330,7 @@ def test_the_help_of_a_command_has_its_flags_and_its_exit_statuses(
     out = capsys.readouterr().out
     assert out.startswith(f"usage: kpf {command} ")
     found = dict(re.findall(r"^  (\d)  (.+)$", out.partition("exit status:\n")[2], re.M))
-    assert found == {str(status): text for status, text in cli.COMMANDS[command].exit_statuses.items()}
+    assert found == {str(status): text for status, text in COMMANDS[command].exit_statuses.items()}
     assert ("--keep" in out, "--strict" in out, "--ready" in out) == (
         command == "demo",
         command == "check",

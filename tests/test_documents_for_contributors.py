@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from kpf import cli
+from kpf.arguments import parsers
 
 ROOT = Path(__file__).parent.parent
 KPF = ROOT / "kpf"
@@ -76,7 +76,7 @@ def test_files_that_are_linked_are_there() -> None:
 
 def test_commands_that_help_with_trouble_are_there() -> None:
     text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-    _, commands = cli.parsers()
+    _, commands = parsers()
     asked = re.findall(r"`kpf ([a-z]+)((?: --[a-z-]+| [A-Z]+)*)`", text)
     assert {"status", "check", "cleanup"} <= {name for name, _ in asked}
     for name, flags in asked:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import manual
-from kpf.cli import COMMANDS, parsers
+from kpf.arguments import COMMANDS, parsers
 from kpf.config import FLAGS, Config, load
 from manual import example, fields, roff, settings
 from manual.completion import PLACES
