@@ -55,6 +55,15 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
     _add_flags(parser, _CONTROL_SOCKET)
 
 
+def _add_explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what", metavar="WHAT", help="ADDRESS[:PORT][/udp], :NODEPORT[/udp] or NAMESPACE/NAME[:PORTNAME]"
+    )
+    parser.add_argument("--from", dest="client", metavar="CLIENT", help="for this client's address alone")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    _add_flags(parser, _CONTROL_SOCKET)
+
+
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", action="store_true", help="leave it running to play with, for an hour at most")
 
@@ -109,6 +118,13 @@ COMMANDS: Mapping[str, Command] = {
             2: "wrong usage",
         },
         _add_status,
+    ),
+    "explain": Command(
+        "what happens to a packet, from each origin, and why",
+        "Ask the running daemon, over its control socket: what captures a packet, which rule refuses or drops it, "
+        "which endpoints are used, and why the others are not.",
+        {0: "told", 1: "no daemon answers", 2: "kpf knows no such thing, or wrong usage"},
+        _add_explain,
     ),
     "demo": Command(
         "a complete show in a network namespace of its own",

@@ -73,11 +73,14 @@ def _do(given: argparse.Namespace, flags: Mapping[str, str], usage_errors: Seque
             from kpf.commands.cleanup import main as cleanup
 
             return cleanup()
-    assert given.command == "status", given.command
-
     from kpf.places import DEFAULT_CONTROL_SOCKET
 
     control_socket = flags.get("control-socket", DEFAULT_CONTROL_SOCKET)
+    if given.command == "explain":
+        from kpf.commands.explain import main as explain
+
+        return explain(control_socket, given.what, given.client, given.json)
+    assert given.command == "status", given.command
     if given.ready:
         from kpf.commands.ready import main as ready
 

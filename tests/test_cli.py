@@ -52,6 +52,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     part("kpf.commands.cleanup", "main", 0)
     part("kpf.commands.status", "main", 1)
     part("kpf.commands.ready", "main", 1)
+    part("kpf.commands.explain", "main", 2)
 
     def planned(*args: object) -> DesiredState:
         calls["kpf.commands.render"] = [*args]
@@ -143,6 +144,8 @@ def test_a_source_that_can_never_work_ends_it_at_once(
         (["--bogus"], "usage:"),
         (["--bogus"], "--bogus: unknown flag"),
         (["status", "--workers", "1"], "--workers: unknown flag"),
+        (["explain"], "the following arguments are required: WHAT"),
+        (["explain", "a/b", "c/d"], "c/d: not expected here"),
         (["status", "--control-socket"], "--control-socket: needs a value"),
         (["status", "--ready", "--json"], "--json: not allowed with argument --ready"),
         (["cleanup", "now"], "now: not expected here"),
@@ -175,6 +178,13 @@ def test_wrong_usage(
         (["status"], "kpf.commands.status", ["/run/kpf/control.sock", False], 1),
         (["status", "--json", "--control-socket", "/tmp/s"], "kpf.commands.status", ["/tmp/s", True], 1),
         (["status", "--ready", "--control-socket", "/tmp/s"], "kpf.commands.ready", ["/tmp/s"], 1),
+        (["explain", "a/b"], "kpf.commands.explain", ["/run/kpf/control.sock", "a/b", None, False], 2),
+        (
+            ["explain", ":1", "--from", "::1", "--json", "--control-socket", "/tmp/s"],
+            "kpf.commands.explain",
+            ["/tmp/s", ":1", "::1", True],
+            2,
+        ),
     ],
 )
 def test_who_does_it(

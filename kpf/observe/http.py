@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import orjson
 from aiohttp import web
@@ -35,6 +36,12 @@ Answer = tuple[int, object]
 
 Document = Callable[[], Answer | Awaitable[Answer]]
 """Makes an answer; a long one in turns with everything else on the loop."""
+
+
+Question = Callable[[Mapping[str, str]], Awaitable[Answer]]
+"""Makes an answer to the query of a request, in turns with everything else on the loop."""
+
+_NONE: Mapping[str, Question] = MappingProxyType({})
 
 
 def health_documents(health: Callable[[], Health]) -> Mapping[str, Document]:
@@ -206,11 +213,13 @@ class Servers:
             return failure
         return ""
 
-    async def serve_unix(self, path: Path, documents: Mapping[str, Document]) -> None:
+    async def serve_unix(
+        self, path: Path, documents: Mapping[str, Document], questions: Mapping[str, Question] = _NONE
+    ) -> None:
         """Serve on a socket that only its owner may use. Raises OSError."""
         listener = self._sockets.unix(path)
         self._unix_path = path
-        server = web.Server(_handler(documents), access_log=None)
+        server = web.Server(_handler(documents, questions), access_log=None)
         await listen(await self._runner(server), listener)
 
     async def _runner(self, server: web.Server) -> web.ServerRunner:
@@ -275,8 +284,10 @@ def _answers(path: Path) -> bool:
     return True
 
 
-def _handler(documents: Mapping[str, Document]) -> Handler:
+def _handler(documents: Mapping[str, Document], questions: Mapping[str, Question] = _NONE) -> Handler:
     async def handle(request: web.BaseRequest) -> web.Response:
+        if question := questions.get(request.path):
+            return response(*await question(request.query))
         document = documents.get(request.path)
         if document is None:
             return response(404, "there is no such document")

@@ -50,8 +50,8 @@ function _shtab_kpf_using
   test "$_shtab_kpf_cmdpath" = "$argv"
 end
 
-set -g _shtab_kpf_commands run check render status demo cleanup
-set -g _shtab_kpf_opts_with_value --bind-address --cluster-cidr --config --control-socket --detect-local-mode --drain-timeout --healthz-bind-address --hostname-override --kubeconfig --log-format --log-level --manifests --master --metrics-bind-address --nodeport-addresses --on-exit --proxy-port-range --workers
+set -g _shtab_kpf_commands run check render status explain demo cleanup
+set -g _shtab_kpf_opts_with_value --bind-address --cluster-cidr --config --control-socket --detect-local-mode --drain-timeout --from --healthz-bind-address --hostname-override --kubeconfig --log-format --log-level --manifests --master --metrics-bind-address --nodeport-addresses --on-exit --proxy-port-range --workers
 
 complete -c kpf -e
 complete -c kpf -f
@@ -125,6 +125,11 @@ complete -c kpf -n '_shtab_kpf_using status' -s h -l help -d 'show this help mes
 complete -c kpf -n '_shtab_kpf_using status' -l json -d 'as JSON'
 complete -c kpf -n '_shtab_kpf_using status' -l ready -d 'exit status 0 if it serves, else 1, and why'
 complete -c kpf -n '_shtab_kpf_using status' -l control-socket -xka "(__fish_complete_path (commandline -ct))" -d 'for kpf status (default: /run/kpf/control.sock)'
+complete -c kpf -n '_shtab_kpf_using; and test $_shtab_kpf_npos -eq 0' -a explain -d 'what happens to a packet, from each origin, and why'
+complete -c kpf -n '_shtab_kpf_using explain' -s h -l help -d 'show this help message and exit'
+complete -c kpf -n '_shtab_kpf_using explain' -l from -x -d 'for this client'"'"'s address alone'
+complete -c kpf -n '_shtab_kpf_using explain' -l json -d 'as JSON'
+complete -c kpf -n '_shtab_kpf_using explain' -l control-socket -xka "(__fish_complete_path (commandline -ct))" -d 'for kpf status (default: /run/kpf/control.sock)'
 complete -c kpf -n '_shtab_kpf_using; and test $_shtab_kpf_npos -eq 0' -a demo -d 'a complete show in a network namespace of its own'
 complete -c kpf -n '_shtab_kpf_using demo' -s h -l help -d 'show this help message and exit'
 complete -c kpf -n '_shtab_kpf_using demo' -l keep -d 'leave it running to play with, for an hour at most'
