@@ -98,7 +98,7 @@ COMMANDS: Mapping[str, Command] = {
         "Print every problem, with file, object and field; then warnings of what is allowed and probably a mistake, "
         "as of a field that there is not, with the nearest right word; and what was read. No server is asked, and "
         "nothing is changed.",
-        {0: "no problem", 2: "a problem; with --strict: or a warning"},
+        {0: "no problem", 2: "a problem, or wrong usage; with --strict: a warning, too"},
         _add_check,
     ),
     "render": Command(
