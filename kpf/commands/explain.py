@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import orjson
 
-from kpf.commands import FAILED, OK, USAGE
+from kpf.commands import FAILED, OK, USAGE, no_answer
 from kpf.explain.question import BadQuestionError, client_of, what_of
 from kpf.observe.client import ask
 
@@ -23,7 +23,7 @@ def main(control_socket: str, what: str, client: str | None, as_json: bool) -> i
     except BadQuestionError as error:
         return _failed(USAGE, error)
     except OSError as error:
-        return _failed(FAILED, f"no daemon answers on {control_socket}: {error.strerror or error}")
+        return _failed(FAILED, no_answer(control_socket, error))
     if status != 200:
         return _failed(USAGE, answer["message"])
     if as_json:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -92,6 +93,9 @@ def test_the_drain_timeout_ends_the_patience(world: World) -> None:
         assert daemon.stop(how=signal.SIGTERM) == 0
         assert 0.9 < time.monotonic() - began_s < 3.0
         assert len(failures(held.send("ping"))) == 5
+        log = daemon.log()
+    assert len(re.findall(r"worker \d \(pid \d+\) is killed, the drain is over: \d connections are cut", log)) > 0
+    assert "died by" not in log
 
 
 @pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGINT])
@@ -129,6 +133,7 @@ def test_nothing_is_cleaned_up_beside_a_kpf_that_runs(world: World) -> None:
         done = _kpf("cleanup")
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith(f"kpf cleanup: kpf already runs in this network namespace, pid {daemon.pid}")
+        assert done.stderr.endswith(f"stop it first (systemctl stop kpf, or kill {daemon.pid})\n")
         assert world.answers(SHOP, 3) == {pods[0]: 3}
         assert "somebody has changed table" not in daemon.log()
 
