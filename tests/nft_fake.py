@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 from kpf.model.rules import Rules, Verdict
 from kpf.nft import batch, forwards, schema
-from kpf.nft.elements import Elements, all_elements
+from kpf.nft.elements import Elements, Entry, all_elements
 from kpf.nft.kernel import TransactionFailedError
 from kpf.nft.table import Table
-from kpf.nft.values import Goto, Jump, Value
+from kpf.nft.values import Goto, Jump
 
 # maps of a rule are no named ones
 SET_OF_RULE = re.compile(r"@(?!__)(\S+)")
@@ -44,8 +44,8 @@ class FakeKernel:
             if self.elements is None:
                 raise TransactionFailedError(errno.ENOENT, "there is no table")
             missing = gone.keys() - self.elements.keys()
-            remaining = {key: value for key, value in self.elements.items() if key not in gone}
-            if missing or any(remaining.get(key, value) != value for key, value in come.items()):
+            remaining = {key: entry for key, entry in self.elements.items() if key not in gone}
+            if missing or any(remaining.get(key, entry) != entry for key, entry in come.items()):
                 raise TransactionFailedError(errno.ENOENT if missing else errno.EEXIST, "the table is not what it was")
             self._commit(remaining | come, new)
 
@@ -57,12 +57,12 @@ class FakeKernel:
     async def chains(self) -> frozenset[str]:
         return self._chains
 
-    async def contents(self) -> dict[str, dict[bytes, Value]]:
+    async def contents(self) -> dict[str, dict[bytes, Entry]]:
         if self.elements is None:
             raise FileNotFoundError(errno.ENOENT, "there is no table")
-        found: dict[str, dict[bytes, Value]] = {one.name: {} for one in schema.sets()}
-        for (name, key), value in self.elements.items():
-            found[name][key] = value
+        found: dict[str, dict[bytes, Entry]] = {one.name: {} for one in schema.sets()}
+        for (name, key), entry in self.elements.items():
+            found[name][key] = entry
         return found
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class FakeKernel:
 
 def _led_to(elements: Elements) -> Iterator[str]:
     """Chains that elements name."""
-    for value in elements.values():
+    for value, _ in elements.values():
         if isinstance(value, Goto | Jump):
             yield value.chain
         elif value is Verdict.REFUSE:

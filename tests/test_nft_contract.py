@@ -77,6 +77,16 @@ FULL = Rules(
     },
     hairpins={ip_address("10.244.1.1"): 2, ip_address("fd00::1"): 1},
     listening=frozenset({at("192.168.1.10:20001"), at("[fd00::10]:20002")}),
+    comments={
+        Portal(ip_address("10.96.0.1"), TCP, 80): "shop/web:http",
+        Portal(ip_address("fd00:96::2"), TCP, 80): "shop/web",
+        Portal(ip_address("10.96.0.10"), UDP, 53): "kube-system/dns:a-port",
+        Portal(ip_address("10.96.0.3"), TCP, 80): "kube-system/web:a-port",
+        Portal(ip_address("203.0.113.1"), TCP, 80): "shop/guarded",
+        NodePort(Family.IPV4, TCP, 30080): "shop/web:http",
+        NodePort(Family.IPV4, TCP, 30083): "kube-system/web:a-port",
+        NODE_PORT: "kube-system/dns:a-port",
+    },
     worker_uid=93040,
 )
 
@@ -87,8 +97,8 @@ INTERVALS = {name_of(kind, family) for kind in ("node-port-networks", "service-c
 
 def expected(rules: Rules) -> dict[str, dict[bytes, object]]:
     found: dict[str, dict[bytes, object]] = {}
-    for (name, key), value in all_elements(rules).items():
-        found.setdefault(name, {})[key] = value
+    for (name, key), entry in all_elements(rules).items():
+        found.setdefault(name, {})[key] = entry
     return found
 
 
@@ -135,6 +145,8 @@ def test_update_changes_what_differs(kind: type[Writer]) -> None:
         replace(FULL, node_ports={}, cluster_ips=frozenset(), listening=frozenset()),
         replace(FULL, node_port_networks=(ip_network("192.168.0.0/16"), ip_network("192.168.1.0/24"))),
         replace(FULL, proxy_addresses={Family.IPV4: ip_address("192.168.1.11")}),
+        replace(FULL, comments={one: f"{comment}-2" for one, comment in FULL.comments.items()}),
+        replace(FULL, comments={}),
         FULL,
     ]
 
@@ -309,6 +321,7 @@ def some_rules(draw: st.DrawFn) -> Rules:
         hairpins=draw(st.dictionaries(st.sampled_from([ip_address("10.0.0.5"), ip_address("fd00::5")]), st.just(1))),
         cluster_ips=draw(st.frozensets(st.sampled_from([ip_address("10.0.0.1"), ip_address("fd00::1")]))),
         service_cidrs=draw(networks),
+        comments={one: draw(st.sampled_from(["", "shop/web", "shop/web:http", "n" * 128])) for one in everything},
         listening=draw(st.frozensets(st.sampled_from([at("10.0.0.9:20001"), at("[fd00::9]:20002")]))),
         own_pods=draw(own_pods),
         masquerade_all=draw(st.booleans()),

@@ -68,6 +68,37 @@ def test_text_and_netlink_make_the_same_table() -> None:
     play(scene)
 
 
+@needs_nft
+def test_nft_says_whose_portal_it_is_and_takes_that_back_as_it_is() -> None:
+    """The longest names that there may be make 143 characters, of which nft itself takes 128."""
+    first, second = (Portal(ipaddress.ip_address(one), TCP, 80) for one in ("10.96.0.1", "10.96.0.2"))
+    longest = f"{'n' * 63}/{'s' * 63}:{'p' * 15}"
+    rules = Rules(portals={first: 20001, second: Verdict.REFUSE}, comments={first: "shop/web:http", second: longest})
+
+    async def scene(kernel: Kernel) -> None:
+        await kernel.replace(rules)
+        told = nft("list", "table", "inet", "kpf")
+        assert '10.96.0.1 . 80 comment "shop/web:http" : 20001' in told
+        assert f'10.96.0.2 . tcp . 80 comment "{longest[:125]}..." : goto' in told
+        nft("-f", "-", text=f"delete table inet kpf\n{told}")
+        assert nft("list", "table", "inet", "kpf") == told
+
+    play(scene)
+
+
+@needs_nft
+def test_who_gets_a_portal_of_the_same_kind_is_said_too() -> None:
+    portal = Portal(ipaddress.ip_address("10.96.0.1"), TCP, 80)
+    before, after = (Rules(portals={portal: Verdict.REFUSE}, comments={portal: one}) for one in ("shop/a", "shop/b"))
+
+    async def scene(kernel: Kernel) -> None:
+        await kernel.replace(before)
+        await kernel.update(before, after)
+        assert 'comment "shop/b"' in nft("list", "map", "inet", "kpf", "verdict-ip4")
+
+    play(scene)
+
+
 def test_a_comment_stays_a_comment() -> None:
     text = render(Rules(), ["one\ntable inet other", "", "two"])
     assert text.splitlines()[:5] == ["# one", "# table inet other", "#", "# two", "table inet kpf"]

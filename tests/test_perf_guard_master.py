@@ -71,7 +71,7 @@ OF_A_CHANGE = {
     #                     endpoint  Service  node port  Service   direct:  endpoint  Service
     #                     replaced  added    changed    removed   added    replaced  removed
     "netlink sends":      (      0,       3,         3,       2,       2,        2,       2),
-    "netlink bytes":      (      0,     436,       304,     388,    1168,      884,     680),
+    "netlink bytes":      (      0,     492,       360,     444,    1224,      884,     736),
     "transaction begins": (      0,       1,         1,       2,       1,        1,       1),
     "new set":            (      0,       0,         0,       0,       1,        1,       0),
     "new chain":          (      0,       0,         0,       0,       1,        0,       0),
@@ -91,7 +91,7 @@ OF_ALL = {
     #                        added     full sync
     #                       5    495     10    500
     "netlink sends":      (  2,     2,     2,     2),
-    "netlink bytes":      (596, 33916, 31384, 64704),
+    "netlink bytes":      (736, 47776, 31664, 78704),
     "transaction begins": (  1,     1,     1,     1),
     "new table":          (  0,     0,     1,     1),
     "new set":            (  0,     0,    40,    40),

@@ -54,9 +54,13 @@ class ServicePortName(NamedTuple):
         """Without port and protocol: what the API's objects are known by."""
         return ObjectName(self.namespace, self.service)
 
+    @property
+    def short(self) -> str:
+        """Where it stands beside an address that tells the protocol: "shop/web:http"."""
+        return f"{self.namespace}/{self.service}" + (f":{self.port}" if self.port else "")
+
     def __str__(self) -> str:
-        port = f":{self.port}" if self.port else ""
-        return f"{self.namespace}/{self.service}{port}/{self.protocol}"
+        return f"{self.short}/{self.protocol}"
 
 
 class EndpointSet(StrEnum):

@@ -99,7 +99,8 @@ class Rules:
     endpoints on this node which the kernel forwards to, and how many forwards have each: a connection of one of them to
     itself is masqueraded. `cluster_ips`: ClusterIPs in use; a port of theirs that is no portal is refused.
     `service_cidrs`: what is sent to an address in them that is no ClusterIP in use is dropped. `listening`: where kpf
-    itself listens; connections that reach it other than through a portal are refused. `masquerade_all`: for
+    itself listens; connections that reach it other than through a portal are refused. `comments`: what `nft list` says
+    of portals beside their elements: whose they are. `masquerade_all`: for
     `Masquerade.FOREIGN`, this node's pods are foreign too. `masquerade_bridged`: what is forwarded from port to port of
     a bridge is masqueraded, for the kernel would not see the answers. `worker_uid`: whose dials go where they are sent,
     whatever portal is there; None: nobody's.
@@ -118,6 +119,7 @@ class Rules:
     cluster_ips: frozenset[IPAddress] = frozenset()
     service_cidrs: tuple[IPNetwork, ...] = ()
     listening: frozenset[SocketAddress] = frozenset()
+    comments: Mapping[Portal | NodePort, str] = field(default_factory=dict)
     own_pods: OwnPods = field(default_factory=OwnPods)
     masquerade_all: bool = False
     masquerade_bridged: bool = False

@@ -10,14 +10,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from itertools import chain, compress, count
 from operator import is_not, ne
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kpf.model.names import FrontendKey, IPNetwork
 from kpf.model.rules import Action, Forward, NodePort, Portal, Rules
 from kpf.nft import encode, forwards, schema
 from kpf.nft.elements import (
     Elements,
-    Key,
     all_elements,
     cluster_ip_element,
     hairpin_element,
@@ -28,7 +27,6 @@ from kpf.nft.elements import (
     portal_elements,
     sources_element,
 )
-from kpf.nft.values import Value
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -184,16 +182,30 @@ def changes(old: Rules, new: Rules) -> tuple[Elements, Elements]:
     node_ports = _unequal(old.node_ports, new.node_ports)
     off_node = _unequal(old.off_node, new.off_node)
     loopback = _unequal(old.loopback, new.loopback)
+    renamed = _renamed(old, new)
     for side, left, right, into in ((0, old, new, gone), (1, new, old, come)):
-        for item in chain[tuple[Portal | NodePort, Action]](portals[side], node_ports[side], loopback[side]):
-            into.update(portal_elements(*item))
-        for item in off_node[side]:
-            into.update(off_node_elements(*item))
-        into.update(map(sources_element, _only_in(left.source_ranges, right.source_ranges)))
+        comment_of = left.comments.get
+        changed = portals[side], node_ports[side], loopback[side]
+        same = (_picked(one, renamed) for one in (left.portals, left.node_ports, left.loopback))
+        for portal, action in chain[tuple[Portal | NodePort, Action]](*changed, *same):
+            into.update(portal_elements(portal, action, comment_of(portal, "")))
+        for portal, action in chain(off_node[side], _picked(left.off_node, renamed)):
+            into.update(off_node_elements(portal, action, comment_of(portal, "")))
+        guarded = _only_in(left.source_ranges, right.source_ranges).union(left.source_ranges.keys() & renamed)
+        into.update(sources_element(portal, comment_of(portal, "")) for portal in guarded)
         into.update(map(hairpin_element, _only_in(left.hairpins, right.hairpins)))
         into.update(map(cluster_ip_element, _only_in(left.cluster_ips, right.cluster_ips)))
         into.update(map(listening_element, _only_in(left.listening, right.listening)))
     return gone, come
+
+
+def _renamed(old: Rules, new: Rules) -> set[Portal | NodePort]:
+    """Portals that have another comment: the kernel keeps the one that an element has come with."""
+    return {portal for items in _unequal(old.comments, new.comments) for portal, _ in items}
+
+
+def _picked(all_of: Mapping[Any, Action], portals: Iterable[Portal | NodePort]) -> Items[Portal | NodePort, Action]:
+    return [(portal, all_of[portal]) for portal in portals if portal in all_of]
 
 
 def _only_in(left: Collection[K], right: Collection[K]) -> set[K]:
@@ -230,10 +242,10 @@ def _alike(differ: Callable[[object, object], object], left: Sequence[object], r
     return next(compress(count(), map(differ, left, right)), min(len(left), len(right)))
 
 
-def _by_set(elements: Mapping[Key, Value], encoder: Encoder) -> Iterator[bytes]:
+def _by_set(elements: Elements, encoder: Encoder) -> Iterator[bytes]:
     by_set: defaultdict[str, list[bytes]] = defaultdict(list)
-    for (name, key), value in elements.items():
-        by_set[name].append(encode.element(key, value))
+    for (name, key), (value, comment) in elements.items():
+        by_set[name].append(encode.element(key, value, comment))
     for name, encoded in by_set.items():
         yield from encoder(name, encoded)
 

@@ -10,6 +10,8 @@ from kpf.netlink.attributes import attributes, items, message, string, text_of
 from kpf.netlink.nfnetlink import nfgenmsg, type_of
 from kpf.netlink.socket import NetlinkSocket, RefusedError
 from kpf.nft import schema
+from kpf.nft.elements import Entry
+from kpf.nft.encode import NFTNL_UDATA_SET_ELEM_COMMENT
 from kpf.nft.values import Goto, Jump, Pass, Value
 from kpf.uapi.netfilter import NF, NFPROTO
 from kpf.uapi.netlink import NLM_F
@@ -42,19 +44,20 @@ _OURS = nfgenmsg(NFPROTO.INET) + string(NFTA_TABLE.NAME, schema.TABLE)
 _NOTHING = memoryview(b"")
 
 
-async def read_elements(netlink: NetlinkSocket) -> dict[str, dict[bytes, Value]]:
-    """The elements of every set and map; the ends of intervals are left out.
+async def read_elements(netlink: NetlinkSocket) -> dict[str, dict[bytes, Entry]]:
+    """The elements of every set and map, with what stands beside them; the ends of intervals are left out.
 
     Raises `RefusedError` (ENOENT) if the table, or a part of it, is not there; another OSError as `NetlinkSocket.talk`.
     """
-    found: dict[str, dict[bytes, Value]] = {}
+    found: dict[str, dict[bytes, Entry]] = {}
     for one in schema.sets():
         request = message(GET_ELEMENTS, _DUMP, _OURS + string(NFTA_SET_ELEM_LIST.SET, one.name))
-        elements: dict[bytes, Value] = {}
+        elements: dict[bytes, Entry] = {}
         for frame in await netlink.talk([request]):
             for element in _elements(attributes(frame.payload[NFGENMSG.size :])):
                 if NFTA_SET_ELEM.FLAGS not in element:
-                    elements[_key(element)] = _value(element.get(NFTA_SET_ELEM.DATA))
+                    value, userdata = (element.get(one) for one in (NFTA_SET_ELEM.DATA, NFTA_SET_ELEM.USERDATA))
+                    elements[_key(element)] = _value(value), _comment(userdata)
         found[one.name] = elements
     return found
 
@@ -89,6 +92,13 @@ def _value(data: memoryview | None) -> Value:
     if chain == schema.REFUSE:
         return Verdict.REFUSE
     return Jump(chain) if code == NFT.JUMP else Goto(chain)
+
+
+def _comment(userdata: memoryview | None) -> str:
+    """A type, how long its value is, and it: a text that ends with a zero."""
+    if userdata is None or userdata[0] != NFTNL_UDATA_SET_ELEM_COMMENT:
+        return ""
+    return text_of(userdata[2 : 2 + userdata[1]])
 
 
 async def read_names(netlink: NetlinkSocket, kind: Kind) -> frozenset[str]:

@@ -18,9 +18,15 @@ _MASQUERADES = {Masquerade.ALWAYS: Jump(MASQUERADE_ALWAYS), Masquerade.FOREIGN: 
 Key = tuple[str, bytes]
 """Name of the set, and the key in it."""
 
-Elements = dict[Key, Value]
+Entry = tuple[Value, str]
+"""What a map says at a key, and what `nft list` says beside it (libnftnl's comment), "" for nothing."""
 
-Element = tuple[Key, Value]
+Elements = dict[Key, Entry]
+
+Element = tuple[Key, Entry]
+
+
+_NOTHING: Entry = (None, "")
 
 
 def port_bytes(port: int) -> bytes:
@@ -37,24 +43,26 @@ def _protocol_key(protocol: Protocol, port: int) -> bytes:
     return bytes((IPPROTO_OF[protocol], 0, 0, 0)) + _PORT.pack(port) + b"\0\0"
 
 
-def portal_elements(portal: Portal | NodePort, action: Action) -> list[Element]:
+def portal_elements(portal: Portal | NodePort, action: Action, comment: str = "") -> list[Element]:
     """What makes a portal do that, for everybody."""
-    found = [_action_element(portal, action, "")]
+    key, value = _action_element(portal, action, "")
+    found = [(key, (value, comment))]
     if isinstance(action, Direct) and action.masquerade in _MASQUERADES:
-        found.append((_key("masquerade", portal), _MASQUERADES[action.masquerade]))
+        found.append((_key("masquerade", portal), (_MASQUERADES[action.masquerade], comment)))
     return found
 
 
-def off_node_elements(portal: Portal | NodePort, action: Action) -> list[Element]:
+def off_node_elements(portal: Portal | NodePort, action: Action, comment: str = "") -> list[Element]:
     """What makes a portal do that for those who come from elsewhere; they are never masqueraded."""
-    found = [_action_element(portal, action, "far-")]
+    key, value = _action_element(portal, action, "far-")
+    found = [(key, (value, comment))]
     if not isinstance(action, Verdict):
         # and whatever verdict there is for everybody is not for them
-        found.append((_key("far-verdict", portal), Pass.PASS))
+        found.append((_key("far-verdict", portal), (Pass.PASS, comment)))
     return found
 
 
-def _action_element(portal: Portal | NodePort, action: Action, prefix: str) -> Element:
+def _action_element(portal: Portal | NodePort, action: Action, prefix: str) -> tuple[Key, Value]:
     if isinstance(action, Verdict):
         return _key(f"{prefix}verdict", portal), action
     if isinstance(action, Direct):
@@ -72,24 +80,24 @@ def _key(kind: str, portal: Portal | NodePort) -> Key:
     return name_of(f"{kind}-node-ports", portal.family), key
 
 
-def sources_element(portal: Portal) -> Element:
+def sources_element(portal: Portal, comment: str = "") -> Element:
     """What sends a portal's new connections through the chain of its source ranges first."""
-    return _key("guards", portal), Jump(sources_chain_of(portal))
+    return _key("guards", portal), (Jump(sources_chain_of(portal)), comment)
 
 
 def hairpin_element(address: IPAddress) -> Element:
     """What masquerades an endpoint that reaches itself: the pair of its address and the same one."""
-    return (name_of("hairpins", family_of(address)), address.packed * 2), None
+    return (name_of("hairpins", family_of(address)), address.packed * 2), _NOTHING
 
 
 def listening_element(at: SocketAddress) -> Element:
     """What refuses whoever reaches this proxy port without having been redirected there."""
-    return (name_of("listening", family_of(at.address)), address_key(at.address, at.port)), None
+    return (name_of("listening", family_of(at.address)), address_key(at.address, at.port)), _NOTHING
 
 
 def cluster_ip_element(address: IPAddress) -> Element:
     """What refuses the ports of a ClusterIP that are no portals."""
-    return (name_of("cluster-ips", family_of(address)), address.packed), None
+    return (name_of("cluster-ips", family_of(address)), address.packed), _NOTHING
 
 
 def networks(rules: Rules, name: str) -> list[IPNetwork] | None:
@@ -121,14 +129,15 @@ def intervals(network: IPv4Network | IPv6Network) -> Iterator[tuple[bytes, bool]
 def all_elements(rules: Rules) -> Elements:
     """Everything but the interval sets, and what packets add."""
     found: Elements = {}
+    comment_of = rules.comments.get
     everybody: Iterable[tuple[Portal | NodePort, Action]] = chain(
         rules.portals.items(), rules.node_ports.items(), rules.loopback.items()
     )
     for portal, action in everybody:
-        found.update(portal_elements(portal, action))
+        found.update(portal_elements(portal, action, comment_of(portal, "")))
     for portal, action in rules.off_node.items():
-        found.update(off_node_elements(portal, action))
-    found.update(map(sources_element, rules.source_ranges))
+        found.update(off_node_elements(portal, action, comment_of(portal, "")))
+    found.update(sources_element(portal, comment_of(portal, "")) for portal in rules.source_ranges)
     found.update(map(hairpin_element, rules.hairpins))
     found.update(map(cluster_ip_element, rules.cluster_ips))
     found.update(map(listening_element, rules.listening))

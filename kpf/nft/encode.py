@@ -36,6 +36,7 @@ from kpf.uapi.nf_tables import (
 )
 from kpf.uapi.nfnetlink import NFNL_MSG_BATCH, NFNL_SUBSYS
 
+_LENGTH = struct.Struct("=H")  # nla_len, the first of struct nlattr
 _FLAGS, _FLAGS_AT = struct.Struct("=H"), 6  # nlmsg_flags in struct nlmsghdr
 # An attribute's length is 16 bits; many messages in a batch are fine.
 MAX_ELEMENTS_BYTES = 60_000
@@ -145,6 +146,9 @@ def delete_set(name: str) -> bytes:
 
 # for `nft list`: a type, how long its value is, and it (libnftnl/udata.h; byte orders: nftables' include/datatype.h)
 NFTNL_UDATA_SET_KEYBYTEORDER, BYTEORDER_HOST_ENDIAN = 0, 1
+NFTNL_UDATA_SET_ELEM_COMMENT = 0
+# a longer one nft shows and does not take back (NFTNL_UDATA_COMMENT_MAXLEN)
+COMMENT_LIMIT = 128
 _HOST_BYTE_ORDER = struct.pack("=BBI", NFTNL_UDATA_SET_KEYBYTEORDER, 4, BYTEORDER_HOST_ENDIAN)
 
 
@@ -170,15 +174,35 @@ def _data(value: Value) -> bytes:
     return verdict_data(NF.DROP if value is Verdict.DROP else NF.ACCEPT)
 
 
-def element(key: bytes, value: Value = None, *, interval_end: bool = False) -> bytes:
-    """One list element. All that have as many bytes, one of two verdicts or nothing share their bytes but for these."""
+def element(key: bytes, value: Value = None, comment: str = "", *, interval_end: bool = False) -> bytes:
+    """One list element. `comment`: what `nft list` says beside it, ASCII.
+
+    All that have as many bytes, one of two verdicts or nothing share their bytes but for these.
+    """
     if isinstance(value, bytes):
         before, between, after = _shape(len(key), bytes(len(value)), interval_end)
-        return before + key + between + value + after
-    if isinstance(value, Goto | Jump):
-        return nested(_ELEM, nested(_KEY, attribute(_VALUE, key)), nested(_DATA, _data(value)))
-    before, between, after = _shape(len(key), value, interval_end)
-    return before + key + between + after
+        plain = before + key + between + value + after
+    elif isinstance(value, Goto | Jump):
+        plain = nested(_ELEM, nested(_KEY, attribute(_VALUE, key)), nested(_DATA, _data(value)))
+    else:
+        before, between, after = _shape(len(key), value, interval_end)
+        plain = before + key + between + after
+    if not comment:
+        return plain
+    more = _commented(comment)
+    return _LENGTH.pack(len(plain) + len(more)) + plain[_LENGTH.size :] + more
+
+
+def shortened(comment: str) -> str:
+    """As nft would also take it."""
+    return comment if len(comment) <= COMMENT_LIMIT else f"{comment[: COMMENT_LIMIT - 3]}..."
+
+
+# several elements have the same one: of each of a port's portals
+@functools.lru_cache(1 << 14)
+def _commented(comment: str) -> bytes:
+    text = shortened(comment).encode("ascii")
+    return attribute(NFTA_SET_ELEM.USERDATA, bytes((NFTNL_UDATA_SET_ELEM_COMMENT, len(text) + 1)) + text + b"\0")
 
 
 @functools.cache

@@ -12,8 +12,8 @@ import logging
 from kpf.model.rules import Rules
 from kpf.netlink.socket import NetlinkSocket, RefusedError
 from kpf.nft import batch, contents, encode, forwards, schema
+from kpf.nft.elements import Entry
 from kpf.nft.table import Table, Unknown
-from kpf.nft.values import Value
 from kpf.uapi.netlink import NETLINK
 from kpf.uapi.nfnetlink import NFNL_MSG_BATCH
 from kpf.waiting import waiting_for
@@ -140,7 +140,7 @@ class Kernel:
         """The names of the chains that the kernel has. Raises OSError."""
         return await contents.read_names(self._socket, contents.CHAINS)
 
-    async def contents(self) -> dict[str, dict[bytes, Value]]:
+    async def contents(self) -> dict[str, dict[bytes, Entry]]:
         """The elements that the kernel has, by set. Raises OSError, FileNotFoundError if there is no such table."""
         try:
             return await contents.read_elements(self._socket)

@@ -7,7 +7,8 @@ from kpf.model.rules import Rules, Verdict
 from kpf.netlink.nfnetlink import IPPROTO_OF
 from kpf.nft import forwards, schema
 from kpf.nft.datatypes import SIZES, TYPE_PORT, TYPE_PROTOCOL
-from kpf.nft.elements import all_elements, networks
+from kpf.nft.elements import Entry, all_elements, networks
+from kpf.nft.encode import shortened
 from kpf.nft.objects import Chain, Set
 from kpf.nft.values import Goto, Jump, Pass, Value
 
@@ -20,9 +21,9 @@ def render(rules: Rules, comments: Iterable[str] = ()) -> str:
     # a comment of two lines would put its second one into force
     lines = [f"# {line}".rstrip() for comment in comments for line in comment.splitlines() or [""]]
     lines += [f"table inet {schema.TABLE}", f"delete table inet {schema.TABLE}", f"table inet {schema.TABLE} {{"]
-    elements: dict[str, list[tuple[bytes, Value]]] = {}
-    for (name, key), value in sorted(all_elements(rules).items(), key=lambda item: item[0]):
-        elements.setdefault(name, []).append((key, value))
+    elements: dict[str, list[tuple[bytes, Entry]]] = {}
+    for (name, key), entry in sorted(all_elements(rules).items(), key=lambda item: item[0]):
+        elements.setdefault(name, []).append((key, entry))
     parts = [forwards.parts(key, one, identifier=0, start=0) for key, one in rules.forwards.items()]
     own_chains = [chain for part in parts for chain in part.chains]
     own_chains += [forwards.sources_chain(*ranged) for ranged in rules.source_ranges.items()]
@@ -47,10 +48,10 @@ def _set(one: Set, elements: list[str]) -> Iterator[str]:
     yield "\t}"
 
 
-def _elements(one: Set, rules: Rules, elements: list[tuple[bytes, Value]]) -> Iterator[str]:
+def _elements(one: Set, rules: Rules, elements: list[tuple[bytes, Entry]]) -> Iterator[str]:
     yield from map(str, networks(rules, one.name) or ())
-    for key, value in elements:
-        yield _key(one, key) + _value(value)
+    for key, (value, comment) in elements:
+        yield _key(one, key) + (f' comment "{shortened(comment)}"' if comment else "") + _value(value)
 
 
 def _key(one: Set, key: bytes) -> str:

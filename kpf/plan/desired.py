@@ -138,6 +138,7 @@ class _Changes:
         self.loopback: dict[NodePort, int] = {}
         self.source_ranges: dict[Portal, tuple[IPNetwork, ...]] = {}
         self.forwards: dict[FrontendKey, Forward] = {}
+        self.comments: dict[Portal | NodePort, str] = {}
         self.flows_kept: dict[FrontendKey, Flows] = {}
         self.health_checks: dict[int, HealthCheck] = {}
         self.problems: dict[ObjectName, tuple[Problem, ...]] = {}
@@ -184,6 +185,7 @@ class _Changes:
 
     def _capture(self, claim: PortalClaim, actions: Mapping[FrontendKey, Action]) -> None:
         portal = claim.portal
+        self.comments[portal] = claim.frontend.port.short
         action = _masqueraded(actions[claim.frontend], claim)
         if isinstance(portal, Portal):
             self.portals[portal] = action
@@ -244,6 +246,7 @@ def _rules(changes: _Changes, plans: ServicePlans, allocation: Allocation, befor
         cluster_ips=allocation.cluster_ips,
         service_cidrs=facts.service_cidrs,
         listening=allocation.listening,
+        comments=replaced(old.comments, changes.comments, gone),
         own_pods=facts.own_pods,
         masquerade_all=facts.masquerade_all,
         masquerade_bridged=facts.masquerade_bridged,

@@ -106,6 +106,7 @@ class NFTA_SET_ELEM(IntEnum):
     DATA = 2
     FLAGS = 3
     EXPIRATION = 5
+    USERDATA = 6
 
 
 class NFT_SET_ELEM(IntEnum):
