@@ -20,6 +20,7 @@ from kpf.commands import render
 from kpf.config import Config, ConfigError
 from kpf.lab.manifests import Manifests, endpoint_slice, service
 from kpf.model.snapshot import Problem, Snapshot
+from kpf.named import Named
 from kpf.observe import log
 from kpf.plan.desired import DesiredState
 from kpf.sources import manifests
@@ -369,6 +370,7 @@ def test_the_log(monkeypatch: pytest.MonkeyPatch, form: Any) -> None:
     log.set_up("info", form)
     log.logger.debug("unseen")
     log.logger.info("%d frontends", 3)
+    log.logger.info("%s is ready", Named("worker 2 (pid 7)", worker=2, pid=7))
     log.logger.warning("a name\nwith \x1b[31m two lines")
     try:
         raise ValueError("no")
@@ -379,14 +381,22 @@ def test_the_log(monkeypatch: pytest.MonkeyPatch, form: Any) -> None:
         found = [json.loads(line) for line in lines(text)]
         assert [(one["level"], one["message"]) for one in found] == [
             ("info", "3 frontends"),
+            ("info", "worker 2 (pid 7) is ready"),
             ("warning", "a name\nwith \x1b[31m two lines"),
             ("error", "it broke"),
         ]
         assert all(one["time"].endswith("Z") for one in found)
-        assert "ValueError: no" in found[2]["exception"]
+        assert "ValueError: no" in found[3]["exception"]
+        assert [(one.get("worker"), one.get("pid")) for one in found] == [
+            (None, None),
+            (2, 7),
+            (None, None),
+            (None, None),
+        ]
     else:
-        first, second, third, *trace = lines(text)
+        first, ready, second, third, *trace = lines(text)
         assert first.endswith("Z info 3 frontends")
+        assert ready.endswith("Z info worker 2 (pid 7) is ready")
         assert second.endswith(r"Z warning a name\nwith \x1b[31m two lines")
         assert third.endswith("Z error it broke")
         assert trace[-1] == "ValueError: no"

@@ -49,8 +49,8 @@ class Shop:
         self._closed_at_the_end = ExitStack()
         real = process._start
 
-        def start(theirs: Any) -> Any:
-            child = real(theirs)
+        def start(theirs: Any, slot: int) -> Any:
+            child = real(theirs, slot)
             if self.is_late:
                 child.send_signal(signal.SIGSTOP)
             return child

@@ -113,8 +113,8 @@ def test_whose_the_dials_of_all_workers_are(others: bool) -> None:
 def test_a_worker_that_dies_before_it_is_ready_does_not_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     real, born = process._start, []
 
-    def fragile(theirs: Any) -> Any:
-        born.append(real(theirs))
+    def fragile(theirs: Any, slot: int) -> Any:
+        born.append(real(theirs, slot))
         if len(born) == 1:
             born[0].kill()
         return born[-1]
@@ -222,7 +222,7 @@ def test_a_number_that_is_used_again_is_never_sent() -> None:
     statuses: list[int] = []
 
     async def run() -> None:
-        worker = WorkerProcess(0, on_ready=lambda _: None, on_exit=lambda _, status: statuses.append(status))
+        worker = WorkerProcess(0, 0, on_ready=lambda _: None, on_exit=lambda _, status: statuses.append(status))
         region = Region.create()
         worker.send(configure(0), [region.descriptor])
         first = socket.socket()
@@ -250,7 +250,7 @@ def test_a_number_that_is_used_again_is_never_sent() -> None:
 def test_a_worker_that_talks_nonsense_is_killed(said: str, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     statuses: list[int] = []
 
-    def nonsense(theirs: Any) -> Any:
+    def nonsense(theirs: Any, _: int) -> Any:
         sending = f"to = socket.socket(fileno={theirs.fileno()}); [to.send({said.encode()!r}) for _ in range({times})]"
         code = f"import socket, time; {sending}; time.sleep(20)"
         command = [sys.executable, "-c", code]
@@ -259,7 +259,7 @@ def test_a_worker_that_talks_nonsense_is_killed(said: str, times: int, monkeypat
     monkeypatch.setattr(process, "_start", nonsense)
 
     async def run() -> None:
-        WorkerProcess(0, on_ready=lambda _: None, on_exit=lambda _, status: statuses.append(status))
+        WorkerProcess(0, 0, on_ready=lambda _: None, on_exit=lambda _, status: statuses.append(status))
         await until(lambda: statuses != [])
 
     asyncio.run(run())

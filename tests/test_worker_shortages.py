@@ -191,7 +191,7 @@ def test_the_master_tells_a_worker_again_that_had_no_room(
 
     async def scene() -> None:
         ready, ended = asyncio.Event(), asyncio.Event()
-        worker = WorkerProcess(0, on_ready=lambda _: ready.set(), on_exit=lambda *_: ended.set())
+        worker = WorkerProcess(0, 0, on_ready=lambda _: ready.set(), on_exit=lambda *_: ended.set())
         region = Region.create()
         await worker.send(Configure(0, 0, 1, os.getuid(), os.getgid(), 1.0), [region.descriptor])
         with sockets.listening_socket("127.0.0.1", 0, backlog=5) as listener:

@@ -420,7 +420,7 @@ class Stream:
 
 def stop_and_wait(process: "subprocess.Popen[bytes]") -> None:
     process.send_signal(signal.SIGSTOP)
-    eventually(lambda: Path(f"/proc/{process.pid}/stat").read_text().split()[2] == "T")
+    eventually(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
 
 
 @dataclass

@@ -6,11 +6,13 @@ from kpf import stderr
 from kpf.commands import USAGE
 from kpf.commands.configuration import configuration
 from kpf.config import Config, load, warnings
+from kpf.named import call_process
 from kpf.observe import log
 
 
 def main(flags: Mapping[str, str], usage_errors: Sequence[str]) -> int:
     """Serve until a signal ends it; what the master says is the exit status, or USAGE."""
+    call_process("kpf: master")
     stderr.install()
     said: list[str] = []
 

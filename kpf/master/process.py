@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kpf import __version__
+from kpf.named import Named
 from kpf.net import channel
 from kpf.net.messages import Close, Configure, Done, Drain, Hold, Listen, NoRoom, Ready, Reset
 from kpf.worker import signals
@@ -56,17 +57,19 @@ class WorkerProcess:
     """A running worker. `on_ready` and `on_exit` are called once each, from the event loop.
 
     One that cannot be spoken to is killed: its successor is told everything. Making one raises OSError.
-    `answered`: what `send` has returned last: with it, all before it have been answered.
+    `answered`: what `send` has returned last: with it, all before it have been answered. `slot`: its place in shared
+    memory, by which people know it, and `named` says so in the log.
     """
 
     def __init__(
         self,
         index: int,
+        slot: int,
         *,
         on_ready: Callable[["WorkerProcess"], None],
         on_exit: Callable[["WorkerProcess", int], None],
     ) -> None:
-        self.index = index
+        self.index, self.slot = index, slot
         self.uid: int | None = None
         self.answered: asyncio.Future[None]
         self.privileges = ""
@@ -79,7 +82,7 @@ class WorkerProcess:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
-                self._process = _start(theirs)
+                self._process = _start(theirs, slot)
             self.pid = self._process.pid
             self._pidfd = _pidfd_of(self._process)
         except OSError:
@@ -88,6 +91,11 @@ class WorkerProcess:
         self._channel.setblocking(False)
         self._loop.add_reader(self._pidfd, self._reap)
         self._loop.add_reader(self._channel, self._receive)
+
+    @property
+    def named(self) -> "Named":
+        """For the log, as text and for machines."""
+        return Named(f"worker {self.slot} (pid {self.pid})", worker=self.slot, pid=self.pid)
 
     def send(self, message: Order, files: Sequence[socket.socket | int] = ()) -> asyncio.Future[None]:
         """Queue a message; the future ends with its acknowledgement, or with `WorkerGoneError`.
@@ -122,7 +130,7 @@ class WorkerProcess:
 
     def _send_later(self, why: str) -> None:
         if not self._is_short:
-            log.warning("worker %d (pid %d) cannot be told anything yet: %s", self.index, self.pid, why)
+            log.warning("%s cannot be told anything yet: %s", self.named, why)
         self._is_short = True
         self._again = self._loop.call_later(RETRY_S, self._send_again)
 
@@ -157,7 +165,7 @@ class WorkerProcess:
                 self._give_up(channel.ChannelError(f"it sent {message} out of turn"))
 
     def _give_up(self, cause: Exception) -> None:
-        log.error("worker %d (pid %d) cannot be spoken to and is killed: %s", self.index, self.pid, cause)
+        log.error("%s cannot be spoken to and is killed: %s", self.named, cause)
         self._loop.remove_reader(self._channel)
         self.kill()
 
@@ -172,14 +180,14 @@ class WorkerProcess:
         unanswered = [*([self._in_flight] if self._in_flight else []), *self._queue]
         for outgoing in unanswered:
             if not outgoing.done.done():
-                outgoing.done.set_exception(WorkerGoneError(f"worker {self.index} (pid {self.pid}) ended"))
+                outgoing.done.set_exception(WorkerGoneError(f"{self.named} ended"))
         self._queue.clear()
         self._on_exit(self, status)
 
 
-def _start(theirs: socket.socket) -> "subprocess.Popen[bytes]":
+def _start(theirs: socket.socket, slot: int) -> "subprocess.Popen[bytes]":
     # -P: nothing is imported from a working directory that anybody may have written to
-    command = [sys.executable, "-P", "-m", "kpf.worker", str(theirs.fileno()), __version__]
+    command = [sys.executable, "-P", "-m", "kpf.worker", str(theirs.fileno()), __version__, f"worker {slot}"]
     with signals.blocked():
         return subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
 

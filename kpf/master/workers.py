@@ -31,6 +31,7 @@ from kpf.master.supervisor import (
     Supervisor,
 )
 from kpf.model.names import IPAddress
+from kpf.named import Named
 from kpf.net.channel import MAX_DESCRIPTORS
 from kpf.net.handover import HANDOVER, MEMORY
 from kpf.net.messages import Close, Configure, Drain, Hold, Listen, Reset
@@ -144,7 +145,7 @@ class Workers:
                 case Spawn(index):
                     self._spawn(index)
                 case Kill(index, reason):
-                    log.warning("worker %d (pid %d) is killed: %s", index, self._processes[index].pid, reason)
+                    log.warning("%s is killed: %s", self._processes[index].named, Named(reason, reason=reason))
                     self._processes[index].kill()
                 case Steer(healthy):
                     self._healthy = healthy
@@ -165,15 +166,16 @@ class Workers:
             log.error("new connections cannot be steered, they go to all workers: %s", error)
             return
         if len(self._healthy) < len(self.slots):
-            log.info("new connections go to workers %s only", sorted(self._healthy))
+            log.info("new connections go to workers %s only", [self.places[index] for index in sorted(self._healthy)])
         else:
             log.info("new connections go to all workers")
 
     def _spawn(self, index: int) -> None:
         try:
-            process = WorkerProcess(index, on_ready=self._on_ready, on_exit=self._on_exit)
+            process = WorkerProcess(index, self.places[index], on_ready=self._on_ready, on_exit=self._on_exit)
         except OSError as error:
-            log.error("worker %d cannot be started: %s", index, error)
+            slot = self.places[index]
+            log.error("%s cannot be started: %s", Named(f"worker {slot}", worker=slot), error)
             self._handle(Exited(index))
             return
         self._processes[index] = process
@@ -195,7 +197,7 @@ class Workers:
         ]
 
     def _on_ready(self, process: WorkerProcess) -> None:
-        log.info("worker %d (pid %d) is ready", process.index, process.pid)
+        log.info("%s is ready", process.named)
         self._handle(BecameReady(process.index))
 
     def _on_exit(self, process: WorkerProcess, status: int) -> None:
@@ -204,13 +206,12 @@ class Workers:
         # while we stop, an end is news only if it has cut somebody off
         if self._aborted_for:
             if active:
-                told = "worker %d (pid %d) is killed, %s: %d connections are cut"
-                log.warning(told, process.index, process.pid, self._aborted_for, active)
+                why = Named(self._aborted_for, reason=self._aborted_for)
+                log.warning("%s is killed, %s: %d connections are cut", process.named, why, active)
         elif active or not self._stopping:
             cause = f"signal {-status} ({signal.strsignal(-status)})" if status < 0 else f"status {status}"
-            log.warning(
-                "worker %d (pid %d) died by %s with %d active connections", process.index, process.pid, cause, active
-            )
+            why = Named(cause, reason=cause)
+            log.warning("%s died by %s with %d active connections", process.named, why, active)
         self._handle(Exited(process.index))
 
     async def announce(self, groups: Sequence[ListeningGroup]) -> None:

@@ -1,5 +1,8 @@
 """The log: one line an event to standard error, as text or JSON, from the standard library's logger "kpf".
 
+A line of JSON has the text as `message`, and by keys of their own what that names: namespace, service, port, endpoint,
+worker, pid, reason, object, field and others (`kpf.named`).
+
 A line break or another control character in a message is escaped, so that what strangers wrote into objects cannot
 forge a line. Where standard error is `kpf.stderr`'s, nobody waits for whoever reads the log; where that is systemd's
 journal, each line has the priority of its record, and no time in front, which the journal has itself.
@@ -12,6 +15,7 @@ from typing import Literal
 
 import orjson
 
+from kpf.named import Named
 from kpf.stderr import DROPPED, StandardError
 
 logger = logging.getLogger("kpf")
@@ -63,7 +67,14 @@ class _TextLines(logging.Formatter):
 
 class _JSONLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        fields = {"time": _moment(record), "level": record.levelname.lower(), "message": record.getMessage()}
+        fields: dict[str, object] = {
+            "time": _moment(record),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        args = record.args if isinstance(record.args, tuple) else ()
+        for named in (one for one in args if isinstance(one, Named)):
+            fields |= named.keys
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(fields, default=str).decode()

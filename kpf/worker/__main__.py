@@ -1,6 +1,7 @@
-"""`python -m kpf.worker FD [VERSION]`: FD is the worker's end of the channel to the master, which is kpf VERSION.
+"""`python -m kpf.worker FD [VERSION [NAME]]`: FD is the worker's end of the channel to the master, kpf VERSION.
 
-Another version may have been installed since the master has started; a worker of that one cannot serve it.
+NAME is for people, who look at processes. Another version may have been installed since the master has started; a
+worker of that one cannot serve it.
 """
 
 import sys
@@ -14,7 +15,7 @@ from kpf import __version__, stderr  # noqa: E402 (imports take a tenth of a sec
 if __name__ == "__main__":
     # it is the master's: nobody may read it
     stderr.install()
-    if sys.argv[2:] not in ([], [__version__]):
+    if sys.argv[2:3] not in ([], [__version__]):
         sys.exit(f"this is kpf {__version__}, and its master is kpf {sys.argv[2]}: kpf has to be restarted")
 
     # not before: another version may lack something by now

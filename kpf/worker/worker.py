@@ -12,6 +12,7 @@ import socket
 from collections.abc import Mapping
 from time import monotonic_ns
 
+from kpf.named import call_process
 from kpf.net import channel
 from kpf.net.handover import HANDOVER, MEMORY
 from kpf.net.messages import Close, Configure, Drain, Hold, Listen, Reset
@@ -52,6 +53,8 @@ def main(descriptor: int) -> int:
         return 0
     if not isinstance(message, Configure):
         raise channel.ChannelError(f"{type(message).__name__} before Configure")
+    # not as another user, to whom /proc/self is not
+    call_process(f"kpf: worker {message.slot}")
     _raise_descriptor_limit()
     _die_before_the_master()
     kept = privileges.drop(message.uid, message.gid)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from kpf.lab.clients import connect, failures, hold, names, steady
@@ -63,6 +64,16 @@ def test_long_connections_of_the_other_worker_go_on(world: World) -> None:
         assert daemon.active_at_deaths() == {victim: active[victim]}
         assert len(failures(held.send("ping"))) == active[victim]
         eventually(lambda: daemon.service("shop")["connectionsActive"] == 60 - active[victim])
+
+
+def test_a_process_is_called_what_log_and_status_call_it(world: World) -> None:
+    with world.lasting as daemon:
+        named = {worker["pid"]: f"kpf: worker {worker['slot']}" for worker in daemon.status()["workers"]}
+        eventually(lambda: {pid: psutil.Process(pid).name() for pid in named} == named)
+        assert psutil.Process(daemon.pid).name() == "kpf: master"
+        pid, name = named.popitem()
+        assert psutil.Process(pid).cmdline()[-1] == name.removeprefix("kpf: ")
+        daemon.wait_for_log(f"{name.removeprefix('kpf: ')} (pid {pid}) is ready")
 
 
 def test_the_turn_is_exact_over_a_workers_death(world: World) -> None:
