@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import time
 from contextlib import suppress
 
 from kpf.config import Config
@@ -50,6 +51,7 @@ class Exits:
 
     async def _drain(self, patience_s: float) -> None:
         self._parts.state.draining = True
+        open_before, began_s = self._open(), time.monotonic()
         wanted = self._parts.reconciler.desired.rules
         drained = asyncio.create_task(
             ending.drain(self._parts.effects, self._parts.workers, wanted, patience_s=patience_s)
@@ -57,6 +59,12 @@ class Exits:
         impatient = asyncio.create_task(self._until_stop())
         await asyncio.wait([drained, impatient], return_when=asyncio.FIRST_COMPLETED)
         await ending.cancel([drained, impatient])
+        left, took_s = self._open(), time.monotonic() - began_s
+        log.info("drained for %.1f s: of %d connections that were open %d are left", took_s, open_before, left)
+
+    def _open(self) -> int:
+        directory = self._parts.directory
+        return sum(directory.worker(slot).active for slot in directory.worker_slots())
 
     async def abandon(self) -> None:
         """Nobody is served by us yet: without this the workers would wait for a successor of ours."""

@@ -162,6 +162,7 @@ class Master:
         self._reconciler.request(full=True)
         self._follower.changed = self._reconciler.request
         loops = [self._workers.supervise(), self._reconciler.run(), self._follow_node(), self._announce()]
+        loops.append(self._parts.endpoint_watch.run())
         if self._parts.carrier is not None:
             loops.append(follow(self._parts.carrier))
         return [*tasks, *(asyncio.create_task(one) for one in (*loops, self._follower.failed()))]

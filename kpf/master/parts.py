@@ -10,6 +10,7 @@ from kpf.master.conversation import HandoverError
 from kpf.master.departures import Departures
 from kpf.master.effects import Effects
 from kpf.master.ending import ControlSocketError
+from kpf.master.endpoint_watch import EndpointWatch
 from kpf.master.facts import NodeWatch
 from kpf.master.generations import Generations
 from kpf.master.handover import listen_at
@@ -67,6 +68,7 @@ class Parts:
             capacity=capacity(config),
         )
         self.reconciler.on_problems = follower.report
+        self.endpoint_watch = EndpointWatch(self.directory.region, self.reconciler.story)
         self.server_sockets = ServerSockets(inheritance.servers)
         self.state = OwnState(
             follower, self.node, self.kernel, self.directory, self.workers, self.effects, self.reconciler

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from kpf.master.changes import changes, named
 from kpf.master.effects import Effects, FrontendsFailedError
 from kpf.master.listening import is_free
 from kpf.master.occupied import OccupiedNodePorts
@@ -22,6 +23,7 @@ from kpf.model.names import FrontendKey
 from kpf.model.rules import Rules
 from kpf.model.snapshot import Node, Problem, Snapshot
 from kpf.nft.kernel import TransactionFailedError
+from kpf.observe.story import Story
 from kpf.plan.allocation import ProxyPorts, allocate
 from kpf.plan.desired import DesiredState, desired_state
 from kpf.plan.node import NodeFacts
@@ -69,6 +71,8 @@ class Reconciler:
         # a listener is protected until it is closed
         effects.on_closed = self.request
         self.on_problems: Callable[[tuple[Problem, ...]], None] = lambda _: None
+        self.story = Story()
+        self._told: DesiredState | None = None
         self.first_sync = asyncio.Event()
         self.changed = asyncio.Event()
         self.progress = Progress()
@@ -145,6 +149,7 @@ class Reconciler:
         finally:
             occupied = self._occupied.problems(self.desired)
             self._report((*snapshot.problems, *self.desired.problems, *occupied))
+        self._tell_changes()
         if full:
             self._schedule.synced_in_full()
         if steps:
@@ -199,12 +204,19 @@ class Reconciler:
         if problems == self._reported:
             return
         before, now = frozenset(self._reported), frozenset(problems)
-        new = tuple(sorted(now - before))
+        new, tell = tuple(sorted(now - before)), self.story.tell
         for problem in new:
-            log.warning("%s", problem)
+            tell("%d more problems: kpf check names all", logging.WARNING, "%s", named(problem))
         if new:
             self.on_problems(new)
-        solved = len(before - now)
-        if solved:
-            log.info("%d problems are solved, %d are left", solved, len(now))
+        for problem in sorted(before - now):
+            told = "solved, of %d problems %d are left: %s"
+            tell("%d more problems are solved", logging.INFO, told, len(before), len(now), named(problem))
         self._reported = problems
+
+    def _tell_changes(self) -> None:
+        """Of Services, once they are in force; what there is at the start is told in sum."""
+        before, self._told = self._told, self.desired
+        if before is not None:
+            for kind, service, what in changes(before, self._told):
+                self.story.tell(kind, logging.INFO, "%s %s", service, what)

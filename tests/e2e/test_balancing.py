@@ -104,6 +104,7 @@ def test_bad_endpoints_are_not_seen_by_clients(world: World, figure: Callable[[s
     assert names(with_bad) == {good: 1000}
     assert failed[f"{good}:{POD_PORT}"] == 0
     assert failed[f"{refusing}:{POD_PORT}"] > 0
+    daemon.wait_for_log(f"endpoint {refusing}:{POD_PORT} of default/shop is shut out: connection refused")
     assert failed[f"{silent}:{POD_PORT}"] > 0
     assert slowest_s < 1.0
     assert ratio < 1.10

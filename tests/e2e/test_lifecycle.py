@@ -84,6 +84,7 @@ def test_sigterm_drops_new_connections_and_lets_open_ones_finish(world: World) -
         assert daemon.process is not None
         assert daemon.process.wait(3.0) == 0
         assert list_tables() == []
+        assert "of 20 connections that were open 0 are left" in daemon.log()
 
 
 def test_the_drain_timeout_ends_the_patience(world: World) -> None:
@@ -94,6 +95,7 @@ def test_the_drain_timeout_ends_the_patience(world: World) -> None:
         assert 0.9 < time.monotonic() - began_s < 3.0
         assert len(failures(held.send("ping"))) == 5
         log = daemon.log()
+    assert re.search(r"drained for [\d.]+ s: of 5 connections that were open 5 are left", log)
     assert len(re.findall(r"worker \d \(pid \d+\) is killed, the drain is over: \d connections are cut", log)) > 0
     assert "died by" not in log
 

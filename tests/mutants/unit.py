@@ -174,7 +174,7 @@ MUTANTS = (
     Mutant(
         "a worker of another version serves",
         "kpf/worker/__main__.py",
-        "    if sys.argv[2:] not in ([], [__version__]):\n",
+        "    if sys.argv[2:3] not in ([], [__version__]):\n",
         "    if False:\n",
         (f"{LIFE}::test_workers_of_another_version_say_so_and_in_the_end_kpf_is_started_anew",),
     ),
