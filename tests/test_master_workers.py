@@ -54,13 +54,13 @@ async def until(condition: Callable[[], bool]) -> None:
 def test_a_worker_that_cannot_be_started_is_tried_again(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real, failures = getattr(process, step), iter([errno.EMFILE, errno.EAGAIN])
 
-    def scarce(one: Any) -> Any:
+    def scarce(one: Any, *more: Any) -> Any:
         if number := next(failures, 0):
             if step == "_pidfd_of":
                 one.kill()
                 one.wait()
             raise OSError(number, os.strerror(number))
-        return real(one)
+        return real(one, *more)
 
     monkeypatch.setattr(process, step, scarce)
 

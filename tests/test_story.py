@@ -76,7 +76,7 @@ def test_a_trickle_is_told_line_by_line(caplog: pytest.LogCaptureFixture) -> Non
 def state(*objects: Any, before: DesiredState | None = None) -> DesiredState:
     plans, ownership = Planner().plan(snapshot(*objects), FACTS)
     ports = ProxyPorts(range(20000, 21000), 1000, lambda _: True)
-    return desired_state(plans, allocate(ownership, FACTS, ports, before=before and before.allocation), before)
+    return desired_state(plans, allocate(ownership, FACTS, ports, before=before.allocation if before else None), before)
 
 
 def said(before: DesiredState, now: DesiredState) -> list[str]:
