@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import itertools
+import logging
 import os
 import socket
 import time
@@ -614,4 +615,34 @@ def test_what_could_not_be_forgotten_is_tried_again_and_said_once(
 
     monkeypatch.setattr(effects, "forget", forget)
     monkeypatch.setattr(schedule, "RETRY_FIRST_S", 0.01)
+    scene(play)
+
+
+def test_what_becomes_of_services_is_told_once_it_is_in_force(caplog: pytest.LogCaptureFixture) -> None:
+    """What there is at the start is told in sum."""
+
+    def told() -> list[str]:
+        return [one.getMessage() for one in caplog.records if " default/" in one.getMessage()]
+
+    async def play(node: Node) -> None:
+        caplog.set_level(logging.INFO, "kpf")
+        node.serve("web", 1)
+        await node.sync()
+        assert told() == []
+        node.kernel.refuses = True
+        node.serve("more", 2, count=3)
+        node.reconciler.request()
+        await until(lambda: "what was in force stays so" in caplog.text)
+        assert told() == []
+        node.kernel.refuses = False
+        come = "Service default/more has come: 10.96.0.2:80/TCP; 3 endpoints"
+        await until(lambda: told() == [come])
+        node.serve("rival", 1)
+        await node.sync()
+        (_, problem) = told()
+        assert "10.96.0.1:80/TCP is already claimed by Service default/web" in problem
+        node.forget("rival")
+        await node.sync()
+        assert told()[2:] == [f"solved, of 1 problems 0 are left: {problem}"]
+
     scene(play)

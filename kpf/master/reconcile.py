@@ -36,6 +36,8 @@ log = logging.getLogger("kpf")
 
 # a refused transaction, an address that has gone, manifests that cannot be read: it may come right
 RETRIED = (TransactionFailedError, OSError)
+# each is a mistake for somebody to mend
+PROBLEMS_AT_ONCE = 1000
 
 
 class _HeldBackError(Exception):
@@ -206,7 +208,8 @@ class Reconciler:
         before, now = frozenset(self._reported), frozenset(problems)
         new, tell = tuple(sorted(now - before)), self.story.tell
         for problem in new:
-            tell("%d more problems: kpf check names all", logging.WARNING, "%s", named(problem))
+            kind = "%d more problems: kpf check names all"
+            tell(kind, logging.WARNING, "%s", named(problem), burst=PROBLEMS_AT_ONCE)
         if new:
             self.on_problems(new)
         for problem in sorted(before - now):

@@ -30,13 +30,16 @@ class Story:
         self._clock = clock
         self._kinds: dict[str, _Kind] = {}
 
-    def tell(self, kind: str, level: int, message: str, *args: object) -> None:
-        """A line, unless there are too many. `kind`: how many of what has happened, "%d more Services have come"."""
+    def tell(self, kind: str, level: int, message: str, *args: object, burst: int = BURST) -> None:
+        """A line, unless there are too many. `kind`: how many of what has happened, "%d more Services have come".
+
+        `burst`: so many lines at once.
+        """
         if not log.isEnabledFor(level):
             return
         now_s = self._clock()
-        known = self._kinds.setdefault(kind, _Kind(BURST, now_s))
-        known.lines = min(known.lines + (now_s - known.seen_s) / REFILL_S, BURST)
+        known = self._kinds.setdefault(kind, _Kind(burst, now_s))
+        known.lines = min(known.lines + (now_s - known.seen_s) / REFILL_S, burst)
         known.seen_s = now_s
         # what is summed up is told before what comes next
         if known.untold or known.lines < 1:

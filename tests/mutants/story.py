@@ -5,6 +5,7 @@ from tests.mutants import Mutant
 TABLE = "tests/test_nft_table.py"
 LOG = "tests/test_cli.py"
 STORY = "tests/test_story.py"
+RECONCILE = "tests/test_reconcile.py"
 
 MUTANTS = (
     Mutant(
@@ -90,5 +91,19 @@ MUTANTS = (
         "                log.log(known.level, kind, known.untold)",
         "                pass",
         (f"{STORY}::test_a_storm_is_so_many_lines_and_one_that_says_how_many_more",),
+    ),
+    Mutant(
+        "what there is at the start is told one by one",
+        "kpf/master/reconcile.py",
+        "self._told: DesiredState | None = None",
+        "self._told: DesiredState | None = DesiredState()",
+        (f"{RECONCILE}::test_what_becomes_of_services_is_told_once_it_is_in_force",),
+    ),
+    Mutant(
+        "the end of a problem is not told",
+        "kpf/master/reconcile.py",
+        "        for problem in sorted(before - now):",
+        "        for problem in ():",
+        (f"{RECONCILE}::test_what_becomes_of_services_is_told_once_it_is_in_force",),
     ),
 )
