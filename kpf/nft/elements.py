@@ -26,6 +26,8 @@ Elements = dict[Key, Entry]
 Element = tuple[Key, Entry]
 
 
+# a longer one nft shows, and does not take back (NFTNL_UDATA_COMMENT_MAXLEN)
+COMMENT_LIMIT = 128
 _NOTHING: Entry = (None, "")
 
 
@@ -46,6 +48,7 @@ def _protocol_key(protocol: Protocol, port: int) -> bytes:
 def portal_elements(portal: Portal | NodePort, action: Action, comment: str = "") -> list[Element]:
     """What makes a portal do that, for everybody."""
     key, value = _action_element(portal, action, "")
+    comment = _shortened(comment)
     found = [(key, (value, comment))]
     if isinstance(action, Direct) and action.masquerade in _MASQUERADES:
         found.append((_key("masquerade", portal), (_MASQUERADES[action.masquerade], comment)))
@@ -55,11 +58,16 @@ def portal_elements(portal: Portal | NodePort, action: Action, comment: str = ""
 def off_node_elements(portal: Portal | NodePort, action: Action, comment: str = "") -> list[Element]:
     """What makes a portal do that for those who come from elsewhere; they are never masqueraded."""
     key, value = _action_element(portal, action, "far-")
+    comment = _shortened(comment)
     found = [(key, (value, comment))]
     if not isinstance(action, Verdict):
         # and whatever verdict there is for everybody is not for them
         found.append((_key("far-verdict", portal), (Pass.PASS, comment)))
     return found
+
+
+def _shortened(comment: str) -> str:
+    return comment if len(comment) <= COMMENT_LIMIT else f"{comment[: COMMENT_LIMIT - 3]}..."
 
 
 def _action_element(portal: Portal | NodePort, action: Action, prefix: str) -> tuple[Key, Value]:
@@ -82,7 +90,7 @@ def _key(kind: str, portal: Portal | NodePort) -> Key:
 
 def sources_element(portal: Portal, comment: str = "") -> Element:
     """What sends a portal's new connections through the chain of its source ranges first."""
-    return _key("guards", portal), (Jump(sources_chain_of(portal)), comment)
+    return _key("guards", portal), (Jump(sources_chain_of(portal)), _shortened(comment))
 
 
 def hairpin_element(address: IPAddress) -> Element:

@@ -147,8 +147,6 @@ def delete_set(name: str) -> bytes:
 # for `nft list`: a type, how long its value is, and it (libnftnl/udata.h; byte orders: nftables' include/datatype.h)
 NFTNL_UDATA_SET_KEYBYTEORDER, BYTEORDER_HOST_ENDIAN = 0, 1
 NFTNL_UDATA_SET_ELEM_COMMENT = 0
-# a longer one nft shows and does not take back (NFTNL_UDATA_COMMENT_MAXLEN)
-COMMENT_LIMIT = 128
 _HOST_BYTE_ORDER = struct.pack("=BBI", NFTNL_UDATA_SET_KEYBYTEORDER, 4, BYTEORDER_HOST_ENDIAN)
 
 
@@ -175,7 +173,7 @@ def _data(value: Value) -> bytes:
 
 
 def element(key: bytes, value: Value = None, comment: str = "", *, interval_end: bool = False) -> bytes:
-    """One list element. `comment`: what `nft list` says beside it, ASCII.
+    """One list element. `comment`: what `nft list` says beside it, ASCII, 254 bytes at most.
 
     All that have as many bytes, one of two verdicts or nothing share their bytes but for these.
     """
@@ -193,15 +191,10 @@ def element(key: bytes, value: Value = None, comment: str = "", *, interval_end:
     return _LENGTH.pack(len(plain) + len(more)) + plain[_LENGTH.size :] + more
 
 
-def shortened(comment: str) -> str:
-    """As nft would also take it."""
-    return comment if len(comment) <= COMMENT_LIMIT else f"{comment[: COMMENT_LIMIT - 3]}..."
-
-
 # several elements have the same one: of each of a port's portals
 @functools.lru_cache(1 << 14)
 def _commented(comment: str) -> bytes:
-    text = shortened(comment).encode("ascii")
+    text = comment.encode("ascii")
     return attribute(NFTA_SET_ELEM.USERDATA, bytes((NFTNL_UDATA_SET_ELEM_COMMENT, len(text) + 1)) + text + b"\0")
 
 

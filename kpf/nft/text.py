@@ -8,7 +8,6 @@ from kpf.netlink.nfnetlink import IPPROTO_OF
 from kpf.nft import forwards, schema
 from kpf.nft.datatypes import SIZES, TYPE_PORT, TYPE_PROTOCOL
 from kpf.nft.elements import Entry, all_elements, networks
-from kpf.nft.encode import shortened
 from kpf.nft.objects import Chain, Set
 from kpf.nft.values import Goto, Jump, Pass, Value
 
@@ -51,7 +50,7 @@ def _set(one: Set, elements: list[str]) -> Iterator[str]:
 def _elements(one: Set, rules: Rules, elements: list[tuple[bytes, Entry]]) -> Iterator[str]:
     yield from map(str, networks(rules, one.name) or ())
     for key, (value, comment) in elements:
-        yield _key(one, key) + (f' comment "{shortened(comment)}"' if comment else "") + _value(value)
+        yield _key(one, key) + (f' comment "{comment}"' if comment else "") + _value(value)
 
 
 def _key(one: Set, key: bytes) -> str:

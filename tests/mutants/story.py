@@ -17,7 +17,7 @@ MUTANTS = (
     ),
     Mutant(
         "a comment is longer than nft takes",
-        "kpf/nft/encode.py",
+        "kpf/nft/elements.py",
         "COMMENT_LIMIT = 128",
         "COMMENT_LIMIT = 200",
         (f"{TABLE}::test_nft_says_whose_portal_it_is_and_takes_that_back_as_it_is",),
