@@ -11,6 +11,7 @@ from multiprocessing.synchronize import Event
 
 import pytest
 
+from kpf.lab.machine import Machine
 from kpf.shm import layout, lock
 from kpf.shm.balancer import Balancer
 from kpf.shm.directory import Directory
@@ -122,6 +123,11 @@ def hammer_and_kill(region: Region, directory: Directory, slots: list[int], kill
 
 
 def test_killed_at_any_instant_nothing_is_stuck_and_nothing_is_torn() -> None:
+    # in a small process: of one that has all tests a fork takes longer than what is forked lives
+    Machine().call(kill_at_any_instant)
+
+
+def kill_at_any_instant() -> None:
     region = Region.create()
     directory = Directory(region)
     directory.take_worker_slots(WORKERS)
@@ -168,6 +174,10 @@ def pick_and_end_until_killed(region: Region, worker: int, slot: int) -> None:
 
 
 def test_masters_that_are_killed_at_any_instant_follow_each_other() -> None:
+    Machine().call(kill_masters_at_any_instant)
+
+
+def kill_masters_at_any_instant() -> None:
     region = Region.create()
     first = Directory(region)
     taken = first.take_worker_slots(2)
