@@ -14,7 +14,7 @@ demo: .venv/installed
 	$(BIN)/kpf demo
 
 test: .venv/tested
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 soak: .venv/tested
 	$(BIN)/python -m pytest -m soak -s
