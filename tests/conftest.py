@@ -39,6 +39,7 @@ PURE_PREFIXES = (
     "test_plan",
     "test_reflector",
     "test_service_manager.py",
+    "test_starts",
     "test_supervisor",
     "test_systemd",
 )
