@@ -17,9 +17,8 @@ from kpf.lab.topology import Lab, pod_address
 from tests.e2e.world import PODS, LastingDaemon, World
 
 
-@pytest.fixture(scope="module")
-def no_entries() -> None:
-    """In conntrack: hosts of other modules had the same addresses, and left without a word.
+def _forget_entries() -> None:
+    """Of conntrack: hosts of other modules had the same addresses, and left without a word.
 
     A client that takes a port again would follow the entry there, for minutes: to an address
     of kpf's own, say, that it has no more.
@@ -29,8 +28,9 @@ def no_entries() -> None:
 
 
 @pytest.fixture(scope="module")
-def lab(no_entries: None) -> Iterator[Lab]:  # noqa: ARG001
+def lab() -> Iterator[Lab]:
     """Node, pods and outside, one for a module."""
+    _forget_entries()
     with Lab() as lab:
         for family in (4, 6):
             lab.pods.add_addresses(pod_address(number, family) for number in range(1, PODS + 1))
@@ -45,8 +45,9 @@ def forwarding(lab: Lab) -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster(no_entries: None) -> Iterator[Cluster]:  # noqa: ARG001
+def cluster() -> Iterator[Cluster]:
     """A node with pods of every kind, another node and an outside host, one for a module that has no `lab`."""
+    _forget_entries()
     try:
         cluster = Cluster()
     except NamespaceRefusedError as error:
