@@ -37,15 +37,24 @@ Document = Callable[[], Answer | Awaitable[Answer]]
 """Makes an answer; a long one in turns with everything else on the loop."""
 
 
-def health_documents(health: Callable[[], Health]) -> Mapping[str, Document]:
-    """`/healthz` and `/livez`, as kube-proxy has them; `health` is asked for each request."""
-    return {
-        "/healthz": lambda: answer(health(), datetime.now(UTC), with_node=True),
-        "/livez": lambda: answer(health(), datetime.now(UTC), with_node=False),
-    }
+def health_documents(health: Callable[[], Health], count: Callable[[str, int], None]) -> Mapping[str, Document]:
+    """`/healthz` and `/livez`, as kube-proxy has them; `health` is asked for each request.
+
+    `count` is told of each: "healthz" or "livez", and the status.
+    """
+
+    def document(name: str) -> Document:
+        def made() -> Answer:
+            status, body = answer(health(), datetime.now(UTC), with_node=name == "healthz")
+            count(name, status)
+            return status, body
+
+        return made
+
+    return {f"/{name}": document(name) for name in ("healthz", "livez")}
 
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.Response]]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class PublicServer(web.Server):
@@ -86,7 +95,7 @@ class PublicServer(web.Server):
         limit.cancel()
         return transport
 
-    async def _handle(self, request: web.BaseRequest) -> web.Response:
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             made = await self._answer(request)
         except Exception:
@@ -188,12 +197,13 @@ class Servers:
         self._retries: set[asyncio.Task[None]] = set()
         self._unix_path: Path | None = None
 
-    async def serve_tcp(self, host: str, port: int, documents: Mapping[str, Document]) -> str:
+    async def serve_tcp(self, host: str, port: int, served: Mapping[str, Document] | Handler) -> str:
         """Serve, now or as soon as the address can be had: as kube-proxy does unless `bindAddressHardFail` is set.
 
         Why not now, "" if it does.
         """
-        runner = await self._runner(PublicServer(_handler(documents)))
+        handler = _handler(served) if isinstance(served, Mapping) else served
+        runner = await self._runner(PublicServer(handler))
         self._tcp_runners.append(runner)
         try:
             await listen(runner, self._sockets.tcp(host, port))

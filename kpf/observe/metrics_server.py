@@ -1,0 +1,126 @@
+"""Serves `/metrics`, `/healthz` and `/proxyMode`, as kube-proxy does at its `metricsBindAddress`.
+
+However many ask, and however slowly they read: one scrape is rendered at a time, in turns with everything else on the
+loop, and those who ask meanwhile, or soon after, get the same bytes.
+"""
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+from aiohttp import web
+
+from kpf.observe.families import Family
+from kpf.observe.http import Handler, response
+from kpf.waiting import imported
+
+# of the time that it took to render a scrape: for so long it is given to others
+KEPT_TIMES = 3
+METHODS = ("GET", "HEAD")
+PIECE_BYTES = 64 << 10
+# zlib's: fastest, and with a header as gzip has it
+_LEVEL, _GZIP = 1, 31
+
+_OPEN_METRICS = "application/openmetrics-text"
+_TYPES = {
+    False: "text/plain; version=0.0.4; charset=utf-8",
+    True: f"{_OPEN_METRICS}; version=1.0.0; charset=utf-8",
+}
+
+
+class Form(NamedTuple):
+    """What a client takes."""
+
+    is_open_metrics: bool
+    is_gzip: bool
+
+
+def form_of(accept: str, accept_encoding: str) -> Form:
+    """By the headers of these names. What is not asked for by name is plain."""
+    codings = [coding.strip().lower() for coding in accept_encoding.split(",")]
+    return Form(_OPEN_METRICS in accept.lower(), "gzip" in codings)
+
+
+class Scrapes:
+    """`gather` makes the families, in turns with everything else."""
+
+    def __init__(self, gather: Callable[[], Awaitable[Iterable[Family]]]) -> None:
+        self._gather = gather
+        self._turn = asyncio.Lock()
+        self._under_way: dict[Form, asyncio.Task[bytes]] = {}
+        self._kept: dict[Form, bytes] = {}
+
+    async def text(self, form: Form) -> bytes:
+        """The bytes of a scrape: a new one, or one that somebody else has just asked for."""
+        if form in self._kept:
+            return self._kept[form]
+        task = self._under_way.get(form)
+        if task is None:
+            task = self._under_way[form] = asyncio.create_task(self._make(form))
+            task.add_done_callback(lambda _: self._under_way.pop(form))
+        # who asks may leave; the others wait for the same
+        return await asyncio.shield(task)
+
+    async def _make(self, form: Form) -> bytes:
+        async with self._turn:
+            loop = asyncio.get_running_loop()
+            began_s = loop.time()
+            # 40 ms that a node without Prometheus need not wait for
+            await imported("kpf.observe.exposition")
+            from kpf.observe.exposition import exposition
+
+            pieces, packed = exposition(await self._gather(), is_open_metrics=form.is_open_metrics), []
+            for piece in _compressed(pieces) if form.is_gzip else pieces:
+                packed.append(piece)
+                await asyncio.sleep(0)
+            text = self._kept[form] = b"".join(packed)
+            loop.call_later(KEPT_TIMES * (loop.time() - began_s), self._kept.pop, form, None)
+            return text
+
+
+def _compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    packing = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP)
+    for piece in pieces:
+        yield packing.compress(piece)
+    yield packing.flush()
+
+
+def metrics_handler(scrapes: Scrapes) -> Handler:
+    """Answers GET and HEAD at the three paths."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        if request.method not in METHODS:
+            return response(405, "only GET and HEAD are answered", {"Allow": ", ".join(METHODS)})
+        match request.path:
+            case "/metrics":
+                form = form_of(request.headers.get("Accept", ""), request.headers.get("Accept-Encoding", ""))
+                return await _send(request, form, scrapes)
+            case "/healthz":
+                return response(200, "ok")
+            case "/proxyMode":
+                return response(200, "userspace")
+        return response(404, "there is no such document")
+
+    return handle
+
+
+async def _send(request: web.BaseRequest, form: Form, scrapes: Scrapes) -> web.StreamResponse:
+    """A piece at a time: what a slow client has not read yet is nowhere twice."""
+    answer = web.StreamResponse(
+        headers={"Server": "kpf", "X-Content-Type-Options": "nosniff", "Vary": "Accept, Accept-Encoding"}
+    )
+    answer.headers["Content-Type"] = _TYPES[form.is_open_metrics]
+    answer.force_close()
+    if form.is_gzip:
+        answer.headers["Content-Encoding"] = "gzip"
+    text = memoryview(b"" if request.method == "HEAD" else await scrapes.text(form))
+    if request.method != "HEAD":
+        answer.headers["Content-Length"] = str(len(text))
+    # whoever has left, or was made to, gets no more
+    with suppress(ConnectionError):
+        await answer.prepare(request)
+        for start in range(0, len(text), PIECE_BYTES):
+            await answer.write(text[start : start + PIECE_BYTES])
+    return answer
