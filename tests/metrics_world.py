@@ -59,7 +59,10 @@ def of_service(
 def busy_node() -> NodeMetrics:
     """Of which everything is known."""
     took, programming = Distribution((0.001, 1.0)), Distribution(PROGRAMMING_BOUNDS_S)
+    partial = Distribution((0.001, 1.0))
     took.add(0.5)
+    partial.add(0.25)
+    partial.add(2.0)
     programming.add(0.0)
     return NodeMetrics(
         build={"version": "1", "python_version": "3"},
@@ -69,7 +72,7 @@ def busy_node() -> NodeMetrics:
             last_queued_at_s=1.0,
             failures=3,
             full_took=took,
-            partial_took=Distribution((0.001, 1.0)),
+            partial_took=partial,
             programming={"IPv4": programming},
             changes=(7, 8),
             pending=(1, 2),

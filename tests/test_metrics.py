@@ -139,6 +139,13 @@ def test_each_value_is_where_it_belongs() -> None:
     assert ("kpf_endpoint_shut_out", web | {("endpoint", "10.0.0.1:8080")}) not in found
 
 
+def test_full_syncs_and_others_are_told_apart() -> None:
+    found = values(text(everything()))
+    kinds, family = ("", "_full", "_partial"), frozenset({("ip_family", "IPv6")})
+    counts = [found[f"kubeproxy_sync{kind}_proxy_rules_duration_seconds_count", family] for kind in kinds]
+    assert counts == [3, 1, 2]
+
+
 def test_both_formats_say_the_same() -> None:
     plain, other = values(text(everything())), values(text(everything(), is_open_metrics=True), is_open_metrics=True)
     assert other == {

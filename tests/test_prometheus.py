@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import yaml
 
-from kpf.observe.families import Family
+from kpf.observe.families import Distribution, Family
 from kpf.observe.http import Servers, ServerSockets
 from kpf.observe.metrics_server import Scrapes, metrics_handler
+from kpf.observe.node_metrics import SYNC_BOUNDS_S
 from tests.metrics_world import busy_node, endpoint, families, frontend, member, of_service
 from tests.test_monitoring import MONITORING, RULES
 
@@ -54,7 +55,7 @@ class Busy:
     """More of everything at each scrape."""
 
     def __init__(self) -> None:
-        self.scrapes = 0
+        self.scrapes, self._took = 0, Distribution(SYNC_BOUNDS_S)
 
     async def families(self) -> Iterable[Family]:
         self.scrapes += 1
@@ -67,8 +68,10 @@ class Busy:
             has_affinity=True,
         )
         node = busy_node()
+        self._took.add(0.003)
+        sync = replace(node.sync, full_took=self._took, partial_took=Distribution(SYNC_BOUNDS_S))
         worker = node.workers[0]._replace(cpu_s=now * 0.5, restarts=now, overflows=now, pauses=now)
-        return families(replace(node, workers=(worker,), build={"version": "1"}), [web])
+        return families(replace(node, workers=(worker,), sync=sync), [web])
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def _kube_proxys(sync: SyncMetrics) -> Iterator[Family]:
         ("kubeproxy_sync_full_proxy_rules_duration_seconds", "How long full syncs take.", sync.full_took),
         ("kubeproxy_sync_partial_proxy_rules_duration_seconds", "How long other syncs take.", sync.partial_took),
     ):
-        yield Family(name, Kind.HISTOGRAM, text, (one for labels in families for one in took.series(labels)))
+        yield Family(name, Kind.HISTOGRAM, text, [one for labels in families for one in took.series(labels)])
     if sync.programming:
         yield Family(
             "kubeproxy_network_programming_duration_seconds",

@@ -60,9 +60,10 @@ def endpoint_slice(
 def _moment(text: str | None) -> float:
     """RFC 3339, as seconds of the Unix epoch; 0 of anything else, as for kube-proxy."""
     try:
-        return datetime.fromisoformat(text).timestamp() if text else 0.0
-    except (ValueError, OverflowError):
+        moment = datetime.fromisoformat(text or "")
+    except ValueError:
         return 0.0
+    return moment.timestamp() if moment.tzinfo else 0.0
 
 
 def _ports(listed: Sequence[wire.EndpointPort | None], field_errors: list[FieldError]) -> tuple[EndpointPort, ...]:
