@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 
@@ -17,7 +17,7 @@ from kpf.master import metrics as gathering
 from kpf.master import queues
 from kpf.master.addresses import shared_address
 from kpf.master.effects import Effects
-from kpf.master.listening import ListeningSockets
+from kpf.master.listening import ListeningGroup, ListeningSockets
 from kpf.master.master import COLLECT_AFTER
 from kpf.master.metrics import Metrics
 from kpf.master.own_state import OwnState
@@ -57,6 +57,16 @@ WORKERS = 2
 PLAIN = Form(is_open_metrics=False, is_gzip=False)
 
 
+class Listeners(dict[Listener, ListeningGroup]):
+    """As `ListeningSockets`, without sockets."""
+
+    def all_open(self) -> list[Listener]:
+        return list(self)
+
+    def all_sockets(self) -> list[tuple[int, socket.socket]]:
+        return []
+
+
 class Daemon:
     """The parts of one that serves Services, without a kernel and processes."""
 
@@ -64,8 +74,8 @@ class Daemon:
         self.region = Region.create()
         self.directory = Directory(self.region)
         places = self.directory.take_worker_slots(WORKERS)
-        self.listeners = ListeningSockets(WORKERS)
-        self.effects = Effects(self.directory, self.listeners, SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
+        self.listeners = Listeners()
+        self.effects = Effects(self.directory, *[cast(Any, self.listeners)] * 3)
         self.source = SimpleNamespace(seen=Changes(3, 5), watches=(Watch("services", 1.5, 4),))
         self.reconciler = SimpleNamespace(
             desired=self._plan(objects), progress=Progress(changes=Changes(2, 2)), problems=()
@@ -81,40 +91,32 @@ class Daemon:
             "reconciler": self.reconciler,
         }
         self.state = OwnState(**parts)
-        self.metrics = Metrics(self.state, self.listeners, Limits())
-        self._places: dict[Listener, int] = {}
-        self.effects.slot_of = lambda listener: self._places.get(listener)  # type: ignore[method-assign]
+        self.metrics = Metrics(self.state, cast(ListeningSockets, self.listeners), Limits())
         for listener, frontend in self.reconciler.desired.frontends.items():
-            self._places[listener] = self.directory.claim(b"")
+            slot = self.directory.claim(b"")
             members = [shared_address(one) for one in frontend.endpoints]
-            self.directory.set_members(self._places[listener], members, affinity_timeout_ms=0)
-            self.effects.now.frontends[listener] = frontend
+            self.directory.set_members(slot, members, affinity_timeout_ms=0)
+            self.listeners[listener] = ListeningGroup(slot, ())
 
     def _plan(self, objects: Iterable[Service | EndpointSlice]) -> DesiredState:
         plans, ownership = Planner().plan(snapshot(*objects), FACTS)
         ports = ProxyPorts(range(10_000, 60_000), 50_000, lambda _: True)
         return desired_state(plans, allocate(ownership, FACTS, ports))
 
+    def listener(self, name: str, family: Family) -> Listener:
+        wanted = name, family
+        return next(one for one in self.listeners if (one.frontend.port.service, one.frontend.family) == wanted)
+
     def slot(self, name: str, family: Family = Family.IPV4) -> int:
-        (found,) = [
-            slot
-            for listener, slot in self._places.items()
-            if (listener.frontend.port.service, listener.frontend.family) == (name, family)
-        ]
-        return found
+        return self.listeners[self.listener(name, family)].frontend_slot
 
     def count(self, slot: int, counter: int, by: int, worker: int = 0) -> None:
         self.region.words[self.region.layout.frontend_counter(worker, slot) + counter] += by
 
     def close(self, name: str, family: Family) -> None:
         """A frontend of its Service's."""
-        (listener,) = [
-            one
-            for one in self.effects.now.frontends
-            if (one.frontend.port.service, one.frontend.family) == (name, family)
-        ]
-        del self.effects.now.frontends[listener]
-        slot = self._places.pop(listener)
+        listener = self.listener(name, family)
+        slot = self.listeners.pop(listener).frontend_slot
         self.effects.on_close(listener.frontend, slot)
         self.directory.retire(slot)
 
@@ -358,7 +360,7 @@ def large() -> Daemon:
         pods = [f"10.{16 + one}.{net}" for one in range(ENDPOINTS)]
         made += [service(name, cluster_ips=(f"10.96.{net}",)), endpoints(*pods, of=name)]
     daemon = Daemon(*made)
-    for number, slot in enumerate(daemon._places.values()):
+    for number, slot in enumerate(group.frontend_slot for group in daemon.listeners.values()):
         for counter, by in ((F_TOTAL, 1000 + number), (F_ENDED, 996 + number), (F_DIALS, 900), (F_LASTED + 5, 996)):
             daemon.count(slot, counter, by)
         daemon.count(slot, F_FAILED, number % 2)

@@ -44,7 +44,7 @@ class Metrics:
     """`limits`: what the configuration says of it."""
 
     def __init__(self, state: OwnState, listeners: ListeningSockets, limits: Limits) -> None:
-        self._state, self._queues = state, Queues(listeners)
+        self._state, self._open, self._queues = state, listeners, Queues(listeners)
         self.limits = limits
         self._answers: dict[str, Counter[int]] = {"healthz": Counter(), "livez": Counter()}
         # of frontends that have ended, for as long as their ServicePort is there: its counts must not go back
@@ -84,9 +84,9 @@ class Metrics:
         return chain(node_families(self._node(affinity)), own, service_families(services, what))
 
     def _listeners(self) -> Sequence[tuple[ServicePortName, Sequence[Listener]]]:
-        """Those that are open, by ServicePort, which are in order."""
+        """Those that are open, also if they are being closed, by ServicePort, which are in order."""
         found: dict[ServicePortName, list[Listener]] = {}
-        for listener in self._state.effects.now.frontends:
+        for listener in self._open.all_open():
             found.setdefault(listener.frontend.port, []).append(listener)
         for gone in self._closed.keys() - found.keys():
             del self._closed[gone]
@@ -96,8 +96,8 @@ class Metrics:
         self, name: ServicePortName, listeners: Iterable[Listener], affinity: Counter[str]
     ) -> ServiceView | None:
         """None if all of them have been closed meanwhile. `affinity`: what is to be added up over all Services."""
-        effects, directory = self._state.effects, self._state.directory
-        slots = [slot for listener in listeners if (slot := effects.slot_of(listener)) is not None]
+        directory = self._state.directory
+        slots = [self._open[listener].frontend_slot for listener in listeners if listener in self._open]
         if not slots:
             return None
         frontends = [directory.frontend(slot) for slot in slots]

@@ -10,7 +10,7 @@ import pytest
 
 from kpf.lab.clients import Outcome, alternate, connect, failures, hold, median_first_byte_ms, names, steady
 from kpf.lab.topology import client_address, pod_address
-from tests.e2e.world import POD_PORT, World, eventually
+from tests.e2e.world import POD_PORT, World, eventually, scrape
 from tests.metrics_world import flat
 
 SHOP = ("10.96.0.10", 80)
@@ -46,13 +46,13 @@ def test_3000_open_at_once_are_1000_each(world: World, sources: int) -> None:
 def test_metrics_say_what_was_done(world: World) -> None:
     pods, dead = world.pods([1, 2]), pod_address(50)
     world.serve("shop", SHOP[0], [*pods, dead], sessionAffinity="ClientIP")
-    with world.lasting as daemon:
+    with world.lasting:
         assert set(names(world.lab.outside.call(connect, SHOP, 9, sources=CLIENTS[:9]))) == set(pods)
         with world.lab.outside.converse(hold, SHOP, 2, sources=CLIENTS[:1]):
             lasted = "kpf_connection_duration_seconds_count default shop"
-            eventually(lambda: flat(daemon.scrape())[lasted] == 9)
-            found = flat(daemon.scrape())
-        other = flat(daemon.scrape("application/openmetrics-text; version=1.0.0"), is_open_metrics=True)
+            eventually(lambda: flat(scrape())[lasted] == 9)
+            found = flat(scrape())
+        other = flat(scrape("application/openmetrics-text; version=1.0.0"), is_open_metrics=True)
     assert {name.partition(" ")[0] for name in found} == {name.partition(" ")[0] for name in other}
     assert found["kpf_connections_total default shop"] == 11
     assert found["kpf_connections_active default shop"] == 2

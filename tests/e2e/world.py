@@ -24,6 +24,14 @@ METRICS = "127.0.0.1:10249"
 PODS = 60
 
 
+def scrape(accept: str = "") -> str:
+    """All metrics at `METRICS`, as text."""
+    request = urllib.request.Request(f"http://{METRICS}/metrics", headers={"Accept": accept})
+    with urllib.request.urlopen(request, timeout=10.0) as answer:
+        text: bytes = answer.read()
+    return text.decode()
+
+
 class LastingDaemon(Daemon):
     """The one daemon of those tests of a module that need no new one; `manifests` are those of all of its tests.
 
@@ -47,13 +55,6 @@ class LastingDaemon(Daemon):
     def log(self) -> str:
         """What it has written since the last test."""
         return super().log()[self._said :]
-
-    def scrape(self, accept: str = "") -> str:
-        """All metrics, as text."""
-        request = urllib.request.Request(f"http://{METRICS}/metrics", headers={"Accept": accept})
-        with urllib.request.urlopen(request, timeout=10.0) as answer:
-            text: bytes = answer.read()
-        return text.decode()
 
     def __enter__(self) -> Self:
         if self.runs:
