@@ -101,7 +101,8 @@ def test_those_who_ask_meanwhile_get_the_same_bytes(monkeypatch: pytest.MonkeyPa
         # the other form has to wait for its turn
         assert gathering.count == 1
         gathering.go_on.set()
-        monkeypatch.setattr(metrics_server, "KEPT_TIMES", 1e9)
+        for limit in ("KEPT_TIMES", "KEPT_LIMIT_S"):
+            monkeypatch.setattr(metrics_server, limit, 1e9)
         assert len({id(text) for text in await asyncio.gather(*asking)}) == 1
         assert b"scrape 2.0" in gzip.decompress(await other)
         # and those who ask soon after
@@ -110,8 +111,9 @@ def test_those_who_ask_meanwhile_get_the_same_bytes(monkeypatch: pytest.MonkeyPa
     asyncio.run(play())
 
 
-def test_a_scrape_is_not_kept_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_server, "KEPT_TIMES", 0)
+@pytest.mark.parametrize("limit", ["KEPT_TIMES", "KEPT_LIMIT_S"])
+def test_a_scrape_is_not_kept_for_long(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_server, limit, 0)
 
     async def play() -> None:
         scrapes = Scrapes(Gathering().families)

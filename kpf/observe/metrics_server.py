@@ -16,8 +16,8 @@ from kpf.observe.families import Family
 from kpf.observe.http import Handler, response
 from kpf.waiting import imported
 
-# of the time that it took to render a scrape: for so long it is given to others
-KEPT_TIMES = 3
+# of the time that it took to render a scrape: for so long it is given to others, but not when it has become old
+KEPT_TIMES, KEPT_LIMIT_S = 3, 5.0
 METHODS = ("GET", "HEAD")
 PIECE_BYTES = 64 << 10
 # zlib's: fastest, and with a header as gzip has it
@@ -76,7 +76,7 @@ class Scrapes:
                 packed.append(piece)
                 await asyncio.sleep(0)
             text = self._kept[form] = b"".join(packed)
-            loop.call_later(KEPT_TIMES * (loop.time() - began_s), self._kept.pop, form, None)
+            loop.call_later(min(KEPT_TIMES * (loop.time() - began_s), KEPT_LIMIT_S), self._kept.pop, form, None)
             return text
 
 
