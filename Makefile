@@ -6,7 +6,7 @@ PYTHON ?= $(shell for one in python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test soak systemd mutants figures perf lint lock dist clean
+.PHONY: demo test soak systemd mutants figures perf lint manual lock dist clean
 
 demo: .venv/installed
 	$(BIN)/kpf demo
@@ -35,6 +35,10 @@ perf: .venv/measured
 lint: .venv/tested
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/vulture \
 		&& $(BIN)/lint-imports --config setup.cfg
+
+# share/, docs/configuration.md and systemd/kpf.yaml anew, of the command line and the configuration as they are
+manual: .venv/tested
+	$(BIN)/python -m manual
 
 # requirements.lock anew: the newest versions that pyproject.toml allows, for any Python that it does. Then `make test`.
 lock: .venv/bin/python

@@ -29,6 +29,7 @@ PURE_PREFIXES = (
     "test_distribution",
     "test_documents",
     "test_examples",
+    "test_explain",
     "test_journal",
     "test_manifests",
     "test_mutants",

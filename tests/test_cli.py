@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,12 +15,14 @@ from typing import Any
 import pytest
 
 from kpf import __version__, cli
+from kpf.arguments import COMMANDS
 from kpf.commands import render
 from kpf.config import Config, ConfigError
 from kpf.lab.manifests import Manifests, endpoint_slice, service
 from kpf.model.snapshot import Problem, Snapshot
 from kpf.observe import log
 from kpf.plan.desired import DesiredState
+from kpf.sources import manifests
 
 
 @pytest.fixture
@@ -36,8 +40,8 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     def part(module: str, function: str, answer: object) -> None:
         made = ModuleType(module)
 
-        def called(*args: object) -> object:
-            calls[module] = [*args]
+        def called(*args: object, **kwargs: object) -> object:
+            calls[module] = [*args, *kwargs.values()]
             return answer
 
         setattr(made, function, called)
@@ -48,6 +52,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     part("kpf.commands.cleanup", "main", 0)
     part("kpf.commands.status", "main", 1)
     part("kpf.commands.ready", "main", 1)
+    part("kpf.commands.explain", "main", 2)
 
     def planned(*args: object) -> DesiredState:
         calls["kpf.commands.render"] = [*args]
@@ -139,11 +144,19 @@ def test_a_source_that_can_never_work_ends_it_at_once(
         (["--bogus"], "usage:"),
         (["--bogus"], "--bogus: unknown flag"),
         (["status", "--workers", "1"], "--workers: unknown flag"),
+        (["explain"], "the following arguments are required: WHAT"),
+        (["explain", "a/b", "c/d"], "c/d: not expected here"),
         (["status", "--control-socket"], "--control-socket: needs a value"),
         (["status", "--ready", "--json"], "--json: not allowed with argument --ready"),
         (["cleanup", "now"], "now: not expected here"),
         (["check", "--bogus"], "--bogus: unknown flag"),
         (["run", "--work", "1"], "--work: unknown flag"),
+        (["demo", "--anything"], "--anything: unknown flag"),
+        (["ruin"], "'ruin' is no command, did you mean run?"),
+        (["check", f"--manifest={'/shop' * 9}"], "/shop: unknown flag, did you mean --manifests?"),
+        (["status", "--jsno"], "--jsno: unknown flag, did you mean --json?"),
+        # of another command alone
+        (["status", "--manifest"], "--manifest: unknown flag\n"),
     ],
 )
 def test_wrong_usage(
@@ -159,11 +172,19 @@ def test_wrong_usage(
 @pytest.mark.parametrize(
     ("arguments", "part", "given", "status"),
     [
-        (["demo", "--anything", "else"], "kpf.demo", [["--anything", "else"]], 0),
+        (["demo"], "kpf.demo", [False], 0),
+        (["demo", "--keep"], "kpf.demo", [True], 0),
         (["cleanup"], "kpf.commands.cleanup", [], 0),
         (["status"], "kpf.commands.status", ["/run/kpf/control.sock", False], 1),
         (["status", "--json", "--control-socket", "/tmp/s"], "kpf.commands.status", ["/tmp/s", True], 1),
         (["status", "--ready", "--control-socket", "/tmp/s"], "kpf.commands.ready", ["/tmp/s"], 1),
+        (["explain", "a/b"], "kpf.commands.explain", ["/run/kpf/control.sock", "a/b", None, False], 2),
+        (
+            ["explain", ":1", "--from", "::1", "--json", "--control-socket", "/tmp/s"],
+            "kpf.commands.explain",
+            ["/tmp/s", ":1", "::1", True],
+            2,
+        ),
     ],
 )
 def test_who_does_it(
@@ -182,8 +203,7 @@ def test_render(parts: dict[str, list[Any]], shop: Manifests) -> None:
 @pytest.mark.usefixtures("parts")
 def test_check_of_what_is_right(shop: Manifests, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "--manifests", str(shop.directory)]) == 0
-    assert capsys.readouterr() == ("no problems\n", "")
-    assert cli.main(["check"]) == 0
+    assert capsys.readouterr() == ("no problems\n1 file: 1 Service, 1 EndpointSlice\n", "")
 
 
 @pytest.mark.usefixtures("parts")
@@ -195,8 +215,9 @@ def test_check_prints_the_problems_of_configuration_and_manifests(
     assert cli.main(["check", "--manifests", str(shop.directory), "--workers", "x", "--drain-timeout", "y"]) == 2
     out, err = capsys.readouterr()
     assert err == ""
-    assert [line.split(":")[0] for line in lines(out)] == ["--workers", "--drain-timeout", "worse.yaml", "bad.yaml"]
-    assert lines(out)[-1] == "bad.yaml: Service default/bad: spec.ports[0].port: must be at most 65535, not 70000"
+    told = ["--workers", "--drain-timeout", "worse.yaml", "bad.yaml", "3 files"]
+    assert [line.split(":")[0] for line in lines(out)] == told
+    assert lines(out)[3] == "bad.yaml: Service default/bad: spec.ports[0].port: must be at most 65535, not 70000"
 
 
 @pytest.mark.usefixtures("parts")
@@ -209,7 +230,42 @@ def test_check_prints_the_problems_of_the_plan(
 
     monkeypatch.setattr(render, "planned", planned)
     assert cli.main(["check", "--manifests", str(shop.directory), "--workers", "1"]) == 2
-    assert capsys.readouterr().out == "web.yaml: Service default/web: spec.clusterIPs: is taken\n"
+    assert lines(capsys.readouterr().out)[0] == "web.yaml: Service default/web: spec.clusterIPs: is taken"
+
+
+@pytest.mark.usefixtures("parts")
+def test_a_warning_costs_nothing_unless_check_is_strict(shop: Manifests, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.write("typo.yaml", service("typo", cluster_ips=["10.96.0.3"]) | {"spek": {}})
+    arguments = ["check", "--manifests", str(shop.directory)]
+    assert cli.main(arguments) == 0
+    told = capsys.readouterr()
+    assert lines(told.out) == [
+        "warning: typo.yaml: Service default/typo: spek: is no field of Service, did you mean spec?",
+        "no problems, 1 warning",
+        "2 files: 2 Services, 1 EndpointSlice",
+    ]
+    assert told.err == ""
+    assert cli.main([*arguments, "--strict"]) == 2
+    assert capsys.readouterr() == told
+
+
+def test_warnings_of_the_configuration_are_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "kpf.yaml"
+    path.write_text("apiVersion: kpf.io/v1alpha1\nkind: KpfConfiguration\nhandoverTimeout: 1\n", encoding="utf-8")
+    arguments = ["check", "--config", str(path), "--config-only"]
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out.startswith("warning: handoverTimeout 1 s is less than drainTimeout 30 s")
+    assert cli.main([*arguments, "--strict"]) == 2
+
+
+def test_no_source_at_all_is_a_warning_of_check(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert cli.main(["check"]) == 0
+    first, last = lines(capsys.readouterr().out)
+    assert first.startswith("warning: no source of Services: neither --manifests nor --kubeconfig")
+    assert last == "no problems, 1 warning"
 
 
 def test_check_of_the_configuration_alone_says_what_a_reload_would_refuse(
@@ -231,6 +287,33 @@ def test_check_of_the_configuration_alone_says_what_a_reload_would_refuse(
     assert cli.main(arguments) == 0
 
 
+@pytest.mark.usefixtures("parts")
+def test_check_says_of_each_file_why_it_cannot_be_read(
+    shop: Manifests, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests, "MAX_FILE_BYTES", 1 << 20)
+    (shop.directory / "binary.yaml").write_bytes(bytes(range(128, 256)) * 100)
+    (shop.directory / "huge.yaml").write_bytes(b"#" * ((1 << 20) + 1))
+    (shop.directory / "gone.yaml").symlink_to("nowhere")
+    laughs = "".join(f"l{one}: &l{one} [{', '.join([f'*l{one - 1}'] * 10)}]\n" for one in range(1, 10))
+    shop.write_text("laughs.yaml", f"l0: &l0 [ha]\n{laughs}")
+    os.mkfifo(shop.directory / "pipe.yaml")
+    (shop.directory / "a\nb.yaml").write_text("a: {\n", encoding="utf-8")
+    (shop.directory / os.fsdecode(b"\xff.yaml")).write_text("a: {\n", encoding="utf-8")
+    assert cli.main(["check", "--manifests", str(shop.directory)]) == 2
+    told = lines(capsys.readouterr().out)
+    assert [line.partition(": ")[0] for line in told[:-1]] == [
+        "a\\nb.yaml:2",
+        "binary.yaml:1",
+        "gone.yaml",
+        "huge.yaml",
+        "laughs.yaml:6",
+        "pipe.yaml",
+        "\\udcff.yaml:2",
+    ]
+    assert told[-1] == "8 files: 1 Service, 1 EndpointSlice"
+
+
 def test_check_of_a_directory_that_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "--manifests", "/no/such"]) == 2
     assert capsys.readouterr().out == "/no/such: cannot be read: No such file or directory\n"
@@ -245,6 +328,24 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert out.startswith(f"kpf {__version__}\n")
     for flag in ("--workers N", "--bind-address IPS", "--proxy-port-range A-B", "--log-format FORMAT"):
         assert flag in out
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_the_help_of_a_command_has_its_flags_and_its_exit_statuses(
+    capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: kpf {command} ")
+    found = dict(re.findall(r"^  (\d)  (.+)$", out.partition("exit status:\n")[2], re.M))
+    assert found == {str(status): text for status, text in COMMANDS[command].exit_statuses.items()}
+    assert ("--keep" in out, "--strict" in out, "--ready" in out) == (
+        command == "demo",
+        command == "check",
+        command == "status",
+    )
 
 
 def test_the_module_is_the_command() -> None:

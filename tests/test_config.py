@@ -196,6 +196,8 @@ def test_nested_fields(written: Any) -> None:
         ("logging.colour", "red", "is not a field"),
         ("detectLocal.bridgeInterface", "a-name-that-is-too-long", "interface"),
         ("colour", "red", "is not a field"),
+        ("drainTimout", 5, "is not a field of the configuration, did you mean drainTimeout?"),
+        ("logging.levle", "info", "is not a field of the configuration, did you mean level?"),
         ("port_range", "20000-20001", "is not a field"),
         ("master", "https://10.0.0.1", "flag only"),
     ],

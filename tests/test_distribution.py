@@ -100,7 +100,10 @@ def test_the_wheel_has_the_program_and_nothing_else(built: Built) -> None:
     names, _ = of_wheel(built.wheel)
     program = {str(one.relative_to(ROOT)) for one in (ROOT / "kpf").rglob("*") if one.suffix in {".py", ".typed"}}
     assert program > {"kpf/py.typed", "kpf/lab/__init__.py", "kpf/demo/__init__.py"}
-    assert {one for one in names if not one.startswith(f"{FILES}.dist-info/")} == program
+    # beside it, below the prefix that it is installed to: manual pages, completion
+    shared = {f"{FILES}.data/data/{one.relative_to(ROOT)}" for one in (ROOT / "share").rglob("*") if one.is_file()}
+    assert len(shared) == 5
+    assert {one for one in names if not one.startswith(f"{FILES}.dist-info/")} == program | shared
     assert f"{FILES}.dist-info/licenses/LICENSE" in names
 
 
@@ -140,6 +143,7 @@ def test_what_is_installed_from_the_wheel_runs(built: Built, tmp_path: Path) -> 
     manifests = built.unpacked / "examples" / "manifests"
     said = run(tmp_path, sys.executable, "-m", "kpf", "check", "--manifests", manifests, path=built.installed)
     assert "no problems" in said
+    assert (built.installed / "share/man/man8/kpf.8").is_file()
 
 
 def locked() -> dict[str, Requirement]:

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from kpf.arguments import parsers
+
 ROOT = Path(__file__).parent.parent
 KPF = ROOT / "kpf"
 SECTION = re.compile(r"^## Where to change what$(.*?)^## ", re.M | re.S)
@@ -70,3 +72,24 @@ def test_files_that_are_linked_are_there() -> None:
     ):
         for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
             assert link.startswith("http") or (document.parent / link).exists(), (document.name, link)
+
+
+def test_commands_that_help_with_trouble_are_there() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    _, commands = parsers()
+    asked = re.findall(r"`kpf ([a-z]+)((?: --[a-z-]+| [A-Z]+)*)`", text)
+    assert {"status", "check", "cleanup"} <= {name for name, _ in asked}
+    for name, flags in asked:
+        assert name in commands, name
+        known = {one for action in commands[name]._actions for one in action.option_strings}
+        assert set(re.findall(r"--[a-z-]+", flags)) <= known, (name, flags)
+
+
+def test_what_the_log_is_said_to_say_is_said() -> None:
+    """Quoted text, piece by piece: dots stand for what differs, and a colon is where a reason begins."""
+    table = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").partition("## It says something")[2]
+    quoted = re.findall(r"^\| `([^`]+)` \|", table.partition("\n## ")[0], re.M)
+    code = "\n".join(one.read_text(encoding="utf-8") for one in KPF.rglob("*.py"))
+    assert len(quoted) > 8
+    pieces = [piece.strip() for one in quoted for piece in re.split(r"\.\.\.|[:,]", one)]
+    assert [piece for piece in pieces if piece and piece not in code] == []

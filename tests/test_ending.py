@@ -50,7 +50,7 @@ def test_a_thread_of_the_executor_is_not_waited_for() -> None:
     ("error", "said"),
     [
         ("ending.TableStaysError('the table stays')", "the table stays\n"),
-        ("PermissionError(1, 'no')", "cannot go on, it needs the capabilities that systemd/kpf.service names: "),
+        ("PermissionError(1, 'no')", "cannot go on: [Errno 1] no; it "),
         ("ValueError('oops')", "cannot go on by a defect in kpf\nTraceback (most recent call last):\n"),
     ],
 )

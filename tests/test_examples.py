@@ -245,8 +245,10 @@ def containerfile() -> list[list[str]]:
 def test_the_image_has_what_the_package_is_made_of() -> None:
     copied = {Path(one) for name, *words in containerfile() if name == "COPY" for one in words[:-1]}
     copied = {one for one in copied if not one.is_absolute() and not str(one).startswith("--")}
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = ("pyproject.toml", project["readme"], *project["license-files"], "kpf")
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, data = metadata["project"], metadata["tool"]["setuptools"]["data-files"]
+    beside = {Path(one).parts[0] for files in data.values() for one in files}
+    needed = ("pyproject.toml", project["readme"], *project["license-files"], "kpf", *beside)
     assert set(map(Path, needed)) <= copied
     assert all((ROOT / one).exists() for one in copied)
 

@@ -298,6 +298,30 @@ def test_a_newborn_is_not_ended_by_what_goes_to_the_process_group() -> None:
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
 
 
+def test_who_is_killed_at_the_end_is_told_as_that(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play(made: Workers) -> None:
+        await made.start()
+        pid, real = made.slots[0].pid, made._directory.worker
+        monkeypatch.setattr(made._directory, "worker", lambda place: replace(real(place), active=3))
+        await made.abort("the drain is over")
+        assert f"worker 0 (pid {pid}) is killed, the drain is over: 3 connections are cut" in caplog.text
+
+    scene(play)
+    assert "died by" not in caplog.text
+
+
+def test_who_is_killed_at_the_end_and_has_nothing_left_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    async def play(made: Workers) -> None:
+        await made.start()
+        await made.abort("the drain is over")
+
+    scene(play)
+    assert "died by" not in caplog.text
+    assert "is killed" not in caplog.text
+
+
 def test_a_death_by_any_signal_or_none_is_told_and_replaced(caplog: pytest.LogCaptureFixture) -> None:
     async def play(made: Workers) -> None:
         await made.start()

@@ -7,6 +7,13 @@ from collections.abc import Iterable
 OK, FAILED, USAGE = 0, 1, 2
 
 
+def no_answer(control_socket: str, error: OSError) -> str:
+    """Why the daemon at this control socket does not answer, and what helps."""
+    if isinstance(error, PermissionError):
+        return f"no permission to ask the daemon on {control_socket}: run it as root, whose socket it is"
+    return f"no daemon answers on {control_socket}: {error.strerror or error}"
+
+
 def refuse(usage_errors: Iterable[object]) -> int:
     """Say every mistake of the command line and of the configuration, one a line; the exit status."""
     for one in usage_errors:

@@ -22,7 +22,7 @@ def main() -> int:
     try:
         asyncio.run(_delete_alone())
     except AlreadyRunningError as error:
-        print(f"kpf cleanup: {error}", file=sys.stderr)
+        print(f"kpf cleanup: {error}; it would put everything back: {_how_to_stop(error.pid)}", file=sys.stderr)
         return FAILED
     except OSError as error:
         if error.errno in NOT_ALLOWED:
@@ -31,6 +31,13 @@ def main() -> int:
         print(f"kpf cleanup: {error.strerror or error}", file=sys.stderr)
         return FAILED
     return OK
+
+
+def _how_to_stop(pid: int) -> str:
+    # SO_PEERCRED knows no number for a process of another pid namespace
+    if pid == 0:
+        return "stop it first, it runs in a container (delete its pod, or its DaemonSet)"
+    return f"stop it first (systemctl stop kpf, or kill {pid})"
 
 
 async def _delete_alone() -> None:

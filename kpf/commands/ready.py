@@ -3,7 +3,7 @@
 import socket
 import sys
 
-from kpf.commands import FAILED, OK
+from kpf.commands import FAILED, OK, no_answer
 
 TIMEOUT_S = 5.0
 _REQUEST = b"GET /ready HTTP/1.0\r\n\r\n"
@@ -16,7 +16,7 @@ def main(control_socket: str) -> int:
     try:
         status, body = _ask(control_socket)
     except OSError as error:
-        return _not_ready(f"no daemon answers on {control_socket}: {error.strerror or error}")
+        return _not_ready(no_answer(control_socket, error))
     if status == b"200":
         return OK
     return _not_ready(body if status == b"503" else f"what answers on {control_socket} does not tell")

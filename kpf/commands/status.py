@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from kpf.commands import FAILED, OK
+from kpf.commands import FAILED, OK, no_answer
 from kpf.master.identity import NOT_TOLD_APART
 from kpf.observe.client import fetch
 
@@ -22,7 +22,7 @@ def main(control_socket: str, as_json: bool) -> int:
     try:
         state = fetch(control_socket)
     except OSError as error:
-        print(f"kpf status: no daemon answers on {control_socket}: {error.strerror or error}", file=sys.stderr)
+        print(f"kpf status: {no_answer(control_socket, error)}", file=sys.stderr)
         return FAILED
     if as_json:
         sys.stdout.write(orjson.dumps(state, option=orjson.OPT_INDENT_2).decode() + "\n")

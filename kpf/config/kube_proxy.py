@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from kpf.config.fields import shown
 from kpf.model.names import IPAddress
 from kpf.model.parsing import cidr_of, ip_of
+from kpf.suggestions import did_you_mean
 
 API_VERSION, KIND = "kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration"
 
@@ -131,12 +132,22 @@ def translate(document: Mapping[str, Any]) -> Translation:
             if not _is_default(value, _UNUSED[name]):
                 unused.append(name)
         elif not _is_empty(value):
-            wrong = f"must be a mapping, not {shown(value)}" if name in _PARTS else f"is not a field of {KIND}"
+            if name in _PARTS:
+                wrong = f"must be a mapping, not {shown(value)}"
+            else:
+                wrong = f"is not a field of {KIND}{_meant(name)}"
             problems.append((".".join(path), wrong))
     for name, wrong in list(_problems(used)):
         problems.append((name, wrong))
         del used[name]
     return Translation(_own_fields(used, document.get("mode")), sorted(unused), problems)
+
+
+def _meant(name: str) -> str:
+    *_, last = name.rpartition(".")
+    above = name.removesuffix(last)
+    beside = {one.removeprefix(above).partition(".")[0] for one in (*_USED, *_UNUSED) if one.startswith(above)}
+    return did_you_mean(last, sorted(beside))
 
 
 def _leaves(part: Mapping[str, Any], above: FieldPath = ()) -> Iterator[tuple[FieldPath, Any]]:

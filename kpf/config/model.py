@@ -17,8 +17,9 @@ from kpf.places import DEFAULT_CONTROL_SOCKET
 # begin at 100000 (login.defs(5), SUB_UID_MIN).
 DEFAULT_WORKER_USER = 0x16B70
 
-# where others look for this process, and what the kernel knows its workers and their listeners by
-_FIXED = ("proxy_address", "control_socket", "handover_socket", "worker_user")
+# only a restart changes them: where others look for this process, and what the kernel knows its workers and their
+# listeners by
+FIXED = ("proxy_address", "control_socket", "handover_socket", "worker_user")
 
 
 def _camel(name: str) -> str:
@@ -205,4 +206,4 @@ def contradictions(config: Config) -> list[tuple[str, str]]:
 
 def reload_needs_restart(old: Config, new: Config) -> list[str]:
     """Names of attributes that differ and that only a restart can change."""
-    return [name for name in _FIXED if getattr(old, name) != getattr(new, name)]
+    return [name for name in FIXED if getattr(old, name) != getattr(new, name)]

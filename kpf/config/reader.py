@@ -11,6 +11,7 @@ from kpf.config.fields import shown
 from kpf.config.model import Config, contradictions
 from kpf.documents import DocumentError, parse_yaml
 from kpf.model.snapshot import Problem
+from kpf.suggestions import did_you_mean
 
 API_VERSION, KIND = "kpf.io/v1alpha1", "KpfConfiguration"
 MAX_FILE_BYTES = 1 << 20
@@ -37,7 +38,7 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
     "log-level": ("logging", "level"),
     "log-format": ("logging", "format"),
 }
-_FLAG_ONLY = ("master",)
+FLAG_ONLY = ("master",)
 
 _EXPECTED = {
     "string_type": "must be text",
@@ -138,9 +139,9 @@ def _checked(document: dict[str, Any], path: str) -> _File:
         other = f"{kube_proxy.API_VERSION}, {kube_proxy.KIND}"
         message = f"must have apiVersion {API_VERSION}, kind {KIND} (or {other}); it has {seen}"
         return _File({}, [Problem(path, "", "", message)])
-    problems = [Problem(path, "", name, "is a flag only: --" + name) for name in _FLAG_ONLY if name in document]
+    problems = [Problem(path, "", name, "is a flag only: --" + name) for name in FLAG_ONLY if name in document]
     # as everywhere in Kubernetes, null stands for a field that is not given
-    fields = {name: value for name, value in _without_nulls(document).items() if name not in _FLAG_ONLY}
+    fields = {name: value for name, value in _without_nulls(document).items() if name not in FLAG_ONLY}
     return _File(fields, problems)
 
 
@@ -189,12 +190,19 @@ def _problems(fields: dict[str, Any], path: str, *, of_flags: bool) -> Iterator[
     except ValidationError as error:
         for one in error.errors(include_url=False):
             place = tuple(str(part) for part in one["loc"])
+            message = _message(one) + (_meant(place) if one["type"] == "extra_forbidden" else "")
             if of_flags:
-                yield Problem(
-                    "--" + next(flag for flag, field in FLAGS.items() if field == place), "", "", _message(one)
-                )
+                yield Problem("--" + next(flag for flag, field in FLAGS.items() if field == place), "", "", message)
             else:
-                yield Problem(path, "", ".".join(place), _message(one))
+                yield Problem(path, "", ".".join(place), message)
+
+
+def _meant(place: tuple[str, ...]) -> str:
+    """Which field of the same part was probably meant by one that there is not."""
+    part: Any = Config
+    for name in place[:-1]:
+        part = next(field.annotation for field in part.model_fields.values() if field.alias == name)
+    return did_you_mean(place[-1], (field.alias for field in part.model_fields.values()))
 
 
 def _message(error: Any) -> str:

@@ -1,20 +1,18 @@
-"""`kpf demo`, the command: what was typed, who interrupts it, and the exit status.
+"""`kpf demo`, the command: who interrupts it, and the exit status.
 
 What the show needs is imported when interrupts are taken care of: that takes longer than people wait to press Ctrl-C.
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
 
 from kpf.lab import interrupts, namespace
 
 
-def main(argv: Sequence[str] = ()) -> int:
-    """Play it. 0 if every claim held; 1 if one did not or the kernel refuses the namespaces; 128 + n after signal n."""
-    parser = argparse.ArgumentParser(prog="kpf demo", description="A complete show in a network namespace of its own.")
-    parser.add_argument("--keep", action="store_true", help="leave it running to play with, for an hour at most")
-    is_kept = parser.parse_args(argv).keep
+def main(*, is_kept: bool = False) -> int:
+    """Play it. 0 if every claim held; 1 if one did not or the kernel refuses the namespaces; 128 + n after signal n.
+
+    `is_kept`: then it goes on to be played with.
+    """
     interrupts.install()
     try:
         from kpf.demo.show import play

@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Iterator
 
+from kpf.master.capabilities import has
 from kpf.uapi.process import CAP, CLONE
 from kpf.uapi.sockets import IFF, SIOCGIFFLAGS, SIOCSIFFLAGS
 
@@ -38,9 +39,7 @@ def _set_link_up(name: str) -> None:
 
 def may_administer_network() -> bool:
     """True if the process may make a network namespace without a user namespace (root with CAP_SYS_ADMIN)."""
-    with open("/proc/self/status", encoding="ascii") as status:
-        capabilities = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff"))
-    return all(capabilities >> capability & 1 for capability in (CAP.NET_ADMIN, CAP.SYS_ADMIN))
+    return has(CAP.NET_ADMIN) and has(CAP.SYS_ADMIN)
 
 
 def enter() -> None:

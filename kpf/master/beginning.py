@@ -45,11 +45,11 @@ async def begin(config: Config, follower: Follower) -> Beginning:
         try:
             inheritance = await from_master(path)
         except HandoverError as error:
-            raise AlreadyRunningError(f"{running}; it does not hand over: {error}") from error
+            raise AlreadyRunningError(f"{running}; it does not hand over: {error}", running.pid) from error
         if inheritance is not None:
             return Beginning(None, inheritance)
         await asyncio.sleep(PAUSE_S)
-    raise AlreadyRunningError(f"{running}; nobody hands over at {path}")
+    raise AlreadyRunningError(f"{running}; nobody hands over at {path}", running.pid)
 
 
 async def _left_behind(path: Path, lock: DaemonLock) -> Inheritance | None:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Collection, Coroutine
 from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
+from kpf.master import capabilities
 from kpf.master.conversation import HandoverError
 from kpf.master.effects import Effects
 from kpf.master.generations import Generations
@@ -53,8 +54,7 @@ def run(daemon: Coroutine[Any, Any, None]) -> NoReturn:
     try:
         runner.run(daemon)
     except PermissionError as error:
-        needed = "" if error.filename else ", it needs the capabilities that systemd/kpf.service names"
-        log.error("cannot go on%s: %s", needed, error)
+        log.error("cannot go on: %s", capabilities.refused(error))
     except (TableStaysError, AddressesStayError) as error:
         log.error("%s", error)
     except (AlreadyRunningError, HandoverError, ControlSocketError, OSError) as error:

@@ -36,7 +36,7 @@ class Exits:
         self._manager.stopping("draining" if patience_s else "stopping", patience_s=patience_s + ending.LIMIT_S)
         if not now:
             await self._drain(patience_s)
-        await ending.death(self._parts.workers.abort())
+        await ending.death(self._parts.workers.abort("it is to stop at once" if now else "the drain is over"))
         await self._parts.effects.finish()
         try:
             await ending.transaction(self._parts.kernel.delete())
@@ -61,7 +61,7 @@ class Exits:
     async def abandon(self) -> None:
         """Nobody is served by us yet: without this the workers would wait for a successor of ours."""
         self._manager.stopping("stopping", patience_s=ending.LIMIT_S)
-        await ending.death(self._parts.workers.abort())
+        await ending.death(self._parts.workers.abort("kpf has not begun to serve"))
         await self._servers.close()
 
     async def leave(self) -> None:
@@ -89,7 +89,7 @@ class Exits:
         over = asyncio.create_task(self._until_over())
         await asyncio.wait([over, impatient], timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
         await ending.cancel([supervising, impatient, over])
-        await ending.death(parts.workers.abort())
+        await ending.death(parts.workers.abort("the time for what was handed over is over"))
         log.info("all connections of before have ended" if over.done() else "connections that were left are cut")
 
     async def _until_over(self) -> None:

@@ -130,7 +130,7 @@ class Generations:
             await made.start()
         except OSError:
             self._listeners.resize(len(before.slots))
-            await made.abort()
+            await made.abort("the others serve on")
             self._directory.give_worker_slots(made.places)
             self._listeners.forget_surplus()
             raise
@@ -188,6 +188,6 @@ class Generations:
         """Let all finish what they have, and return when the last of our own has ended."""
         await asyncio.gather(*(one.drain() for one in self.all))
 
-    async def abort(self) -> None:
-        """Kill all of our own that are left, and return when the last has ended."""
-        await asyncio.gather(*(one.abort() for one in self.all))
+    async def abort(self, why: str = "kpf ends") -> None:
+        """Kill all of our own that are left, and return when the last has ended. `why`, for the log."""
+        await asyncio.gather(*(one.abort(why) for one in self.all))

@@ -31,7 +31,11 @@ RETRY_S = 1.0
 
 
 class AlreadyRunningError(RuntimeError):
-    """Another daemon serves this network namespace."""
+    """Another daemon serves this network namespace. `pid`: its process, 0 in a pid namespace that we do not see."""
+
+    def __init__(self, message: str, pid: int) -> None:
+        super().__init__(message)
+        self.pid = pid
 
 
 class DaemonLock:
@@ -140,7 +144,8 @@ def _bound(name: str, strangers: Strangers) -> socket.socket | None:
 
 def _check(name: str, holder: Peer | None) -> None:
     if holder is not None and holder.is_trusted(os.geteuid()):
-        raise AlreadyRunningError(f"kpf already runs in this network namespace, pid {holder.pid} ({_shown(name)})")
+        where = f"pid {holder.pid} ({_shown(name)})"
+        raise AlreadyRunningError(f"kpf already runs in this network namespace, {where}", holder.pid)
 
 
 def _holder(name: str) -> Peer | None:

@@ -1,5 +1,6 @@
 """What the daemon serves itself over HTTP: its state at the control socket, its health, and the health of Services."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from kpf.config import Config
@@ -11,7 +12,8 @@ from kpf.master.reconcile import Reconciler
 from kpf.master.source import Follower
 from kpf.model.snapshot import Problem
 from kpf.observe.health_checks import HealthCheckServers
-from kpf.observe.http import Servers, ServerSockets, health_documents
+from kpf.observe.healthz import health_documents
+from kpf.observe.http import Document, Servers, ServerSockets
 from kpf.observe.metrics_server import Scrapes, metrics_handler
 from kpf.plan.health import health_check_addresses
 
@@ -36,7 +38,8 @@ class OwnServers:
     async def serve_control(self, path: Path) -> None:
         """Raises `ControlSocketError`."""
         try:
-            await self._servers.serve_unix(path, {"/status": self._state.status, "/ready": self._state.ready})
+            documents: Mapping[str, Document] = {"/status": self._state.status, "/ready": self._state.ready}
+            await self._servers.serve_unix(path, documents, {"/explain": self._state.explain})
         except OSError as error:
             raise ControlSocketError(f"controlSocket {path}: {error.strerror or error}") from error
 

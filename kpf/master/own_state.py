@@ -1,10 +1,11 @@
 """What the daemon tells of itself: over HTTP, over the control socket, and to the service manager."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kpf import __version__
-from kpf.master import report
+from kpf.master import explaining, report
 from kpf.master.effects import Effects
 from kpf.master.facts import NodeWatch
 from kpf.master.generations import Generations
@@ -98,3 +99,7 @@ class OwnState:
             "workers": report.workers_report(self.workers, self.directory),
             "services": await report.services_report(desired, self.effects.slot_of, self.directory),
         }
+
+    async def explain(self, query: Mapping[str, str]) -> tuple[int, object]:
+        """For `kpf explain`: HTTP status and JSON body."""
+        return await explaining.answered(query, self.reconciler.desired, self.effects, self.directory)

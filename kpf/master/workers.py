@@ -71,6 +71,7 @@ class Workers:
         self._number = itertools.count(1)
         self._changed = asyncio.Event()
         self._stopping = self.is_held = False
+        self._aborted_for = ""
         self._drained: list[asyncio.Future[None]] = []
 
     @property
@@ -201,7 +202,11 @@ class Workers:
         del self._processes[process.index]
         active = self._directory.worker(self.places[process.index]).active
         # while we stop, an end is news only if it has cut somebody off
-        if active or not self._stopping:
+        if self._aborted_for:
+            if active:
+                told = "worker %d (pid %d) is killed, %s: %d connections are cut"
+                log.warning(told, process.index, process.pid, self._aborted_for, active)
+        elif active or not self._stopping:
             cause = f"signal {-status} ({signal.strsignal(-status)})" if status < 0 else f"status {status}"
             log.warning(
                 "worker %d (pid %d) died by %s with %d active connections", process.index, process.pid, cause, active
@@ -271,9 +276,9 @@ class Workers:
         finally:
             supervising.cancel()
 
-    async def abort(self) -> None:
-        """Kill all that are left, and return when the last has ended."""
-        self._stopping = True
+    async def abort(self, why: str = "kpf ends") -> None:
+        """Kill all that are left, and return when the last has ended. `why`, for the log: "the drain is over"."""
+        self._stopping, self._aborted_for = True, why
         self._handle(StopRequested())
         for process in self._processes.values():
             process.kill()

@@ -1,4 +1,4 @@
-"""Asks the running daemon for its state, over its control socket."""
+"""Asks the running daemon over its control socket."""
 
 import http.client
 import socket
@@ -22,12 +22,19 @@ class _UnixConnection(http.client.HTTPConnection):
 
 def fetch(control_socket: str) -> dict[str, Any]:
     """The daemon's state as in `kpf status --json`. Raises OSError if no daemon answers."""
+    _, state = ask(control_socket, "/status")
+    return state
+
+
+def ask(control_socket: str, document: str) -> tuple[int, dict[str, Any]]:
+    """HTTP status and JSON body of an answer. Raises OSError if no daemon answers, or answers something else."""
     connection = _UnixConnection(control_socket)
     try:
-        connection.request("GET", "/status")
-        state: dict[str, Any] = orjson.loads(connection.getresponse().read())
+        connection.request("GET", document)
+        answer = connection.getresponse()
+        body: dict[str, Any] = orjson.loads(answer.read())
     except (http.client.HTTPException, ValueError) as error:
         raise ConnectionError(f"not an answer of kpf: {error}") from error
     finally:
         connection.close()
-    return state
+    return answer.status, body

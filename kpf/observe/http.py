@@ -6,13 +6,11 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import orjson
 from aiohttp import web
-
-from kpf.observe.health import Health, answer
 
 log = logging.getLogger("kpf")
 
@@ -37,21 +35,10 @@ Document = Callable[[], Answer | Awaitable[Answer]]
 """Makes an answer; a long one in turns with everything else on the loop."""
 
 
-def health_documents(health: Callable[[], Health], count: Callable[[str, int], None]) -> Mapping[str, Document]:
-    """`/healthz` and `/livez`, as kube-proxy has them; `health` is asked for each request.
+Question = Callable[[Mapping[str, str]], Awaitable[Answer]]
+"""Makes an answer to the query of a request, in turns with everything else on the loop."""
 
-    `count` is told of each: "healthz" or "livez", and the status.
-    """
-
-    def document(name: str) -> Document:
-        def made() -> Answer:
-            status, body = answer(health(), datetime.now(UTC), with_node=name == "healthz")
-            count(name, status)
-            return status, body
-
-        return made
-
-    return {f"/{name}": document(name) for name in ("healthz", "livez")}
+_NONE: Mapping[str, Question] = MappingProxyType({})
 
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -216,11 +203,13 @@ class Servers:
             return failure
         return ""
 
-    async def serve_unix(self, path: Path, documents: Mapping[str, Document]) -> None:
+    async def serve_unix(
+        self, path: Path, documents: Mapping[str, Document], questions: Mapping[str, Question] = _NONE
+    ) -> None:
         """Serve on a socket that only its owner may use. Raises OSError."""
         listener = self._sockets.unix(path)
         self._unix_path = path
-        server = web.Server(_handler(documents), access_log=None)
+        server = web.Server(_handler(documents, questions), access_log=None)
         await listen(await self._runner(server), listener)
 
     async def _runner(self, server: web.Server) -> web.ServerRunner:
@@ -285,8 +274,10 @@ def _answers(path: Path) -> bool:
     return True
 
 
-def _handler(documents: Mapping[str, Document]) -> Handler:
+def _handler(documents: Mapping[str, Document], questions: Mapping[str, Question] = _NONE) -> Handler:
     async def handle(request: web.BaseRequest) -> web.Response:
+        if question := questions.get(request.path):
+            return response(*await question(request.query))
         document = documents.get(request.path)
         if document is None:
             return response(404, "there is no such document")

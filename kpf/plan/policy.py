@@ -65,7 +65,7 @@ def usable_endpoints(
 
     Endpoints that may not be dialled are none. `zone`: this node's label topology.kubernetes.io/zone, "" if unknown.
     """
-    ordered = sorted(unique_endpoints(_pieces_of(slices, port_name, protocol, family)).items(), key=_as_numbers)
+    ordered = sorted(unique_endpoints(pieces_of(slices, port_name, protocol, family)).items(), key=_as_numbers)
     here = [item for item in ordered if item[1].node_name == node_name]
     return Usable(
         cluster=_addresses(_hinted(_ready(ordered), node_name, zone) or _leaving(ordered)),
@@ -83,7 +83,7 @@ def flows_kept(
     # publishNotReadyAddresses makes endpoints ready that do not serve: they get new flows, so they keep them
     return frozenset(
         address
-        for address, endpoint in unique_endpoints(_pieces_of(slices, port_name, protocol, family)).items()
+        for address, endpoint in unique_endpoints(pieces_of(slices, port_name, protocol, family)).items()
         if (endpoint.serving or endpoint.ready) and node_name in (None, endpoint.node_name)
     )
 
@@ -121,7 +121,8 @@ def unique_endpoints(pieces: Iterable[Piece]) -> dict[SocketAddress, Endpoint]:
     return known
 
 
-def _pieces_of(slices: Iterable[EndpointSlice], port_name: str, protocol: Protocol, family: Family) -> Iterator[Piece]:
+def pieces_of(slices: Iterable[EndpointSlice], port_name: str, protocol: Protocol, family: Family) -> Iterator[Piece]:
+    """What slices of that family have for a port of that name and protocol."""
     for piece in slices:
         if piece.family is family:
             for port in piece.ports:

@@ -18,6 +18,8 @@ from kpf.model.rules import Masquerade, NodePort, Portal
 from kpf.model.service import Service, ServicePort, TrafficPolicy
 
 FORWARDING = "kpf.io/forwarding"
+# all that a Service may ask of kpf
+ANNOTATIONS = (FORWARDING,)
 
 
 class PortalClaim(NamedTuple):

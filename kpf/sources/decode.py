@@ -73,21 +73,31 @@ _GROUPS = {(api_version.rpartition("/")[0], kind) for api_version, kind in _KIND
 
 def decode(raw: Any, origin: str) -> Iterator[Decoded]:
     """Decode one document; a `v1 List` gives each of its items. `origin` is the name of the file."""
-    waiting = [raw]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict) and (one.get("apiVersion"), one.get("kind")) == ("v1", "List"):
-            items = one.get("items") or []
-            if isinstance(items, list):
-                waiting += reversed(items)
-            else:
-                yield _refused(origin, "List", "items", f"must be a list, not {shown(items)}")
+    for one in flattened(raw):
+        if _is_list(one):
+            yield _refused(origin, "List", "items", f"must be a list, not {shown(one['items'])}")
         elif (decoded := _decode_one(one, origin)) is not None:
             yield decoded
 
 
-def _refused(origin: str, described: str, field: str, message: str) -> Decoded:
-    return Decoded(None, None, problems=(Problem(origin, described, field, message),), malformed=True)
+def flattened(raw: Any) -> Iterator[Any]:
+    """The objects of one document: itself, or those of a `v1 List`; one whose items are no list stays as it is."""
+    waiting = [raw]
+    while waiting:
+        one = waiting.pop()
+        items = (one.get("items") or []) if _is_list(one) else None
+        if isinstance(items, list):
+            waiting += reversed(items)
+        else:
+            yield one
+
+
+def _is_list(raw: Any) -> bool:
+    return isinstance(raw, dict) and (raw.get("apiVersion"), raw.get("kind")) == ("v1", "List")
+
+
+def _refused(origin: str, described_as: str, field: str, message: str) -> Decoded:
+    return Decoded(None, None, problems=(Problem(origin, described_as, field, message),), malformed=True)
 
 
 def _decode_one(raw: Any, origin: str) -> Decoded | None:
@@ -95,16 +105,16 @@ def _decode_one(raw: Any, origin: str) -> Decoded | None:
         return _refused(origin, "", "", f"is not an object: {shown(raw)}")
     api_version, kind_name = raw.get("apiVersion"), raw.get("kind")
     if not isinstance(kind_name, str) or not kind_name:
-        return _refused(origin, _described("", raw), "kind", _absent_or_no_text(kind_name))
+        return _refused(origin, described("", raw), "kind", _absent_or_no_text(kind_name))
     if not isinstance(api_version, str) or not api_version:
-        described = _described(kind_name if kind_name.isalnum() else "", raw)
-        return _refused(origin, described, "apiVersion", _absent_or_no_text(api_version))
+        told = described(kind_name if kind_name.isalnum() else "", raw)
+        return _refused(origin, told, "apiVersion", _absent_or_no_text(api_version))
     kind = _KINDS.get((api_version, kind_name))
     if kind is not None:
         return _decode_known(raw, kind, origin)
     if (api_version.rpartition("/")[0], kind_name) in _GROUPS:
         message = f"{shown(api_version)} has no kind {kind_name} that is served"
-        return _refused(origin, _described(kind_name, raw), "apiVersion", message)
+        return _refused(origin, described(kind_name, raw), "apiVersion", message)
     return None
 
 
@@ -145,10 +155,10 @@ def _decode_known(raw: Mapping[str, Any], kind: Kind, origin: str, *, rules: boo
 def _problems(
     raw: Mapping[str, Any], kind: Kind, origin: str, field_errors: Sequence[FieldError]
 ) -> tuple[Problem, ...]:
-    described = _described(kind, raw)
-    problems = [Problem(origin, described, path_of(one.place), one.message) for one in field_errors[:MAX_PROBLEMS]]
+    told = described(kind, raw)
+    problems = [Problem(origin, told, path_of(one.place), one.message) for one in field_errors[:MAX_PROBLEMS]]
     if len(field_errors) > MAX_PROBLEMS:
-        problems.append(Problem(origin, described, "", f"has {len(field_errors) - MAX_PROBLEMS} more problems"))
+        problems.append(Problem(origin, told, "", f"has {len(field_errors) - MAX_PROBLEMS} more problems"))
     return tuple(problems)
 
 
@@ -167,7 +177,7 @@ def _name_of(raw: Mapping[str, Any], kind: Kind | None) -> ObjectName | None:
     return ObjectName(namespace, name)
 
 
-def _described(kind: str, raw: Mapping[str, Any]) -> str:
+def described(kind: str, raw: Mapping[str, Any]) -> str:
     """An object for people: "Service default/web"; with a name that cannot be one, as it is written."""
     name = _name_of(raw, Kind(kind) if kind in _CLUSTER_WIDE else None)
     if name is not None:

@@ -4,7 +4,7 @@ What an unchanged document, or an unchanged item of a list, was decoded to is re
 endpoint that changes in a file of a thousand objects costs one object, and the others keep their identity.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import Any
 
@@ -13,14 +13,17 @@ import orjson
 from kpf.documents import DocumentError, Piece, parse_json, parse_yaml, split_documents, split_items
 from kpf.sources.decode import Decoded, decode
 
+Decoder = Callable[[Any, str], Iterator[Decoded]]
+"""As `decode`: the objects of a document, and its origin."""
+
 _Made = tuple[Decoded, ...]
 
 
 class FileReader:
-    """Reads the versions of one file, one after the other. `origin` is its name."""
+    """Reads the versions of one file, one after the other. `origin`: its name. `decoder`: what stands for `decode`."""
 
-    def __init__(self, origin: str) -> None:
-        self._origin = origin
+    def __init__(self, origin: str, decoder: Decoder | None = None) -> None:
+        self._origin, self._decode = origin, decoder or decode
         self._known: dict[bytes, _Made] = {}
         self._used: dict[bytes, _Made] = {}
         # the items of each document, by its digest
@@ -38,13 +41,13 @@ class FileReader:
         document = parse_json(data)
         if isinstance(document, dict) and isinstance(document.get("items"), list):
             items, document["items"] = document["items"], []
-            yield from decode(document, self._origin)
+            yield from self._decode(document, self._origin)
             # of another kind than List, it is no business of kpf's, and neither are its items
             if (document.get("apiVersion"), document.get("kind")) == ("v1", "List"):
                 for item in items:
                     yield from self._remembered(_digest(orjson.dumps(item)), [item])
         else:
-            yield from decode(document, self._origin)
+            yield from self._decode(document, self._origin)
 
     def _yaml(self, data: bytes) -> Iterator[Decoded]:
         try:
@@ -103,7 +106,7 @@ class FileReader:
 
     def _decoded(self, values: Any) -> Iterator[Decoded]:
         for value in values:
-            yield from decode(value, self._origin)
+            yield from self._decode(value, self._origin)
 
 
 def _digest(data: bytes) -> bytes:

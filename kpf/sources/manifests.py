@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from kpf.documents import DocumentError
 from kpf.model.snapshot import Changes, Problem, Snapshot, Watch
 from kpf.sources.cache import Cache
-from kpf.sources.files import FileReader
+from kpf.sources.files import Decoder, FileReader
 from kpf.sources.inotify import changes_of
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -59,10 +59,15 @@ class _File:
 
 
 class ManifestSource:
-    """`directory` may be a symlink that is swapped. `node_name` is this node's, whose Node object counts."""
+    """`directory` may be a symlink that is swapped. `node_name` is this node's, whose Node object counts.
 
-    def __init__(self, directory: str | os.PathLike[str], *, node_name: str = "") -> None:
-        self._directory = os.path.abspath(directory)
+    `decoder`: what stands for `decode`.
+    """
+
+    def __init__(
+        self, directory: str | os.PathLike[str], *, node_name: str = "", decoder: Decoder | None = None
+    ) -> None:
+        self._directory, self._decoder = os.path.abspath(directory), decoder
         self._cache = Cache(node_name)
         self._files: dict[str, _File] = {}
         self._listed = False
@@ -156,7 +161,7 @@ class ManifestSource:
         self._cache.drop(name)
 
     def _read_file(self, name: str, *, is_link: bool) -> None:
-        file = self._files.get(name) or _File(FileReader(name))
+        file = self._files.get(name) or _File(FileReader(name, self._decoder))
         self._files[name] = file
         file.status, line = None, 0
         try:

@@ -105,6 +105,7 @@ class NFTA_SET_ELEM(IntEnum):
     KEY = 1
     DATA = 2
     FLAGS = 3
+    EXPIRATION = 5
 
 
 class NFT_SET_ELEM(IntEnum):

@@ -27,6 +27,7 @@ class PR(IntEnum):
 class CAP(IntEnum):
     """Capabilities: which bit each is."""
 
+    KILL = 5
     NET_ADMIN = 12
     SYS_ADMIN = 21
 

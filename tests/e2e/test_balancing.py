@@ -1,5 +1,6 @@
 """Who is served by whom: exact turns, affinity, and endpoints that fail."""
 
+import json
 import os
 import signal
 import time
@@ -21,7 +22,10 @@ def test_3000_one_after_another_are_1000_each(world: World) -> None:
     pods = world.pods([1, 2, 3])
     world.serve("shop", SHOP[0], pods)
     with world.lasting as daemon:
-        assert world.answers(SHOP, 3000) == dict.fromkeys(pods, 1000)
+        outcomes = world.lab.outside.call(connect, SHOP, 3000)
+        # whether it was connected, and what kpf has counted, tells where it was lost
+        assert failures(outcomes) == [], json.dumps(daemon.status())
+        assert names(outcomes) == dict.fromkeys(pods, 1000)
         totals = [worker["connectionsTotal"] for worker in daemon.status()["workers"]]
     assert sum(totals) == 3000
     assert min(totals) > 500, f"one worker did nearly all: {totals}"

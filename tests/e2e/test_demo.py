@@ -25,7 +25,7 @@ from tests.e2e.world import eventually
 PLAY = "from kpf.demo import main; raise SystemExit(main())"
 # as an ordinary user has it: root in a user namespace of one id, in which nobody else can be become
 ONE_ID = f"from kpf.lab import namespace; namespace.enter_user_namespace(); {PLAY}"
-KEEP = "from kpf.demo import main, show; show.ACTS = (); raise SystemExit(main(['--keep']))"
+KEEP = "from kpf.demo import main, show; show.ACTS = (); raise SystemExit(main(is_kept=True))"
 NAMES = (
     "Exact fairness",
     "Session affinity",

@@ -13,7 +13,8 @@ from kpf.lab.clients import Address
 from kpf.lab.daemon import Daemon
 from kpf.lab.datagrams import Dial, Protocol, dial
 from kpf.lab.topology import client_address
-from tests.e2e.world import World, eventually
+from kpf.observe.client import ask
+from tests.e2e.world import POD_PORT, World, eventually
 
 pytestmark = pytest.mark.usefixtures("forwarding")
 
@@ -38,6 +39,15 @@ class Shop:
         dials = [Dial(self.protocol, self.target, client) for client in clients]
         outcomes = self.world.lab.outside.call(dial, dials, at_once=1, timeout_s=2.0)
         return {outcome.source: outcome.name or outcome.error for outcome in outcomes}
+
+    def explained(self, client: str) -> str | None:
+        """With which server `kpf explain --from` says that it stays."""
+        query = f"what={self.target[0]}:{self.target[1]}/{self.protocol.lower()}&from={client}"
+        _, answer = ask(str(self.daemon.control_socket), f"/explain?{query}")
+        row = answer["destinations"][0]["from"]["elsewhere"]
+        assert row["affinityIsKnown"]
+        entry = row["affinityEntry"]
+        return str(entry["endpoint"]).removesuffix(f":{POD_PORT}") if entry else None
 
     def serve(self, pods: Sequence[str]) -> None:
         _serve(self.world, self.protocol, self.target, pods, timeout_s=10_800)
@@ -98,6 +108,8 @@ def test_only_the_clients_of_an_endpoint_that_is_gone_are_moved(world: World, nu
         shop, strangers = shops[number], map(client_address, count(100))
         gone = shop.pods[place]
         before = shop.ask(CLIENTS)
+        assert {client: shop.explained(client) for client in CLIENTS[:3]} == {one: before[one] for one in CLIENTS[:3]}
+        assert shop.explained(client_address(99)) is None
         kept = {client: pod for client, pod in before.items() if pod != gone}
         assert len(kept) == len(CLIENTS) * 2 / 3
         moved = [client for client in CLIENTS if client not in kept]

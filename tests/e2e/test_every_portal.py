@@ -34,6 +34,7 @@ from kpf.lab.daemon import Daemon
 from kpf.lab.datagrams import Dial, dial
 from kpf.lab.machine import Machine
 from kpf.lab.manifests import Manifests, service_cidr
+from tests.e2e.explained import JUDGED, Explained, asking
 from tests.e2e.portal_table import POD_PORT, SERVICE_CIDRS, dial_of, manifest, service_of
 from tests.e2e.semantics import (
     DROPPED,
@@ -56,6 +57,8 @@ ATTEMPTS = 6
 TIMEOUT_S = 2.0
 # of each origin: what sends faster only waits longer
 PAUSE_S = 0.001
+# policies and endpoints of the Services that are asked of for a client
+CLIENT_ASKED = (Policy.CLUSTER, Policy.LOCAL, Endpoints.BOTH)
 # of the service range
 UNOWNED = ("10.96.9.9", "fd00:96::9009")
 WIDTH = 220
@@ -197,6 +200,28 @@ def test_every_cell(
     )
     assert len(rows) == len(list(cells())) / len(Origin)
     assert not wrong, f"{len(wrong)} of {len(rows)} cells (all of them: {path})\n{rendered(wrong)}"
+
+
+def test_every_cell_is_explained(
+    world: ClusterWorld, table: tuple[Mapping[Cell, Seen], float], figure: Callable[[str], None]
+) -> None:
+    """What `kpf explain` says is what the dials have found."""
+    with asking(world.daemon.control_socket) as asked:
+        explained, began_s = Explained(asked, world.addresses), time.monotonic()
+        said = {cell: explained.words(cell) for cell in table[0]}
+        # of one Service of each kind what is said of a client alone
+        some = [cell for cell in said if cell.kind in JUDGED and cell[2:5] == CLIENT_ASKED]
+        said_of_client = {cell: explained.words_for_client(cell) for cell in some}
+        took_s = time.monotonic() - began_s
+    figure(f"kpf explain: {explained.questions} questions for {len(said)} cells in {took_s:.1f} s")
+    assert len(said) == len(list(cells()))
+    # whatever was found was said, and whatever was said may be found
+    wrong = {cell: (said[cell], set(seen)) for cell, seen in table[0].items() if not set(seen) <= said[cell]}
+    assert wrong == {}
+    expected = {cell: words(world.model.expected(cell)) for cell in said}
+    assert {cell: (said[cell], those) for cell, those in expected.items() if said[cell] != those} == {}
+    assert len(said_of_client) == len(Origin) * len(JUDGED) * len(Forwarding) * 2
+    assert said_of_client == {cell: said[cell] for cell in said_of_client}
 
 
 def test_every_endpoint_had_its_turn(world: ClusterWorld, table: tuple[Mapping[Cell, Seen], float]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from tests.e2e.world import World, eventually, stopped_child
 from tests.strangers import UID, stranger
 
 SHOP = ("10.96.0.10", 80)
+# of a client, longer than a start takes on a machine that has a lot else to do: a SYN waits for the next kpf
+PATIENCE_S = 40.0
 
 
 def _kpf(*args: str) -> "subprocess.CompletedProcess[str]":
@@ -90,6 +93,9 @@ def test_the_drain_timeout_ends_the_patience(world: World) -> None:
         assert daemon.stop(how=signal.SIGTERM) == 0
         assert 0.9 < time.monotonic() - began_s < 3.0
         assert len(failures(held.send("ping"))) == 5
+        log = daemon.log()
+    assert len(re.findall(r"worker \d \(pid \d+\) is killed, the drain is over: \d connections are cut", log)) > 0
+    assert "died by" not in log
 
 
 @pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGINT])
@@ -108,13 +114,16 @@ def test_a_second_signal_cuts(world: World, again: signal.Signals) -> None:
 def test_a_restart_delays_connections_and_loses_none(world: World) -> None:
     world.serve("shop", SHOP[0], world.pods([1, 2, 3]))
     daemon = world.daemon().start()
-    with world.lab.outside.begin(steady, SHOP, 200, 5.0, timeout_s=10.0) as load:
+    with world.lab.outside.begin(steady, SHOP, 200, 5.0, timeout_s=PATIENCE_S) as load:
         time.sleep(1.0)
+        stopped_s = time.monotonic()
         assert daemon.stop(how=signal.SIGTERM) == 0
         with daemon.start():
+            gap_s = time.monotonic() - stopped_s
             outcomes = load.result()
     assert names(failures(outcomes)) == {}
-    assert max(outcome.first_byte_s for outcome in outcomes) < 8.0
+    # the SYN is sent again 1, 3, 7, 15 s after the first one: the first time after the gap it meets kpf
+    assert max(outcome.first_byte_s for outcome in outcomes) < 2 * gap_s + 2.0
 
 
 def test_nothing_is_cleaned_up_beside_a_kpf_that_runs(world: World) -> None:
@@ -124,6 +133,7 @@ def test_nothing_is_cleaned_up_beside_a_kpf_that_runs(world: World) -> None:
         done = _kpf("cleanup")
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith(f"kpf cleanup: kpf already runs in this network namespace, pid {daemon.pid}")
+        assert done.stderr.endswith(f"stop it first (systemctl stop kpf, or kill {daemon.pid})\n")
         assert world.answers(SHOP, 3) == {pods[0]: 3}
         assert "somebody has changed table" not in daemon.log()
 

@@ -223,8 +223,8 @@ MUTANTS = (
     Mutant(
         "a bad manifest keeps the configuration from being read",
         "kpf/commands/check.py",
-        "    if not config_only:\n",
-        "    if True:\n",
+        "_Found() if config_only else _source(config, manifests)",
+        "_source(config, manifests)",
         ("tests/test_cli.py::test_check_of_the_configuration_alone_says_what_a_reload_would_refuse",),
     ),
 )
