@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -180,6 +182,12 @@ def test_what_is_closed_meanwhile_is_left_out(monkeypatch: pytest.MonkeyPatch) -
     found = daemon.scraped()
     assert found["kpf_connections_total default a"] == 0
     assert "kpf_connections_total default b" not in found
+
+
+def test_a_start_imports_nothing_that_only_a_scrape_needs() -> None:
+    code = "import sys, kpf.master.master; print(*{'prometheus_client', 'psutil'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
 
 
 def test_others_have_their_turns_while_services_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

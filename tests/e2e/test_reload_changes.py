@@ -112,6 +112,13 @@ def test_workers_ports_addresses_and_the_source_change_under_load(world: World) 
             outcomes = load.result()
         # frontends have come and gone, and what they have counted stays
         assert counted.seen == sorted(counted.seen)
+        reloaded = "kpf_config_last_reload_successful"
+        assert flat(scrape())[reloaded] == 1
+        one.write(workers=0)
+        daemon.signal(signal.SIGHUP)
+        eventually(lambda: flat(scrape())[reloaded] == 0)
+        one.reload(workers=3)
+        eventually(lambda: flat(scrape())[reloaded] == 1)
         assert flat(scrape())[counted.name] == 10 + len(outcomes)
         assert names(failures(outcomes)) == {}
         counts = names(outcomes)
