@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
 from kpf.lab.backends import Backends
 from kpf.lab.cluster import Cluster
@@ -17,7 +18,18 @@ from tests.e2e.world import PODS, LastingDaemon, World
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
+def no_entries() -> None:
+    """In conntrack: hosts of other modules had the same addresses, and left without a word.
+
+    A client that takes a port again would follow the entry there, for minutes: to an address
+    of kpf's own, say, that it has no more.
+    """
+    with NFCTSocket() as conntrack:
+        conntrack.flush()
+
+
+@pytest.fixture(scope="module")
+def lab(no_entries: None) -> Iterator[Lab]:  # noqa: ARG001
     """Node, pods and outside, one for a module."""
     with Lab() as lab:
         for family in (4, 6):
@@ -33,7 +45,7 @@ def forwarding(lab: Lab) -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster(no_entries: None) -> Iterator[Cluster]:  # noqa: ARG001
     """A node with pods of every kind, another node and an outside host, one for a module that has no `lab`."""
     try:
         cluster = Cluster()
