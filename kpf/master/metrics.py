@@ -74,6 +74,7 @@ class Metrics:
             if due >= AT_A_TIME:
                 due = 0
                 await asyncio.sleep(0)
+        await asyncio.sleep(0)
         what = shown(sizes, self.limits.max_series)
         series, limit, left_out = "Series of Services that are here.", "How many may be.", "Those beyond the limit."
         own = (

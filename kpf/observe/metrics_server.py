@@ -6,7 +6,7 @@ loop, and those who ask meanwhile, or soon after, get the same bytes.
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -30,6 +30,10 @@ _TYPES = {
 }
 
 
+Pieces = Sequence[bytes]
+"""The bytes of a scrape, never in one piece: to copy megabytes takes milliseconds."""
+
+
 class Form(NamedTuple):
     """What a client takes."""
 
@@ -49,11 +53,11 @@ class Scrapes:
     def __init__(self, gather: Callable[[], Awaitable[Iterable[Family]]]) -> None:
         self._gather = gather
         self._turn = asyncio.Lock()
-        self._under_way: dict[Form, asyncio.Task[bytes]] = {}
-        self._kept: dict[Form, bytes] = {}
+        self._under_way: dict[Form, asyncio.Task[Pieces]] = {}
+        self._kept: dict[Form, Pieces] = {}
 
-    async def text(self, form: Form) -> bytes:
-        """The bytes of a scrape: a new one, or one that somebody else has just asked for."""
+    async def pieces(self, form: Form) -> Pieces:
+        """A new scrape, or one that somebody else has just asked for."""
         if form in self._kept:
             return self._kept[form]
         task = self._under_way.get(form)
@@ -63,7 +67,7 @@ class Scrapes:
         # who asks may leave; the others wait for the same
         return await asyncio.shield(task)
 
-    async def _make(self, form: Form) -> bytes:
+    async def _make(self, form: Form) -> Pieces:
         async with self._turn:
             loop = asyncio.get_running_loop()
             began_s = loop.time()
@@ -71,13 +75,29 @@ class Scrapes:
             await imported("kpf.observe.exposition")
             from kpf.observe.exposition import exposition
 
-            pieces, packed = exposition(await self._gather(), is_open_metrics=form.is_open_metrics), []
-            for piece in _compressed(pieces) if form.is_gzip else pieces:
-                packed.append(piece)
+            text = exposition(await self._gather(), is_open_metrics=form.is_open_metrics)
+            made = []
+            for piece in _joined(_compressed(text) if form.is_gzip else text):
+                if piece:
+                    made.append(piece)
                 await asyncio.sleep(0)
-            text = self._kept[form] = b"".join(packed)
+            self._kept[form] = made
             loop.call_later(min(KEPT_TIMES * (loop.time() - began_s), KEPT_LIMIT_S), self._kept.pop, form, None)
-            return text
+            return made
+
+
+def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Pieces of `PIECE_BYTES` at least, but for the last; b"" while there is not so much."""
+    waiting, size = list[bytes](), 0
+    for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size < PIECE_BYTES:
+            yield b""
+        else:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    yield b"".join(waiting)
 
 
 def _compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -115,12 +135,12 @@ async def _send(request: web.BaseRequest, form: Form, scrapes: Scrapes) -> web.S
     answer.force_close()
     if form.is_gzip:
         answer.headers["Content-Encoding"] = "gzip"
-    text = memoryview(b"" if request.method == "HEAD" else await scrapes.text(form))
+    pieces: Pieces = () if request.method == "HEAD" else await scrapes.pieces(form)
     if request.method != "HEAD":
-        answer.headers["Content-Length"] = str(len(text))
+        answer.headers["Content-Length"] = str(sum(map(len, pieces)))
     # whoever has left, or was made to, gets no more
     with suppress(ConnectionError):
         await answer.prepare(request)
-        for start in range(0, len(text), PIECE_BYTES):
-            await answer.write(text[start : start + PIECE_BYTES])
+        for piece in pieces:
+            await answer.write(piece)
     return answer

@@ -44,8 +44,8 @@ MUTANTS = (
     Mutant(
         "the event loop is held while a scrape is rendered",
         "kpf/observe/metrics_server.py",
-        "                packed.append(piece)\n                await asyncio.sleep(0)\n",
-        "                packed.append(piece)\n",
+        "                    made.append(piece)\n                await asyncio.sleep(0)\n",
+        "                    made.append(piece)\n",
         (f"{SERVER}::test_others_have_their_turns_while_a_scrape_is_rendered",),
     ),
     Mutant(
