@@ -49,7 +49,7 @@ def packed(target: Target) -> Address:
     return Address(b"\0" * 10 + b"\xff\xff" + socket.inet_aton(host), port)
 
 
-def eventually(condition: Callable[[], object], *, within_s: float = 5.0) -> None:
+def eventually(condition: Callable[[], object], *, within_s: float = 20.0) -> None:
     deadline_s = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline_s, "it never became true"

@@ -31,14 +31,9 @@ from kpf.waiting import waiting_for
 
 log = logging.getLogger("kpf")
 
-# of the garbage collector: hardly any object is garbage, and in a large cluster a full collection looks at a million of
-# them for a third of a second
-COLLECT_AFTER = (20_000, 20, 20)
-
 
 def main(config: Config, reload: Callable[[], Config]) -> NoReturn:
     """Run the daemon until it is told to stop. `reload` reads the configuration anew and raises `ConfigError`."""
-    gc.set_threshold(*COLLECT_AFTER)
     ending.run(_run(config, reload))
 
 

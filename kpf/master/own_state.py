@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kpf import __version__
-from kpf.master import explaining, report
+from kpf.master import report
 from kpf.master.effects import Effects
 from kpf.master.facts import NodeWatch
 from kpf.master.generations import Generations
@@ -102,4 +102,7 @@ class OwnState:
 
     async def explain(self, query: Mapping[str, str]) -> tuple[int, object]:
         """For `kpf explain`: HTTP status and JSON body."""
+        # not before somebody asks: 20 ms of a start
+        from kpf.master import explaining
+
         return await explaining.answered(query, self.reconciler.desired, self.effects, self.directory)

@@ -70,9 +70,15 @@ def backends(process: Backends) -> Iterator[Backends]:
 
 
 @pytest.fixture(scope="module")
-def lasting(lab: Lab) -> Iterator[LastingDaemon]:
+def lasting_args() -> tuple[str, ...]:
+    """More flags of the module's `lasting` daemon; a module may have a fixture of its own of this name."""
+    return ()
+
+
+@pytest.fixture(scope="module")
+def lasting(lab: Lab, lasting_args: tuple[str, ...]) -> Iterator[LastingDaemon]:
     """Started by the first test that wants it."""
-    daemon = LastingDaemon(lab.node)
+    daemon = LastingDaemon(lab.node, *lasting_args)
     yield daemon
     daemon.close()
     assert list_tables() == []
