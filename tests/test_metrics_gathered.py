@@ -3,8 +3,6 @@
 import asyncio
 import gc
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,13 +12,13 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 
+from kpf.__main__ import COLLECT_AFTER
 from kpf.config import Metrics as Limits
 from kpf.master import metrics as gathering
 from kpf.master import queues
 from kpf.master.addresses import shared_address
 from kpf.master.effects import Effects
 from kpf.master.listening import ListeningGroup, ListeningSockets
-from kpf.master.master import COLLECT_AFTER
 from kpf.master.metrics import Metrics
 from kpf.master.own_state import OwnState
 from kpf.master.programming import ProgrammingTimes
@@ -182,12 +180,6 @@ def test_what_is_closed_meanwhile_is_left_out(monkeypatch: pytest.MonkeyPatch) -
     found = daemon.scraped()
     assert found["kpf_connections_total default a"] == 0
     assert "kpf_connections_total default b" not in found
-
-
-def test_a_start_imports_nothing_that_only_a_scrape_needs() -> None:
-    code = "import sys, kpf.master.master; print(*{'prometheus_client', 'psutil'} & sys.modules.keys())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "\n"
 
 
 def test_others_have_their_turns_while_services_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
