@@ -7,7 +7,14 @@ import pytest
 
 # what it costs depends on the machine; whether it is paid does not
 NEEDLESS = {
-    "kpf.cli, kpf.commands.run, kpf.master.master": {"kpf.explain", "kubernetes", "psutil", "pyroute2", "rich"},
+    "kpf.cli, kpf.commands.run, kpf.master.master": {
+        "kpf.explain",
+        "kubernetes",
+        "prometheus_client",
+        "psutil",
+        "pyroute2",
+        "rich",
+    },
     "kpf.worker.worker": {"asyncio", "hashlib", "logging", "pydantic", "random", "secrets"},
 }
 START = """

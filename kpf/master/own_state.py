@@ -22,7 +22,8 @@ class OwnState:
     """Asks the parts.
 
     The master itself says how far it is: `is_started` (all workers are ready), `draining`, `handed_over` (a successor
-    serves).
+    serves). `reloaded_at_s`: when the configuration in force was read, in seconds of the Unix epoch;
+    `reload_succeeded`: the last time that it was to be read.
     """
 
     source: Follower
@@ -35,6 +36,8 @@ class OwnState:
     is_started: bool = False
     draining: bool = False
     handed_over: bool = False
+    reload_succeeded: bool = True
+    reloaded_at_s: float = field(default_factory=time.time)
     _began_s: float = field(default_factory=time.monotonic)
 
     def health(self) -> Health:

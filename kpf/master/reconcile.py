@@ -43,8 +43,8 @@ class _HeldBackError(Exception):
 class Reconciler:
     """`read` gives the newest snapshot, None if too little is known to begin with; `facts` the node as it is now.
 
-    `capacity`: frontends that can be served. `on_problems` is called with those that are new. `changed` is set whenever
-    `desired` may be another one.
+    `capacity`: frontends that can be served. `problems`: of the last sync; `on_problems` is called with those that are
+    new. `changed` is set whenever `desired` may be another one.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Reconciler:
         self._ports = ProxyPorts(port_range, capacity, is_free)
         self._planner = Planner()
         self._schedule = Schedule()
-        self._reported: tuple[Problem, ...] = ()
+        self.problems: tuple[Problem, ...] = ()
         self._occupied = OccupiedNodePorts()
         # what was written last, if that has failed
         self._refused: Rules | None = None
@@ -118,15 +118,17 @@ class Reconciler:
         except _HeldBackError:
             return
         except RETRIED as error:
+            self.progress.failures += 1
             log.error("sync failed, what was in force stays so: %s", error)
             self._schedule.fail()
         except Exception:
             # one object that kpf cannot cope with must not end the service of all others
+            self.progress.failures += 1
             log.exception("sync failed by a defect in kpf, what was in force stays so")
             self._effects.doubt_rules()
             self._schedule.fail()
         else:
-            self.progress.succeed()
+            self.progress.succeed(snapshot.changes)
             self.first_sync.set()
             self.changed.set()
             if complete:
@@ -138,11 +140,13 @@ class Reconciler:
         """True if all that is wanted is in force."""
         started_s = time.monotonic()
         full = self._effects.rules is None
+        self.progress.programming.note(snapshot)
         self.node, facts = snapshot.node, self._facts(snapshot)
         plans, ownership = self._planner.plan(snapshot, facts)
         try:
             steps = await self._carry_out(plans, ownership, facts)
         finally:
+            self.progress.took(time.monotonic() - started_s, full=full)
             occupied = self._occupied.problems(self.desired)
             self._report((*snapshot.problems, *self.desired.problems, *occupied))
         if full:
@@ -196,9 +200,9 @@ class Reconciler:
     def _report(self, problems: tuple[Problem, ...]) -> None:
         """Say each problem once, and once more when it has come back."""
         # mostly they are the very same
-        if problems == self._reported:
+        if problems == self.problems:
             return
-        before, now = frozenset(self._reported), frozenset(problems)
+        before, now = frozenset(self.problems), frozenset(problems)
         new = tuple(sorted(now - before))
         for problem in new:
             log.warning("%s", problem)
@@ -207,4 +211,4 @@ class Reconciler:
         solved = len(before - now)
         if solved:
             log.info("%d problems are solved, %d are left", solved, len(now))
-        self._reported = problems
+        self.problems = problems

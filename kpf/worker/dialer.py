@@ -11,7 +11,7 @@ import socket
 from collections.abc import Sequence
 
 from kpf.shm.balancer import Balancer, Choice
-from kpf.shm.layout import F_BYTES_IN, F_TOTAL, Reason
+from kpf.shm.layout import F_BYTES_IN, F_DIALS, F_TOTAL, Reason
 from kpf.shm.region import Words
 from kpf.worker.attempt import answer
 from kpf.worker.clock import Clock
@@ -41,10 +41,12 @@ class Dialer:
         """Clients were accepted, and counted as active by who accepted them: their descriptors and their addresses."""
         self._words[listener.counters + F_TOTAL] += len(accepted)
         self._sessions.make_room(max(accepted)[0])
-        choices = self._balancer.pick_all(listener.frontend, [host for _, host in accepted], self._clock.now_ms)
+        now_ms = self._clock.now_ms
+        choices = self._balancer.pick_all(listener.frontend, [host for _, host in accepted], now_ms)
         for (descriptor, host), choice in zip(accepted, choices, strict=True):
             client = Half(listener.family, socket.SOCK_STREAM, 0, descriptor)
             client.join(descriptor, listener.counters + F_BYTES_IN, None)
+            client.began_ms = now_ms
             if choice is None:
                 self._connector.give_up(client, listener, Reason.NO_ENDPOINT)
             else:
@@ -79,6 +81,8 @@ class Dialer:
         if sent < client.moved:
             client.pending, client.state = memoryview(data)[sent:], PENDING
         if backend is not None and not error:
+            # within this iteration: in no time
+            self._words[listener.counters + F_DIALS] += 1
             self._connector.connected(client, backend, listener, 0)
             return
         self._racing.begin(client, host, listener, choice, backend, error)

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -18,8 +19,17 @@ from kpf.lab.manifests import Manifests, Object, endpoint_slice, service
 from kpf.lab.topology import Lab, pod_address
 
 POD_PORT = 8080
+METRICS = "127.0.0.1:10249"
 # how many pod addresses the pods' host has, of each family
 PODS = 60
+
+
+def scrape(accept: str = "") -> str:
+    """All metrics at `METRICS`, as text."""
+    request = urllib.request.Request(f"http://{METRICS}/metrics", headers={"Accept": accept})
+    with urllib.request.urlopen(request, timeout=10.0) as answer:
+        text: bytes = answer.read()
+    return text.decode()
 
 
 class LastingDaemon(Daemon):
@@ -34,7 +44,8 @@ class LastingDaemon(Daemon):
         directory = Path(self._directory.name)
         self.manifests = Manifests(directory / "manifests")
         self._said = 0
-        super().__init__(machine, directory, manifests=self.manifests.directory, args=args)
+        metrics = ("--metrics-bind-address", METRICS)
+        super().__init__(machine, directory, manifests=self.manifests.directory, args=(*metrics, *args))
 
     @property
     def runs(self) -> bool:
