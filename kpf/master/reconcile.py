@@ -43,8 +43,8 @@ class _HeldBackError(Exception):
 class Reconciler:
     """`read` gives the newest snapshot, None if too little is known to begin with; `facts` the node as it is now.
 
-    `capacity`: frontends that can be served. `on_problems` is called with those that are new. `changed` is set whenever
-    `desired` may be another one.
+    `capacity`: frontends that can be served. `problems`: since when there is each, in seconds of the Unix epoch;
+    `on_problems` is called with those that are new. `changed` is set whenever `desired` may be another one.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Reconciler:
         self._ports = ProxyPorts(port_range, capacity, is_free)
         self._planner = Planner()
         self._schedule = Schedule()
+        self.problems: dict[Problem, float] = {}
         self._reported: tuple[Problem, ...] = ()
         self._occupied = OccupiedNodePorts()
         # what was written last, if that has failed
@@ -208,3 +209,5 @@ class Reconciler:
         if solved:
             log.info("%d problems are solved, %d are left", solved, len(now))
         self._reported = problems
+        now_s = time.time()
+        self.problems = {problem: self.problems.get(problem, now_s) for problem in problems}
