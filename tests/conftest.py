@@ -38,6 +38,8 @@ PURE_PREFIXES = (
     "test_plan",
     "test_reflector",
     "test_service_manager.py",
+    "test_connections",
+    "test_status",
     "test_supervisor",
     "test_systemd",
 )
