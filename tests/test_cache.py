@@ -41,6 +41,18 @@ def test_services_slices_and_this_node() -> None:
     assert cache.snapshot() == Snapshot()
 
 
+def test_changes_are_counted_by_kind_and_what_is_no_change_is_not() -> None:
+    cache = Cache("node-1")
+    web, pods = service(), endpoints("10.0.0.1")
+    cache.put("a.yaml", [sound(web), sound(pods), sound(service("shop")), node("node-1")])
+    assert cache.snapshot().changes == (2, 1)
+    # equal, and decoded anew; and when it has happened is no change by itself
+    cache.put("a.yaml", [sound(replace(web)), sound(replace(pods, triggered_at_s=5.0)), sound(service("shop"))])
+    assert cache.snapshot().changes == (2, 1)
+    cache.put("a.yaml", [sound(service(ports=())), sound(replace(pods, endpoints=()))])
+    assert cache.snapshot().changes == cache.changes == (4, 2)
+
+
 def test_what_does_not_change_keeps_its_identity() -> None:
     cache = Cache()
     web, shop, pods = service(), service("shop"), endpoints("10.0.0.1")

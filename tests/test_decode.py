@@ -11,7 +11,7 @@ from kpf.model.service import Service, ServicePort, ServiceType, TrafficPolicy
 from kpf.model.snapshot import Node
 from kpf.sources.decode import Decoded, Kind, decode
 from kpf.sources.fields import timestamp
-from tests.decoding import NODE, SERVICE, SLICE, Object, changed, one
+from tests.decoding import NODE, SERVICE, SLICE, Object, changed, one, value_of
 
 
 def service(**spec: Any) -> Service:
@@ -289,3 +289,22 @@ def test_a_node_that_is_being_deleted(path: str, value: Any) -> None:
 )
 def test_times_sort_as_text(text: str, expected: str | None) -> None:
     assert timestamp(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "moment_s"),
+    [
+        ("2026-11-29T12:00:00Z", 1795953600.0),
+        ("2026-11-29T13:00:00.25+01:00", 1795953600.25),
+        ("2026-11-29T12:00:00.123456789Z", 1795953600.123456),
+        (None, 0.0),
+        ("", 0.0),
+        ("yesterday", 0.0),
+        ("2026-11-29T12:00:00", 0.0),
+        ("2026-13-29T12:00:00Z", 0.0),
+    ],
+)
+def test_when_what_a_slice_tells_has_happened(text: str | None, moment_s: float) -> None:
+    annotation = "endpoints.kubernetes.io/last-change-trigger-time"
+    assert value_of(changed(SLICE, "metadata.annotations", {annotation: text})).triggered_at_s == moment_s
+    assert value_of(SLICE).triggered_at_s == 0.0

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kpf import __version__
-from kpf.master import explaining, report
+from kpf.master import report
 from kpf.master.connections import Connections
 from kpf.master.effects import Effects
 from kpf.master.facts import NodeWatch
@@ -24,7 +24,8 @@ class OwnState:
     """Asks the parts.
 
     The master itself says how far it is: `is_started` (all workers are ready), `draining`, `handed_over` (a successor
-    serves).
+    serves). `reloaded_at_s`: when the configuration in force was read, in seconds of the Unix epoch;
+    `reload_succeeded`: the last time that it was to be read.
     """
 
     source: Follower
@@ -37,6 +38,8 @@ class OwnState:
     is_started: bool = False
     draining: bool = False
     handed_over: bool = False
+    reload_succeeded: bool = True
+    reloaded_at_s: float = field(default_factory=time.time)
     _began_s: float = field(default_factory=time.monotonic)
     _connections: Connections = field(init=False)
 
@@ -112,4 +115,7 @@ class OwnState:
 
     async def explain(self, query: Mapping[str, str]) -> tuple[int, object]:
         """For `kpf explain`: HTTP status and JSON body."""
+        # not before somebody asks: 20 ms of a start
+        from kpf.master import explaining
+
         return await explaining.answered(query, self.reconciler.desired, self.effects, self.directory)

@@ -119,15 +119,17 @@ class Reconciler:
         except _HeldBackError:
             return
         except RETRIED as error:
+            self.progress.failures += 1
             log.error("sync failed, what was in force stays so: %s", error)
             self._schedule.fail()
         except Exception:
             # one object that kpf cannot cope with must not end the service of all others
+            self.progress.failures += 1
             log.exception("sync failed by a defect in kpf, what was in force stays so")
             self._effects.doubt_rules()
             self._schedule.fail()
         else:
-            self.progress.succeed()
+            self.progress.succeed(snapshot.changes)
             self.first_sync.set()
             self.changed.set()
             if complete:
@@ -139,11 +141,13 @@ class Reconciler:
         """True if all that is wanted is in force."""
         started_s = time.monotonic()
         full = self._effects.rules is None
+        self.progress.programming.note(snapshot)
         self.node, facts = snapshot.node, self._facts(snapshot)
         plans, ownership = self._planner.plan(snapshot, facts)
         try:
             steps = await self._carry_out(plans, ownership, facts)
         finally:
+            self.progress.took(time.monotonic() - started_s, full=full)
             occupied = self._occupied.problems(self.desired)
             self._report((*snapshot.problems, *self.desired.problems, *occupied))
         if full:

@@ -1,6 +1,6 @@
 """EndpointSlice as kpf uses it (discovery.k8s.io/v1 of the Kubernetes API, 1.36)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kpf.model.names import Family, IPAddress, ObjectName, Protocol
 
@@ -33,7 +33,10 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class EndpointSlice:
-    """A slice that counts: it names a service, is not headless, and its addressType is an IP family."""
+    """A slice that counts: it names a service, is not headless, and its addressType is an IP family.
+
+    `triggered_at_s`: when what it tells of has happened, in seconds of the Unix epoch; 0 if it does not say.
+    """
 
     name: ObjectName
     service: ObjectName
@@ -41,3 +44,4 @@ class EndpointSlice:
     ports: tuple[EndpointPort, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
     origin: str = ""
+    triggered_at_s: float = field(default=0.0, compare=False)

@@ -7,12 +7,18 @@ from typing import NamedTuple
 from kpf.shm.layout import (
     ACTIVE,
     AFFINITY_ENTRIES,
+    DIAL_BOUNDS_MS,
+    DURATION_BOUNDS_MS,
     EVICTIONS,
     F_BYTES_IN,
     F_BYTES_OUT,
+    F_DIALS,
+    F_DIALS_MS,
     F_ENDED,
     F_FAILED,
     F_HITS,
+    F_LASTED,
+    F_LASTED_MS,
     F_RETRIES,
     F_TOTAL,
     FRONTEND_COUNTERS,
@@ -36,10 +42,20 @@ from kpf.shm.layout import (
 )
 from kpf.shm.region import Region
 
+_DIAL_BUCKETS, _DURATION_BUCKETS = len(DIAL_BOUNDS_MS) + 1, len(DURATION_BOUNDS_MS) + 1
+
+
+class Took(NamedTuple):
+    """A histogram of times: how many in each bucket of the layout's bounds, the last: above all of them; and in all."""
+
+    buckets: tuple[int, ...]
+    total_ms: int
+
 
 class FrontendView(NamedTuple):
     """Counts of a frontend, summed over all workers.
 
+    `dials`: how long clients have waited for a backend's answer; `lasted`: connections that had one, to their end.
     `affinity_entries`: entries of its table, expired ones that nobody has replaced included.
     """
 
@@ -50,6 +66,8 @@ class FrontendView(NamedTuple):
     retries: int
     affinity_hits: int
     failed: dict[Reason, int]
+    dials: Took
+    lasted: Took
     affinity_entries: int
     affinity_evictions: int
 
@@ -115,6 +133,8 @@ class Observer:
             retries=counts[F_RETRIES],
             affinity_hits=counts[F_HITS],
             failed=dict(zip(Reason, counts[F_FAILED:], strict=False)),
+            dials=Took(tuple(counts[F_DIALS : F_DIALS + _DIAL_BUCKETS]), counts[F_DIALS_MS]),
+            lasted=Took(tuple(counts[F_LASTED : F_LASTED + _DURATION_BUCKETS]), counts[F_LASTED_MS]),
             affinity_entries=self._words[record + AFFINITY_ENTRIES],
             affinity_evictions=self._words[record + EVICTIONS],
         )

@@ -6,7 +6,7 @@ Rules: an object that two origins have counts as the first of them (by name) has
 from collections.abc import Iterable
 from itertools import chain
 
-from kpf.model.snapshot import Problem, Snapshot
+from kpf.model.snapshot import Changes, Problem, Snapshot
 from kpf.sources.decode import Decoded
 from kpf.sources.indexer import Indexer, Key
 
@@ -76,6 +76,11 @@ class Cache:
             self._dirty.clear()
             self._last = self._indexer.snapshot(chain.from_iterable(self._nameless.values()))
         return self._last
+
+    @property
+    def changes(self) -> Changes:
+        """Until the last snapshot."""
+        return self._indexer.changes
 
     def _duplicates(self, key: Key) -> list[Problem]:
         holders = [origin for origin, listed in sorted(self._claims.get(key, {}).items()) for _ in listed]

@@ -15,6 +15,9 @@ SIOCSIFFLAGS = 0x8914
 UCRED = struct.Struct("@3i")
 """Process, user, group."""
 
+TCPI_UNACKED = struct.Struct("@24xI")
+"""Of struct tcp_info up to there; of a listening socket, how many connections wait to be accepted."""
+
 TCPI_LAST_DATA_RECV = struct.Struct("@52xI")
 """Of struct tcp_info up to there, in ms."""
 

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Sequence
 
 from kpf.shm.balancer import Balancer, Choice
-from kpf.shm.layout import F_BYTES_IN, F_TOTAL, Reason
+from kpf.shm.layout import F_BYTES_IN, F_DIALS, F_TOTAL, Reason
 from kpf.shm.region import Words
 from kpf.worker.attempt import answer
 from kpf.worker.clock import Clock
@@ -82,6 +82,8 @@ class Dialer:
         if sent < client.moved:
             client.pending, client.state = memoryview(data)[sent:], PENDING
         if backend is not None and not error:
+            # within this iteration: in no time
+            self._words[listener.counters + F_DIALS] += 1
             self._connector.connected(client, backend, listener, 0)
             return
         self._racing.begin(client, host, listener, choice, backend, error)

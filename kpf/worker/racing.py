@@ -9,7 +9,7 @@ import socket
 
 from kpf.shm.balancer import Balancer, Choice
 from kpf.shm.health import attempt_delay_ms, is_ejected
-from kpf.shm.layout import F_RETRIES, PROBING, Reason
+from kpf.shm.layout import F_DIALS_BY_BITS, F_DIALS_MS, F_RETRIES, PROBING, Reason
 from kpf.shm.region import Words
 from kpf.worker.attempt import UNDER_WAY, Attempt, Dial, answer, discard, reason_of
 from kpf.worker.clock import Clock
@@ -214,6 +214,9 @@ class Racing:
         if retry.is_hedged:
             self._balancer.adopt(frontend, identity, dial.host, now_ms)
         self._end(dial)
+        waited_ms, counters = now_ms - client.began_ms, listener.counters
+        self._words[counters + F_DIALS_BY_BITS[waited_ms.bit_length()]] += 1
+        self._words[counters + F_DIALS_MS] += waited_ms
         took_ms = attempt.took_ms(now_ms, self._words[attempt.choice.connect_time])
         self._connector.connected(client, attempt.backend, listener, took_ms)
 

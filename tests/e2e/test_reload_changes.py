@@ -3,8 +3,9 @@
 import json
 import signal
 import sys
+import threading
 import time
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -13,7 +14,8 @@ from kpf.lab.daemon import Daemon
 from kpf.lab.manifests import Manifests
 from kpf.lab.topology import NODE_ADDRESSES
 from kpf.observe.client import ask
-from tests.e2e.world import POD_PORT, World, eventually, shop
+from tests.e2e.world import METRICS, POD_PORT, World, eventually, scrape, shop
+from tests.metrics_world import flat
 
 SHOP, STICKY = ("10.96.0.10", 80), ("10.96.0.11", 80)
 
@@ -48,6 +50,27 @@ class Configured:
         self.daemon.wait_for_log("are read anew", times=times + 1, timeout_s=10.0)
 
 
+class Counted:
+    """A counter, as it is scraped again and again inside the context."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.seen = name, list[float]()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._scrape)
+
+    def _scrape(self) -> None:
+        while not self._is_over.wait(0.2):
+            self.seen.append(flat(scrape())[self.name])
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+
 def _serving(daemon: Daemon) -> list[dict[str, Any]]:
     return [worker for worker in daemon.status()["workers"] if worker["state"] != "leaving"]
 
@@ -69,7 +92,11 @@ def test_workers_ports_addresses_and_the_source_change_under_load(world: World) 
         )
         (mine,) = world.answers(STICKY)
         assert mine == pods[1]
-        with world.lab.outside.begin(steady, SHOP, 200, 8.0) as load:
+        one.reload(metricsBindAddress=METRICS)
+        with (
+            Counted("kpf_connections_total default shop") as counted,
+            world.lab.outside.begin(steady, SHOP, 200, 8.0) as load,
+        ):
             for workers in (4, 1, 3):
                 one.reload(workers=workers)
                 assert len(_serving(daemon)) == workers
@@ -84,6 +111,16 @@ def test_workers_ports_addresses_and_the_source_change_under_load(world: World) 
             daemon.wait_for_log("Services come from another source now")
             eventually(lambda: world.answers(("10.96.0.12", 80)) == {pods[0]: 1})
             outcomes = load.result()
+        # frontends have come and gone, and what they have counted stays
+        assert counted.seen == sorted(counted.seen)
+        reloaded = "kpf_config_last_reload_successful"
+        assert flat(scrape())[reloaded] == 1
+        one.write(workers=0)
+        daemon.signal(signal.SIGHUP)
+        eventually(lambda: flat(scrape())[reloaded] == 0)
+        one.reload(workers=3)
+        eventually(lambda: flat(scrape())[reloaded] == 1)
+        assert flat(scrape())[counted.name] == 10 + len(outcomes)
         assert names(failures(outcomes)) == {}
         counts = names(outcomes)
         assert max(counts.values()) - min(counts.values()) <= 10
