@@ -26,6 +26,7 @@ PURE_PREFIXES = (
     "test_cache",
     "test_cli",
     "test_config",
+    "test_connections",
     "test_decode",
     "test_distribution",
     "test_documents",
@@ -40,6 +41,7 @@ PURE_PREFIXES = (
     "test_reflector",
     "test_service_manager.py",
     "test_starts",
+    "test_status",
     "test_supervisor",
     "test_systemd",
 )

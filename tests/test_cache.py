@@ -104,7 +104,9 @@ def test_a_malformed_version_leaves_the_last_good_one_in_force(origin: str) -> N
     before = cache.snapshot()
     cache.put(origin, [malformed(origin=origin)])
     assert cache.snapshot().services[WEB] is web
-    assert any(problem.message == "is wrong" for problem in cache.snapshot().problems)
+    stays = [problem.last_stays for problem in cache.snapshot().problems if problem.message == "is wrong"]
+    # where another file counts, that one's object is what is in force
+    assert stays == [origin <= "web.yaml"]
     cache.drop(origin)
     cache.put("web.yaml", [sound(web)])
     assert cache.snapshot() == before
@@ -136,6 +138,7 @@ def test_a_malformed_first_version_does_not_hide_a_sound_one_at_the_start() -> N
     cache = Cache()
     web = service(origin="b.yaml")
     cache.put("a.yaml", [malformed(origin="a.yaml")])
+    assert not any(problem.last_stays for problem in cache.snapshot().problems)
     cache.put("b.yaml", [sound(web)])
     assert cache.snapshot().services[WEB] is web
 

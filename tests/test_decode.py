@@ -186,12 +186,20 @@ def test_every_field_of_an_endpoint() -> None:
         "addresses": ["fd00::1", "fd00::2"],
         "conditions": {"ready": False, "serving": False, "terminating": True},
         "nodeName": "node-1",
+        "targetRef": {"kind": "Pod", "namespace": "shop", "name": "web-1", "uid": "7"},
         "hints": {"forZones": [{"name": "a"}, {"name": "b"}], "forNodes": [{"name": "node-2"}]},
     }
     found = endpoint_slice(addressType="IPv6", endpoints=[endpoint], ports=[{"name": "x", "protocol": "SCTP"}])
-    assert found.endpoints == (Endpoint(ip_address("fd00::1"), False, False, True, "node-1", ("a", "b"), ("node-2",)),)
+    expected = Endpoint(ip_address("fd00::1"), False, False, True, "node-1", ("a", "b"), ("node-2",), pod="shop/web-1")
+    assert found.endpoints == (expected,)
     assert found.ports == (EndpointPort("x", Protocol.SCTP, None),)
     assert found.family is Family.IPV6
+
+
+@pytest.mark.parametrize("target", [None, {}, {"kind": "Node", "name": "node-1"}, {"kind": "Pod", "name": None}])
+def test_an_endpoint_need_not_be_of_a_pod(target: object) -> None:
+    found = endpoint_slice(endpoints=[{"addresses": ["10.244.0.1"], "targetRef": target}])
+    assert [one.pod for one in found.endpoints] == [""]
 
 
 def test_null_lists_are_empty() -> None:

@@ -13,7 +13,7 @@ from kpf.master.source import Follower
 from kpf.model.snapshot import Problem
 from kpf.observe.health_checks import HealthCheckServers
 from kpf.observe.healthz import health_documents
-from kpf.observe.http import Document, Servers, ServerSockets
+from kpf.observe.http import Document, Question, Servers, ServerSockets
 from kpf.observe.metrics_server import Scrapes, metrics_handler
 from kpf.plan.health import health_check_addresses
 
@@ -38,8 +38,13 @@ class OwnServers:
     async def serve_control(self, path: Path) -> None:
         """Raises `ControlSocketError`."""
         try:
-            documents: Mapping[str, Document] = {"/status": self._state.status, "/ready": self._state.ready}
-            await self._servers.serve_unix(path, documents, {"/explain": self._state.explain})
+            documents: Mapping[str, Document] = {"/ready": self._state.ready}
+            questions: Mapping[str, Question] = {
+                "/status": self._state.status,
+                "/connections": self._state.connections,
+                "/explain": self._state.explain,
+            }
+            await self._servers.serve_unix(path, documents, questions)
         except OSError as error:
             raise ControlSocketError(f"controlSocket {path}: {error.strerror or error}") from error
 

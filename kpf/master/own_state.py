@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 
 from kpf import __version__
 from kpf.master import report
+from kpf.master.connections import Connections
 from kpf.master.effects import Effects
 from kpf.master.facts import NodeWatch
 from kpf.master.generations import Generations
 from kpf.master.reconcile import Reconciler
 from kpf.master.source import Follower
+from kpf.model.selection import Selection
 from kpf.nft.kernel import Kernel
 from kpf.observe.health import Health
 from kpf.observe.vitals import Vitals
@@ -39,6 +41,10 @@ class OwnState:
     reload_succeeded: bool = True
     reloaded_at_s: float = field(default_factory=time.time)
     _began_s: float = field(default_factory=time.monotonic)
+    _connections: Connections = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._connections = Connections(self.workers, self.directory)
 
     def health(self) -> Health:
         """For `/healthz`, `/livez` and the health checks of Services."""
@@ -84,8 +90,9 @@ class OwnState:
             return "the kpf before has not left yet"
         return "it drains" if self.draining else ""
 
-    async def status(self) -> tuple[int, object]:
-        """For `kpf status`: HTTP status and JSON body."""
+    async def status(self, query: Mapping[str, str]) -> tuple[int, object]:
+        """For `kpf status`: HTTP status and JSON body. `query` may have `namespace`, `name` and `port` of Services."""
+        wanted = Selection(query.get("namespace", ""), query.get("name", ""), query.get("port", ""))
         progress, desired = self.reconciler.progress, self.reconciler.desired
         return 200, {
             "version": __version__,
@@ -93,12 +100,18 @@ class OwnState:
             "uptimeSeconds": round(time.monotonic() - self._began_s, 1),
             "generation": progress.generation,
             "synced": progress.synced,
+            "draining": self.draining,
+            "problems": report.problems_report(self.reconciler.problems),
             "proxyAddresses": [str(one) for one in desired.rules.proxy_addresses.values()],
             "troubles": list(self.source.troubles),
             "workerUser": self.node.worker_uid,
             "workers": report.workers_report(self.workers, self.directory),
-            "services": await report.services_report(desired, self.effects.slot_of, self.directory),
+            "services": await report.services_report(desired, self.effects.slot_of, self.directory, wanted),
         }
+
+    async def connections(self, query: Mapping[str, str]) -> tuple[int, object]:
+        """For `kpf connections`: HTTP status and JSON body."""
+        return await self._connections.answered(query, self.reconciler.desired)
 
     async def explain(self, query: Mapping[str, str]) -> tuple[int, object]:
         """For `kpf explain`: HTTP status and JSON body."""

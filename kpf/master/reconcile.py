@@ -43,8 +43,8 @@ class _HeldBackError(Exception):
 class Reconciler:
     """`read` gives the newest snapshot, None if too little is known to begin with; `facts` the node as it is now.
 
-    `capacity`: frontends that can be served. `problems`: of the last sync; `on_problems` is called with those that are
-    new. `changed` is set whenever `desired` may be another one.
+    `capacity`: frontends that can be served. `problems`: since when there is each, in seconds of the Unix epoch;
+    `on_problems` is called with those that are new. `changed` is set whenever `desired` may be another one.
     """
 
     def __init__(
@@ -60,7 +60,8 @@ class Reconciler:
         self._ports = ProxyPorts(port_range, capacity, is_free)
         self._planner = Planner()
         self._schedule = Schedule()
-        self.problems: tuple[Problem, ...] = ()
+        self.problems: dict[Problem, float] = {}
+        self._reported: tuple[Problem, ...] = ()
         self._occupied = OccupiedNodePorts()
         # what was written last, if that has failed
         self._refused: Rules | None = None
@@ -200,9 +201,9 @@ class Reconciler:
     def _report(self, problems: tuple[Problem, ...]) -> None:
         """Say each problem once, and once more when it has come back."""
         # mostly they are the very same
-        if problems == self.problems:
+        if problems == self._reported:
             return
-        before, now = frozenset(self.problems), frozenset(problems)
+        before, now = frozenset(self._reported), frozenset(problems)
         new = tuple(sorted(now - before))
         for problem in new:
             log.warning("%s", problem)
@@ -211,4 +212,6 @@ class Reconciler:
         solved = len(before - now)
         if solved:
             log.info("%d problems are solved, %d are left", solved, len(now))
-        self.problems = problems
+        self._reported = problems
+        now_s = time.time()
+        self.problems = {problem: self.problems.get(problem, now_s) for problem in problems}

@@ -16,7 +16,10 @@ class EndpointPort:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One entry of a slice, its conditions with the API's defaults applied. `address` is `addresses[0]`."""
+    """One entry of a slice, its conditions with the API's defaults applied. `address` is `addresses[0]`.
+
+    `pod`: "namespace/name" of the pod behind it, "" if it is none, or not known.
+    """
 
     address: IPAddress
     ready: bool = True
@@ -25,6 +28,7 @@ class Endpoint:
     node_name: str = ""
     for_zones: tuple[str, ...] = ()
     for_nodes: tuple[str, ...] = ()
+    pod: str = ""
 
 
 @dataclass(frozen=True, slots=True)

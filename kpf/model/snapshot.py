@@ -14,7 +14,8 @@ class Problem(NamedTuple):
 
     `origin`: a file's name (with a line where it does not parse), `object`: "Service default/web",
     `field`: "spec.ports[0].port", `message`: what is wrong with it, naming the value. `is_limit`: an API server has
-    taken the object, or would, but this version of kpf cannot serve all of it.
+    taken the object, or would, but this version of kpf cannot serve all of it. `last_stays`: what was
+    known of the object, or of the file, before stays in force.
     """
 
     origin: str
@@ -22,6 +23,7 @@ class Problem(NamedTuple):
     field: str
     message: str
     is_limit: bool = False
+    last_stays: bool = False
 
     def __str__(self) -> str:
         return ": ".join(part for part in self[:4] if part)

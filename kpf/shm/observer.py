@@ -73,7 +73,10 @@ class FrontendView(NamedTuple):
 
 
 class MemberView(NamedTuple):
-    """A member and its counts, summed over all workers. `total`: dials that were answered."""
+    """A member and its counts, summed over all workers. `total`: dials that were answered.
+
+    `health`: the word that `kpf.shm.health` reads, 0 if nothing is wrong.
+    """
 
     address: Address
     identity: int
@@ -81,6 +84,7 @@ class MemberView(NamedTuple):
     total: int
     active: int
     failures: dict[Reason, int]
+    health: int = 0
 
     @property
     def dial_failures(self) -> int:
@@ -145,13 +149,15 @@ class Observer:
         """By its slot, and whether it is ejected at `now_ms` (CLOCK_MONOTONIC). `address` is passed on."""
         at = self._layout.member(member)
         counts = self._sums(self._layout.member_counter, member, MEMBER_COUNTERS)
+        health = self._words[at + HEALTH]
         return MemberView(
             address=address,
             identity=self._words[at + IDENTITY],
-            ejected=self._words[at + HEALTH] >> UNTIL_SHIFT > now_ms,
+            ejected=health >> UNTIL_SHIFT > now_ms,
             total=counts[M_TOTAL],
             active=counts[M_ACTIVE],
             failures=dict(zip(MEMBER_REASONS, counts[M_FAILURES:], strict=False)),
+            health=health,
         )
 
     def _sums(self, counter: Callable[[int, int], int], slot: int, number: int) -> list[int]:

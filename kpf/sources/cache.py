@@ -48,6 +48,10 @@ class Cache:
         if self._dirty or tuple(nameless) != known:
             self._last = None
 
+    def knows(self, origin: str) -> bool:
+        """There is an object that the origin has."""
+        return bool(self._keys.get(origin))
+
     def drop(self, origin: str) -> None:
         """The origin is gone, and what it had with it."""
         self._dirty.update(self._forget(origin))

@@ -41,9 +41,13 @@ class Indexer:
 
         The first one counts, if it can be used.
         """
-        changed = self._set_problems(key, (*(problem for one in versions for problem in one.problems), *problems))
         before = self._in_force.get(key)
         value = _choose(versions, before)
+        stays = before is not None and bool(versions) and versions[0].malformed
+        own = [problem._replace(last_stays=stays) for one in versions[:1] for problem in one.problems]
+        changed = self._set_problems(
+            key, (*own, *(problem for one in versions[1:] for problem in one.problems), *problems)
+        )
         if value == before:
             return changed
         if value is None:

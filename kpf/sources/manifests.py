@@ -180,7 +180,8 @@ class ManifestSource:
             file.problems = []
             self._cache.put(name, objects)
             return
-        file.problems = [Problem(f"{name}:{line}" if line else name, "", "", message)]
+        stays = self._cache.knows(name)
+        file.problems = [Problem(f"{name}:{line}" if line else name, "", "", message, last_stays=stays)]
 
 
 def _content(path: str) -> tuple[bytes, _Status | None]:

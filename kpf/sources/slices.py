@@ -130,4 +130,10 @@ def _endpoint(raw: wire.Endpoint, address: IPAddress) -> Endpoint:
         intern(raw.get("nodeName") or ""),
         tuple(hint.get("name") or "" for hint in hints.get("forZones") or ()),
         tuple(hint["name"] for hint in hints.get("forNodes") or ()),
+        _pod(raw.get("targetRef") or {}),
     )
+
+
+def _pod(target: wire.TargetRef) -> str:
+    name = target.get("name")
+    return f"{target.get('namespace') or ''}/{name}" if name and target.get("kind") == "Pod" else ""

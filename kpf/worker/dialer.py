@@ -29,13 +29,14 @@ EARLY_DATA_BYTES = 1 << 14
 
 
 class Dialer:
-    """All dials of this worker. `expire`: to be called at every look around."""
+    """All dials of this worker. `expire`: to be called at every look around. `client_of`: whose a dial is."""
 
     def __init__(self, sessions: Sessions, relay: Relay, balancer: Balancer, words: Words, clock: Clock) -> None:
         self._sessions, self._balancer, self._words, self._clock = sessions, balancer, words, clock
         self._connector = Connector(sessions, relay, balancer, words)
         self._racing = Racing(sessions, relay, balancer, words, clock, self._connector)
         self.expire = self._racing.expire
+        self.client_of = self._racing.client_of
 
     def begin(self, listener: ListeningSocket, accepted: Sequence[tuple[int, str]]) -> None:
         """Clients were accepted, and counted as active by who accepted them: their descriptors and their addresses."""

@@ -11,6 +11,7 @@ import pytest
 
 from kpf.lab.clients import Outcome, alternate, connect, failures, hold, median_first_byte_ms, names, steady
 from kpf.lab.topology import client_address, pod_address
+from kpf.observe.client import ask
 from tests.e2e.world import POD_PORT, World, eventually, scrape
 from tests.metrics_world import flat
 
@@ -45,6 +46,39 @@ def test_3000_open_at_once_are_1000_each(world: World, sources: int) -> None:
         assert all(999 <= count <= 1001 for count in counts.values()), counts
         assert daemon.service("shop")["connectionsActive"] == 3000
         assert world.backends.active() == 3000
+
+
+def test_open_connections_are_told_by_their_workers(world: World) -> None:
+    pods, clients = world.pods([1, 2, 3]), CLIENTS[:2]
+    world.serve("shop", SHOP[0], pods)
+    with (
+        world.lasting as daemon,
+        world.lab.outside.converse(hold, SHOP, 300, sources=clients, at_once=300) as held,
+    ):
+        path, number = str(daemon.control_socket), Counter(one.name for one in held.first)
+        status, answer = ask(path, "/connections")
+        assert (status, answer["isComplete"], answer["notTold"]) == (200, True, [])
+        found = answer["connections"]
+        assert len({one["client"] for one in found}) == len(found) == 300
+        assert Counter(one["client"].rpartition(":")[0] for one in found) == dict.fromkeys(clients, 150)
+        assert Counter(one["endpoint"] for one in found) == {f"{pod}:{POD_PORT}": number[pod] for pod in pods}
+        assert {(one["namespace"], one["name"], one["port"], one["portal"], one["state"]) for one in found} == {
+            ("default", "shop", "", "10.96.0.10:80", "open")
+        }
+        workers = {one["slot"]: (one["pid"], one["connectionsActive"]) for one in daemon.status()["workers"]}
+        assert Counter((one["worker"], one["pid"]) for one in found) == {
+            (slot, pid): active for slot, (pid, active) in workers.items()
+        }
+        for what, expected in (
+            ("shop", 300),
+            ("default/shop", 300),
+            (clients[0], 150),
+            (found[0]["client"], 1),
+            (found[0]["endpoint"], number[found[0]["endpoint"].rpartition(":")[0]]),
+            ("192.0.2.1", 0),
+        ):
+            assert len(ask(path, f"/connections?what={what}")[1]["connections"]) == expected, what
+        assert ask(path, "/connections?what=shop/web")[0] == 404
 
 
 def test_metrics_say_what_was_done(world: World) -> None:

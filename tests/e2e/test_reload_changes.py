@@ -13,7 +13,8 @@ from kpf.lab.clients import connect, failures, hold, names, steady
 from kpf.lab.daemon import Daemon
 from kpf.lab.manifests import Manifests
 from kpf.lab.topology import NODE_ADDRESSES
-from tests.e2e.world import METRICS, World, eventually, scrape, shop
+from kpf.observe.client import ask
+from tests.e2e.world import METRICS, POD_PORT, World, eventually, scrape, shop
 from tests.metrics_world import flat
 
 SHOP, STICKY = ("10.96.0.10", 80), ("10.96.0.11", 80)
@@ -127,6 +128,12 @@ def test_workers_ports_addresses_and_the_source_change_under_load(world: World) 
         # the connections of before are carried by those who have begun them
         leaving = [worker for worker in daemon.status()["workers"] if worker["state"] == "leaving"]
         assert sum(worker["connectionsActive"] for worker in leaving) == 10
+        # and told by them, though the frontend with that proxy port is closed
+        answer = ask(str(daemon.control_socket), "/connections?what=default/shop")[1]
+        theirs = [one for one in answer["connections"] if one["pid"] in {worker["pid"] for worker in leaving}]
+        assert sorted(one["endpoint"] for one in theirs) == sorted(f"{one.name}:{POD_PORT}" for one in held.first)
+        assert {one["name"] for one in theirs} == {"shop"}
+        assert answer["notTold"] == []
         assert failures(held.send("close")) == []
         eventually(lambda: len(daemon.status()["workers"]) == 3)
         assert world.answers(STICKY, 3) == {mine: 3}
