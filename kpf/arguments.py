@@ -49,9 +49,30 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_status(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "service", metavar="SERVICE", nargs="?", default="", help="of this one: [NAMESPACE/]NAME[:PORTNAME]"
+    )
+    parser.add_argument("-n", "--namespace", metavar="NAMESPACE", default="", help="of the Services in it")
+    parser.add_argument("--unhealthy", action="store_true", help="of endpoints that fail, and Services without any")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument(
+        "-o", dest="output", metavar="FORM", choices=("wide", "json", "yaml"), default="", help="wide, json or yaml"
+    )
+    form.add_argument("--json", dest="output", action="store_const", const="json", help="as -o json")
+    form.add_argument("--watch", action="store_true", help="anew every 2 s, with rates, the busiest Service first")
     form.add_argument("--ready", action="store_true", help="exit status 0 if it serves, else 1, and why")
+    _add_flags(parser, _CONTROL_SOCKET)
+
+
+def _add_connections(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what",
+        metavar="WHAT",
+        nargs="?",
+        default="",
+        help="of a Service, [NAMESPACE/]NAME[:PORTNAME], or of an endpoint or client, ADDRESS[:PORT]",
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON")
     _add_flags(parser, _CONTROL_SOCKET)
 
 
@@ -110,14 +131,23 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "status": Command(
         "the state of the running daemon",
-        "Ask the running daemon, over its control socket, for its workers, Services, endpoints and connections. The "
-        "socket is root's.",
+        "Ask the running daemon, over its control socket, for its workers, Services, endpoints, and problems. A row an "
+        "endpoint, with its Service in each. A terminal gets what fits; a pipe, and -o wide, lines as long as they "
+        "are. The socket is root's.",
         {
             0: "told; with --ready: it serves",
-            1: "no daemon answers; with --ready: or it does not serve",
+            1: "no daemon answers, or it serves no such Service; with --ready: or it does not serve",
             2: "wrong usage",
         },
         _add_status,
+    ),
+    "connections": Command(
+        "the open connections that are proxied",
+        "Ask the running daemon, over its control socket, and by it the workers: client, portal, endpoint, age, bytes "
+        "and worker of each, 20,000 at most, the oldest first. What the kernel forwards is not among them: "
+        "`conntrack -L` has that.",
+        {0: "told", 1: "no daemon answers, or it serves no such Service", 2: "wrong usage"},
+        _add_connections,
     ),
     "explain": Command(
         "what happens to a packet, from each origin, and why",

@@ -80,6 +80,10 @@ def _do(given: argparse.Namespace, flags: Mapping[str, str], usage_errors: Seque
         from kpf.commands.explain import main as explain
 
         return explain(control_socket, given.what, given.client, given.json)
+    if given.command == "connections":
+        from kpf.commands.connections import main as connections
+
+        return connections(control_socket, given.what, given.json)
     assert given.command == "status", given.command
     if given.ready:
         from kpf.commands.ready import main as ready
@@ -87,7 +91,8 @@ def _do(given: argparse.Namespace, flags: Mapping[str, str], usage_errors: Seque
         return ready(control_socket)
     from kpf.commands.status import main as status
 
-    return status(control_socket, given.json)
+    asked = given.service, given.namespace, given.output
+    return status(control_socket, *asked, unhealthy=given.unhealthy, watch=given.watch)
 
 
 def _complete(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

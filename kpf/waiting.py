@@ -5,9 +5,11 @@ Some system calls take as long as other programs keep the kernel busy, which not
 
 import _thread
 import asyncio
+import importlib
 import logging
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 log = logging.getLogger("kpf")
 
@@ -27,6 +29,13 @@ def waiting_for(what: str) -> Iterator[None]:
         took_s = loop.time() - began_s
         if took_s >= PATIENCE_S:
             log.info("waited %.1f s for %s", took_s, what)
+
+
+async def imported(name: str) -> None:
+    """Have a module imported that is seldom needed and takes its time: in a thread, if one can be had."""
+    if name not in sys.modules:
+        with suppress(RuntimeError):
+            await asyncio.to_thread(importlib.import_module, name)
 
 
 def beside_the_loop(act: Callable[[], None]) -> None:

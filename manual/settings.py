@@ -144,7 +144,15 @@ GROUPS = (
         "What it tells",
         {
             "healthzBindAddress": Setting('GET /healthz and /livez; "" switches them off.'),
-            "metricsBindAddress": Setting('GET /metrics; "" switches it off.'),
+            "metricsBindAddress": Setting(
+                'GET /metrics, /healthz and /proxyMode; "" switches them off. Whoever reaches it may read the names '
+                "and addresses of Services.",
+            ),
+            "metrics.perEndpoint": Setting("false: no metrics of single endpoints."),
+            "metrics.maxSeries": Setting(
+                "How many series of Services there may be in one scrape; kpf_metrics_series_left_out says how many are "
+                "left out.",
+            ),
             "logging.level": Setting("The lowest level that is logged, to standard error."),
             "logging.format": Setting("How a line of the log looks."),
         },

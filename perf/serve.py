@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from kpf.lab.call import raise_descriptor_limit
+from kpf.lab.forks import raise_descriptor_limit
 from perf import address, options
 from perf.load.result import Address
 

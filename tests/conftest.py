@@ -4,6 +4,7 @@ As root or, where the kernel allows it, as an ordinary user in a user namespace 
 that touch the kernel's network are skipped and say why; the pure ones run.
 """
 
+import gc
 import getpass
 import os
 from collections.abc import Callable
@@ -25,6 +26,7 @@ PURE_PREFIXES = (
     "test_cache",
     "test_cli",
     "test_config",
+    "test_connections",
     "test_decode",
     "test_distribution",
     "test_documents",
@@ -38,6 +40,8 @@ PURE_PREFIXES = (
     "test_plan",
     "test_reflector",
     "test_service_manager.py",
+    "test_starts",
+    "test_status",
     "test_supervisor",
     "test_systemd",
 )
@@ -45,6 +49,8 @@ PURE_PREFIXES = (
 
 def pytest_configure() -> None:
     global _refused
+    # until all is collected: nothing of it is garbage
+    gc.disable()
     # aiohttp reads the system's certificates when it is imported, which costs each process 55 ms of CPU; no test talks
     # to anybody whose certificate they are for
     os.environ.setdefault("SSL_CERT_FILE", os.devnull)
@@ -77,6 +83,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("figures")
         for text in figures:
             terminalreporter.write_line(text)
+
+
+def pytest_collection_finish() -> None:
+    # no collection looks at it again, nor does one of a process that is forked copy it
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -28,7 +28,11 @@ CHANGES = {
     "BUCKET_BITS = 12": "BUCKET_BITS = 11",
     "F_RETRIES, F_HITS = range(6)": "F_RETRIES, F_HITS = range(12, 6, -1)",
     "F_FAILED = 6": "F_FAILED = 0",
-    "FRONTEND_COUNTERS = 16": "FRONTEND_COUNTERS = 24",
+    "F_DIALS_MS = 12": "F_DIALS_MS = 42",
+    "F_DIALS = 13": "F_DIALS = 31",
+    "F_LASTED_MS = 23": "F_LASTED_MS = 14",
+    "F_LASTED = 24": "F_LASTED = 15",
+    "FRONTEND_COUNTERS = 40": "FRONTEND_COUNTERS = 48",
     "M_TOTAL, M_ACTIVE = range(2)": "M_TOTAL, M_ACTIVE = 6, 7",
     "M_FAILURES = 2": "M_FAILURES = 0",
 }

@@ -112,7 +112,7 @@ class World:
         self._pool = pool = PipePool(1)
         pool.limit = pipes
         self._clock = Clock(10_000)
-        self._sessions = Sessions(self._epoll, words, layout.worker(0), pool)
+        self._sessions = Sessions(self._epoll, words, layout.worker(0), pool, self._clock)
         self._relay = Relay(self._sessions, words, pool)
         self._dialer = Dialer(self._sessions, self._relay, Balancer(region, 0), words, self._clock)
         self._sweeper = Sweeper(self._sessions, self._relay, self._clock, pool)

@@ -41,6 +41,18 @@ def test_services_slices_and_this_node() -> None:
     assert cache.snapshot() == Snapshot()
 
 
+def test_changes_are_counted_by_kind_and_what_is_no_change_is_not() -> None:
+    cache = Cache("node-1")
+    web, pods = service(), endpoints("10.0.0.1")
+    cache.put("a.yaml", [sound(web), sound(pods), sound(service("shop")), node("node-1")])
+    assert cache.snapshot().changes == (2, 1)
+    # equal, and decoded anew; and when it has happened is no change by itself
+    cache.put("a.yaml", [sound(replace(web)), sound(replace(pods, triggered_at_s=5.0)), sound(service("shop"))])
+    assert cache.snapshot().changes == (2, 1)
+    cache.put("a.yaml", [sound(service(ports=())), sound(replace(pods, endpoints=()))])
+    assert cache.snapshot().changes == cache.changes == (4, 2)
+
+
 def test_what_does_not_change_keeps_its_identity() -> None:
     cache = Cache()
     web, shop, pods = service(), service("shop"), endpoints("10.0.0.1")
@@ -92,7 +104,9 @@ def test_a_malformed_version_leaves_the_last_good_one_in_force(origin: str) -> N
     before = cache.snapshot()
     cache.put(origin, [malformed(origin=origin)])
     assert cache.snapshot().services[WEB] is web
-    assert any(problem.message == "is wrong" for problem in cache.snapshot().problems)
+    stays = [problem.last_stays for problem in cache.snapshot().problems if problem.message == "is wrong"]
+    # where another file counts, that one's object is what is in force
+    assert stays == [origin <= "web.yaml"]
     cache.drop(origin)
     cache.put("web.yaml", [sound(web)])
     assert cache.snapshot() == before
@@ -124,6 +138,7 @@ def test_a_malformed_first_version_does_not_hide_a_sound_one_at_the_start() -> N
     cache = Cache()
     web = service(origin="b.yaml")
     cache.put("a.yaml", [malformed(origin="a.yaml")])
+    assert not any(problem.last_stays for problem in cache.snapshot().problems)
     cache.put("b.yaml", [sound(web)])
     assert cache.snapshot().services[WEB] is web
 

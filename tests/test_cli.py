@@ -53,6 +53,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     part("kpf.commands.cleanup", "main", 0)
     part("kpf.commands.status", "main", 1)
     part("kpf.commands.ready", "main", 1)
+    part("kpf.commands.connections", "main", 1)
     part("kpf.commands.explain", "main", 2)
 
     def planned(*args: object) -> DesiredState:
@@ -149,6 +150,8 @@ def test_a_source_that_can_never_work_ends_it_at_once(
         (["explain", "a/b", "c/d"], "c/d: not expected here"),
         (["status", "--control-socket"], "--control-socket: needs a value"),
         (["status", "--ready", "--json"], "--json: not allowed with argument --ready"),
+        (["status", "-o", "xml"], "invalid choice: 'xml'"),
+        (["status", "--watch", "-o", "json"], "-o: not allowed with argument --watch"),
         (["cleanup", "now"], "now: not expected here"),
         (["check", "--bogus"], "--bogus: unknown flag"),
         (["run", "--work", "1"], "--work: unknown flag"),
@@ -176,8 +179,32 @@ def test_wrong_usage(
         (["demo"], "kpf.demo", [False], 0),
         (["demo", "--keep"], "kpf.demo", [True], 0),
         (["cleanup"], "kpf.commands.cleanup", [], 0),
-        (["status"], "kpf.commands.status", ["/run/kpf/control.sock", False], 1),
-        (["status", "--json", "--control-socket", "/tmp/s"], "kpf.commands.status", ["/tmp/s", True], 1),
+        (["status"], "kpf.commands.status", ["/run/kpf/control.sock", "", "", "", False, False], 1),
+        (
+            ["status", "--json", "--control-socket", "/tmp/s"],
+            "kpf.commands.status",
+            ["/tmp/s", "", "", "json", False, False],
+            1,
+        ),
+        (
+            ["status", "web:http", "-n", "shop", "-o", "wide", "--unhealthy"],
+            "kpf.commands.status",
+            ["/run/kpf/control.sock", "web:http", "shop", "wide", True, False],
+            1,
+        ),
+        (
+            ["status", "--watch"],
+            "kpf.commands.status",
+            ["/run/kpf/control.sock", "", "", "", False, True],
+            1,
+        ),
+        (["connections"], "kpf.commands.connections", ["/run/kpf/control.sock", "", False], 1),
+        (
+            ["connections", "10.0.0.1", "--json", "--control-socket", "/tmp/s"],
+            "kpf.commands.connections",
+            ["/tmp/s", "10.0.0.1", True],
+            1,
+        ),
         (["status", "--ready", "--control-socket", "/tmp/s"], "kpf.commands.ready", ["/tmp/s"], 1),
         (["explain", "a/b"], "kpf.commands.explain", ["/run/kpf/control.sock", "a/b", None, False], 2),
         (

@@ -11,7 +11,7 @@ from kpf.model.service import Service, ServicePort, ServiceType, TrafficPolicy
 from kpf.model.snapshot import Node
 from kpf.sources.decode import Decoded, Kind, decode
 from kpf.sources.fields import timestamp
-from tests.decoding import NODE, SERVICE, SLICE, Object, changed, one
+from tests.decoding import NODE, SERVICE, SLICE, Object, changed, one, value_of
 
 
 def service(**spec: Any) -> Service:
@@ -186,12 +186,20 @@ def test_every_field_of_an_endpoint() -> None:
         "addresses": ["fd00::1", "fd00::2"],
         "conditions": {"ready": False, "serving": False, "terminating": True},
         "nodeName": "node-1",
+        "targetRef": {"kind": "Pod", "namespace": "shop", "name": "web-1", "uid": "7"},
         "hints": {"forZones": [{"name": "a"}, {"name": "b"}], "forNodes": [{"name": "node-2"}]},
     }
     found = endpoint_slice(addressType="IPv6", endpoints=[endpoint], ports=[{"name": "x", "protocol": "SCTP"}])
-    assert found.endpoints == (Endpoint(ip_address("fd00::1"), False, False, True, "node-1", ("a", "b"), ("node-2",)),)
+    expected = Endpoint(ip_address("fd00::1"), False, False, True, "node-1", ("a", "b"), ("node-2",), pod="shop/web-1")
+    assert found.endpoints == (expected,)
     assert found.ports == (EndpointPort("x", Protocol.SCTP, None),)
     assert found.family is Family.IPV6
+
+
+@pytest.mark.parametrize("target", [None, {}, {"kind": "Node", "name": "node-1"}, {"kind": "Pod", "name": None}])
+def test_an_endpoint_need_not_be_of_a_pod(target: object) -> None:
+    found = endpoint_slice(endpoints=[{"addresses": ["10.244.0.1"], "targetRef": target}])
+    assert [one.pod for one in found.endpoints] == [""]
 
 
 def test_null_lists_are_empty() -> None:
@@ -281,3 +289,22 @@ def test_a_node_that_is_being_deleted(path: str, value: Any) -> None:
 )
 def test_times_sort_as_text(text: str, expected: str | None) -> None:
     assert timestamp(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "moment_s"),
+    [
+        ("2026-11-29T12:00:00Z", 1795953600.0),
+        ("2026-11-29T13:00:00.25+01:00", 1795953600.25),
+        ("2026-11-29T12:00:00.123456789Z", 1795953600.123456),
+        (None, 0.0),
+        ("", 0.0),
+        ("yesterday", 0.0),
+        ("2026-11-29T12:00:00", 0.0),
+        ("2026-13-29T12:00:00Z", 0.0),
+    ],
+)
+def test_when_what_a_slice_tells_has_happened(text: str | None, moment_s: float) -> None:
+    annotation = "endpoints.kubernetes.io/last-change-trigger-time"
+    assert value_of(changed(SLICE, "metadata.annotations", {annotation: text})).triggered_at_s == moment_s
+    assert value_of(SLICE).triggered_at_s == 0.0

@@ -177,6 +177,7 @@ SPARED = [
     ),
     spared(SLICE, "endpoints.0.hints", {"forZones": ["a"]}, "endpoints[0].hints.forZones[0]"),
     spared(SLICE, "endpoints.0.hints", "a", "endpoints[0].hints"),
+    spared(SLICE, "endpoints.0.targetRef", {"kind": 1}, "endpoints[0].targetRef.kind"),
     spared(SLICE, "endpoints.0.hints", {"forNodes": [{}]}, "endpoints[0].hints.forNodes[0].name"),
     spared(SLICE, "addressType", "IPv6", "endpoints[0].addresses[0]", family=Family.IPV6, endpoints=()),
     spared(SLICE, "endpoints", [OTHER] * 1001, "endpoints", endpoints=(FAR,) * 1000),

@@ -8,7 +8,7 @@ import pytest
 
 from kpf.master import source as sources
 from kpf.master.source import Follower
-from kpf.model.snapshot import Problem, Snapshot
+from kpf.model.snapshot import Changes, Problem, Snapshot, Watch
 
 
 class FakeSource:
@@ -25,6 +25,14 @@ class FakeSource:
     @property
     def troubles(self) -> tuple[str, ...]:
         return (self.name,)
+
+    @property
+    def seen(self) -> Changes:
+        return Changes()
+
+    @property
+    def watches(self) -> tuple[Watch, ...]:
+        return ()
 
     def read(self) -> Snapshot | None:
         if self.error:

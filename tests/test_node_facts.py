@@ -13,7 +13,7 @@ from kpf.config.model import DetectLocal
 from kpf.master import facts, identity
 from kpf.master.facts import NodeWatch, node_facts
 from kpf.master.identity import NOBODY, worker_user
-from kpf.model.names import Family
+from kpf.model.names import Family, SocketAddress
 from kpf.model.rules import OwnPods
 from kpf.model.snapshot import Node, Snapshot
 from kpf.netlink.addresses import LocalAddress, NodeAddresses
@@ -145,6 +145,14 @@ def test_kpfs_own_addresses_stand_for_nothing_but_proxies() -> None:
     only_four = NodeAddresses(HERE.addresses[:2])
     seen = node_facts(config, only_four, Snapshot(), list[str]().append, own=own)
     assert (list(seen.proxy_addresses), len(seen.own_addresses)) == ([Family.IPV4], 1)
+
+
+def test_where_kpf_serves_itself_is_nobodys_portal() -> None:
+    health, metrics = SocketAddress(ip_address("0.0.0.0"), 10256), SocketAddress(ip_address("127.0.0.1"), 10249)
+    assert _facts(Config(), Snapshot()).own_listeners == (health, metrics)
+    assert _facts(
+        Config.model_validate({"metricsBindAddress": ""}, by_alias=True, by_name=False), Snapshot()
+    ).own_listeners == (health,)
 
 
 def test_a_family_without_any_address_is_not_served_and_said() -> None:

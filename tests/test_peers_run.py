@@ -191,9 +191,11 @@ def test_a_turn_has_the_cpu_of_each_and_the_percentiles_of_its_result(burners: l
 
 
 def test_a_turn_waits_for_those_that_are_busy_after_the_clients(burners: list[Burner]) -> None:
-    backends_s = []
+    backends_s = 0.0
     # a busy machine may keep one from its CPU at the moment of a look
-    for _ in range(3):
-        backends_s.append(_turn(burners, lambda: burners[2].begin(0.1)).backends_s)
+    for _ in range(10):
+        backends_s = max(_turn(burners, lambda: burners[2].begin(0.1)).backends_s, backends_s)
         burners[2].finish()
-    assert max(backends_s) > 0.05
+        if backends_s > 0.05:
+            return
+    pytest.fail(f"of 0.1 s at most {backends_s} s were seen")

@@ -570,3 +570,21 @@ def test_selectors_of_each_kind() -> None:
         (Kind.NODE, "", "metadata.name=node-1"),
         (Kind.SERVICE_CIDR, "", ""),
     ]
+
+
+def test_it_is_known_when_the_server_has_spoken_and_how_often_it_was_asked(talk: Talk) -> None:
+    reflector = talk.reflector
+    assert (reflector.heard_s, reflector.begun) == (float("-inf"), 0)
+    talk.asks(Ask.STREAMED_LIST)
+    talk.answer(200, line("BOOKMARK", bookmark(7, end=True)))
+    assert (reflector.heard_s, reflector.begun) == (1000.0, 1)
+    talk.now_s += 60
+    talk.hears(line("BOOKMARK", bookmark(8)))
+    assert reflector.heard_s == 1060.0
+    talk.ends(100, silent=True)
+    # what has it gone back to? That is no watch, and its answer no news of one
+    talk.asks(Ask.WATCH)
+    talk.answer(503)
+    talk.hears(b"busy")
+    talk.ends()
+    assert (reflector.heard_s, reflector.begun) == (1060.0, 2)

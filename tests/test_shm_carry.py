@@ -77,8 +77,8 @@ class Memory:
             self.count(slot, worker, "F_TOTAL")
         return choice
 
-    def count(self, slot: int, worker: int, what: str, by: int = 1) -> None:
-        at = self.region.layout.frontend_counter(worker, slot) + getattr(self.version.layout, what)
+    def count(self, slot: int, worker: int, what: str, by: int = 1, index: int = 0) -> None:
+        at = self.region.layout.frontend_counter(worker, slot) + getattr(self.version.layout, what) + index
         self.region.words[at] += by
 
     def seen(self) -> dict[bytes, Any]:
@@ -156,6 +156,11 @@ def everything(memory: Memory) -> dict[bytes, int]:
         memory.count(slots[b"in the middle"], 0, counter, number << 40)
         memory.count(slots[b"in the middle"], 1, counter, number)
     memory.count(slots[b"in the middle"], 1, "F_FAILED", 3)
+    for number, (counter, length) in enumerate(
+        (("F_DIALS_MS", 1), ("F_DIALS", 10), ("F_LASTED_MS", 1), ("F_LASTED", 14))
+    ):
+        for index in range(length):
+            memory.count(slots[b"in the middle"], 0, counter, 100 * number + index + 1, index)
     return slots
 
 

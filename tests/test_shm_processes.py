@@ -11,6 +11,8 @@ from multiprocessing.synchronize import Event
 
 import pytest
 
+from kpf.lab.forks import die_with
+from kpf.lab.machine import Machine
 from kpf.shm import layout, lock
 from kpf.shm.balancer import Balancer
 from kpf.shm.directory import Directory
@@ -20,6 +22,8 @@ from tests.test_shm_adoption import check_books
 
 FORK = multiprocessing.get_context("fork")
 WORKERS = 4
+# for 300 kills on a machine that has much else to do
+PATIENCE_S = 300.0
 
 
 def members(number: int) -> list[Address]:
@@ -78,7 +82,8 @@ def test_four_processes_pin_a_client_once(burst: int) -> None:
     assert (view.affinity_entries, view.affinity_hits) == (1, 3999)
 
 
-def pick_until_killed(region: Region, worker: int, slot: int) -> None:
+def pick_until_killed(parent: int, region: Region, worker: int, slot: int) -> None:
+    die_with(parent)
     balancer, clients = Balancer(region, worker), random.Random(os.getpid())
     while True:
         client = f"10.0.0.{clients.randrange(200)}"
@@ -94,7 +99,7 @@ def hammer_and_kill(region: Region, directory: Directory, slots: list[int], kill
     luck = random.Random(1)
 
     def spawn(worker: int) -> "multiprocessing.process.BaseProcess":
-        process = FORK.Process(target=pick_until_killed, args=(region, worker, slots[worker % len(slots)]))
+        process = FORK.Process(target=pick_until_killed, args=(os.getpid(), region, worker, slots[worker % len(slots)]))
         process.start()
         return process
 
@@ -122,6 +127,11 @@ def hammer_and_kill(region: Region, directory: Directory, slots: list[int], kill
 
 
 def test_killed_at_any_instant_nothing_is_stuck_and_nothing_is_torn() -> None:
+    # in a small process: of one that has all tests a fork takes longer than what is forked lives
+    Machine().begin(kill_at_any_instant).result(PATIENCE_S)
+
+
+def kill_at_any_instant() -> None:
     region = Region.create()
     directory = Directory(region)
     directory.take_worker_slots(WORKERS)
@@ -141,8 +151,9 @@ def test_killed_at_any_instant_nothing_is_stuck_and_nothing_is_torn() -> None:
     assert [view.total for view in directory.members(plain)] == [4000, 4000, 4000]
 
 
-def decide_until_killed(region: Region, seed: int) -> None:
+def decide_until_killed(parent: int, region: Region, seed: int) -> None:
     """A master that has adopted the memory, and changes everything but the first frontend's being there."""
+    die_with(parent)
     directory, luck = Directory.adopt(region), random.Random(seed)
     while True:
         directory.collect()
@@ -159,7 +170,8 @@ def decide_until_killed(region: Region, seed: int) -> None:
             directory.retire(luck.choice(slots[1:]))
 
 
-def pick_and_end_until_killed(region: Region, worker: int, slot: int) -> None:
+def pick_and_end_until_killed(parent: int, region: Region, worker: int, slot: int) -> None:
+    die_with(parent)
     balancer = Balancer(region, worker)
     while True:
         choice = balancer.pick(slot, "10.0.0.7", (), monotonic_ms())
@@ -168,18 +180,24 @@ def pick_and_end_until_killed(region: Region, worker: int, slot: int) -> None:
 
 
 def test_masters_that_are_killed_at_any_instant_follow_each_other() -> None:
+    Machine().begin(kill_masters_at_any_instant).result(PATIENCE_S)
+
+
+def kill_masters_at_any_instant() -> None:
     region = Region.create()
     first = Directory(region)
     taken = first.take_worker_slots(2)
     kept = first.claim(b"kept")
     first.set_members(kept, members(3), affinity_timeout_ms=0)
-    workers = [FORK.Process(target=pick_and_end_until_killed, args=(region, worker, kept)) for worker in taken]
+    workers = [
+        FORK.Process(target=pick_and_end_until_killed, args=(os.getpid(), region, worker, kept)) for worker in taken
+    ]
     for process in workers:
         process.start()
     luck = random.Random(2)
     try:
         for number in range(60):
-            master = FORK.Process(target=decide_until_killed, args=(region, number))
+            master = FORK.Process(target=decide_until_killed, args=(os.getpid(), region, number))
             master.start()
             time.sleep(0.003 + luck.random() * 0.01)
             # it is there until then: whatever the one before has left, it goes on

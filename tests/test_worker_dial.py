@@ -23,6 +23,7 @@ from kpf.shm.balancer import Balancer
 from kpf.shm.directory import Directory
 from kpf.shm.health import LOSING_DIAL_MS
 from kpf.shm.layout import FOR_MASK, HEALTH, MEMBER_REASONS, SLOT_MASK, Layout, Reason
+from kpf.shm.observer import Took
 from kpf.worker.acceptor import PAUSE_MS, Acceptor
 from kpf.worker.clock import Clock
 from kpf.worker.dialer import EARLY_DATA_BYTES, Dialer
@@ -487,7 +488,7 @@ def dialling_to(made: Node, hole: BlackHole, targets: Sequence[Target], *, affin
     made.members(slot, targets, affinity_s=affinity_s)
     with select.epoll() as epoll:
         record, clock = region.layout.worker(0), Clock(1000)
-        sessions = Sessions(epoll, region.words, record, PipePool(1))
+        sessions = Sessions(epoll, region.words, record, PipePool(1), clock)
         relay = Relay(sessions, region.words, PipePool(1))
         dialer = Dialer(sessions, relay, Balancer(region, 0), region.words, clock)
         acceptor = Acceptor(sessions, dialer, clock, region, worker=0, pipes=0)
@@ -535,6 +536,20 @@ def test_nothing_more_is_read_from_the_client_before_the_dial_answers(dialling: 
     not_read = fcntl.ioctl(dialling.far_client, termios.TIOCOUTQ, b"\0" * 4)
     assert struct.unpack("i", not_read) == (0,), "it was not even delivered"
     assert dialling.directory.frontend(dialling.slot).bytes_in == 0
+
+
+def test_how_long_a_dial_takes_and_a_connection_lasts_is_counted(dialling: Dialling) -> None:
+    dialling.wait(20)
+    assert not any(dialling.directory.frontend(dialling.slot).dials.buckets)
+    with dialling.answer():
+        dialling.turn()
+        view = dialling.directory.frontend(dialling.slot)
+        assert view.dials == Took((0, 0, 0, 1, *[0] * 6), 20)
+        assert not any(view.lasted.buckets)
+        dialling.wait(1000)
+    dialling.far_client.close()
+    eventually(lambda: dialling.turn() == [] and not dialling.sessions.active)
+    assert dialling.directory.frontend(dialling.slot).lasted == Took((0, 0, 0, 0, 0, 1, *[0] * 8), 1020)
 
 
 def test_an_endpoint_that_is_silent_is_given_up_after_a_minute(dialling: Dialling) -> None:

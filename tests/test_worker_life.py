@@ -565,7 +565,7 @@ def test_a_session_is_counted_for_its_frontend_until_all_is_told() -> None:
 def test_a_losing_dial_is_counted_for_its_member_until_all_is_told(error: int) -> None:
     """Its session may be over, and its frontend gone: nothing else keeps the member's place."""
     with contextmanager(established)() as one:
-        places = Places(one.words, range(40, 50), 40, 0)
+        places = Places(one.words, range(80, 90), 80, 0)
         losing = LosingDials(one.sessions, Told(places), places, one.clock, Timers(one.clock))  # type: ignore[arg-type]
         lost = Half(socket.AF_INET, socket.SOCK_STREAM, 0)
         lost.join(lost.fileno(), 16, one.backend.choice)
@@ -573,4 +573,4 @@ def test_a_losing_dial_is_counted_for_its_member_until_all_is_told(error: int) -
         losing.answered(lost, error)
         assert places.is_left
         # the session's own
-        one.words[40] = 1
+        one.words[80] = 1

@@ -23,6 +23,7 @@ from kpf.net.messages import Close, Configure, Done, Drain, Listen, NoRoom, Read
 from kpf.shm.region import Region
 from kpf.worker import orphan
 from kpf.worker.acceptor import CLOSE_LIMIT_MS, PAUSE_MS, Acceptor
+from kpf.worker.clock import Clock
 from kpf.worker.conversation import SILENCE_MS
 from kpf.worker.half import Half
 from kpf.worker.orders import Orders
@@ -403,7 +404,7 @@ def no_descriptors() -> Iterator[None]:
 def orphan_in(epoll: ScarceEpoll, handover: socket.socket | None = None) -> Orphan:
     words = memoryview(bytearray(8 * 64)).cast("Q")
     return Orphan(
-        Sessions(epoll, words, 0, PipePool(1)),  # type: ignore[arg-type]
+        Sessions(epoll, words, 0, PipePool(1), Clock(1000)),  # type: ignore[arg-type]
         None,  # type: ignore[arg-type]
         handover,
         master_uid=os.geteuid(),

@@ -1,85 +1,122 @@
 """`kpf status`: asks the running daemon over its control socket, and shows the answer."""
 
+import os
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import orjson
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from kpf.commands import FAILED, OK, no_answer
-from kpf.master.identity import NOT_TOLD_APART
-from kpf.observe.client import fetch
+from kpf.commands import FAILED, OK, USAGE, no_answer
+from kpf.commands.status_text import Options, Sample, is_unhealthy, lines, watched
+from kpf.commands.tables import paper_of
+from kpf.model.selection import Selection, selection_of
+from kpf.observe.client import ask
 
-# nobody's terminal has a width that could be too small
-PIPE_COLUMNS = 200
+WATCH_S = 2.0
+_HOME_AND_CLEAR = "\033[H\033[J"
 
 
-def main(control_socket: str, as_json: bool) -> int:
-    """Print the state; FAILED if no daemon answers."""
+class _Wanted(NamedTuple):
+    """What was typed."""
+
+    service: str
+    namespace: str
+    output: str
+    unhealthy: bool
+    watch: bool
+
+
+def main(
+    control_socket: str,
+    service: str = "",
+    namespace: str = "",
+    output: str = "",
+    *,
+    unhealthy: bool = False,
+    watch: bool = False,
+) -> int:
+    """Print the state; FAILED if no daemon answers, or it does not serve what is asked for.
+
+    `output`: "", "wide", "json" or "yaml".
+    """
+    wanted = _Wanted(service, namespace, output, unhealthy, watch)
     try:
-        state = fetch(control_socket)
+        selection = selection_of(wanted.service, wanted.namespace)
+    except ValueError as error:
+        return _failed(USAGE, str(error))
+    try:
+        if wanted.watch:
+            return _watch(control_socket, selection, wanted)
+        state = _fetch(control_socket, selection)
+    except KeyboardInterrupt:
+        return OK
     except OSError as error:
-        print(f"kpf status: {no_answer(control_socket, error)}", file=sys.stderr)
-        return FAILED
-    if as_json:
-        sys.stdout.write(orjson.dumps(state, option=orjson.OPT_INDENT_2).decode() + "\n")
-    else:
-        # without markup: "[fd00::1]:80" is an address and no style
-        show(state, Console(markup=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS))
+        return _failed(FAILED, no_answer(control_socket, error))
+    if wanted.service and not state["services"]:
+        return _failed(FAILED, f"kpf serves no Service {selection}")
+    _show(_healthy_apart(state, wanted), wanted)
     return OK
 
 
-def show(state: Mapping[str, Any], console: Console) -> None:
-    """For people: a line for the whole, tables of workers and of Services. `state` is what `fetch` gives."""
-    synced = "in sync" if state["synced"] else "not in sync"
-    console.print(
-        f"kpf {state['version']} on {state['node']}, up {state['uptimeSeconds']:.0f} s, "
-        f"generation {state['generation']}, {synced}",
-        highlight=False,
-    )
-    if state["proxyAddresses"]:
-        console.print(f"portals are sent to {', '.join(state['proxyAddresses'])}", highlight=False)
-    for trouble in state["troubles"]:
-        console.print(f"the source of Services does not tell what it has: {trouble}", highlight=False)
-    if state["workerUser"] is None:
-        console.print(NOT_TOLD_APART, highlight=False)
-    console.print(_workers(state["workers"]))
-    console.print(_services(state["services"]))
+def _failed(status: int, why: str) -> int:
+    print(f"kpf status: {why}", file=sys.stderr)
+    return status
 
 
-def _workers(workers: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table("worker", "pid", "state", "active", "total", "restarts", title="Workers", title_justify="left")
-    table.box = box.SIMPLE_HEAD
-    for worker in workers:
-        fields = ("slot", "pid", "state", "connectionsActive", "connectionsTotal", "restarts")
-        table.add_row(*(str(worker[field]) for field in fields))
-    return table
+def _fetch(control_socket: str, selection: Selection) -> dict[str, Any]:
+    """Raises OSError."""
+    asked = {"namespace": selection.namespace, "name": selection.service, "port": selection.port}
+    query = urlencode({key: value for key, value in asked.items() if value})
+    status, state = ask(control_socket, f"/status?{query}" if query else "/status")
+    if status != 200:
+        raise ConnectionError(f"it answers with HTTP status {status}")
+    return state
 
 
-def _services(services: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title="Services", title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("service port", "forwarding", "portals", "endpoint"):
-        table.add_column(name, overflow="fold")
-    for name in ("state", "active", "total", "failed dials"):
-        table.add_column(name, justify="right" if name != "state" else "left", no_wrap=True)
-    for service in services:
-        name = f"{service['namespace']}/{service['name']}" + (f":{service['port']}" if service["port"] else "")
-        portals = [*service["portals"], *([f"node port {service['nodePort']}"] if service["nodePort"] else [])]
-        notes = {"directFromElsewhere": "direct from elsewhere", "limited": "limited: may come back"}
-        forwarding = ", ".join([service["forwarding"], *(text for name, text in notes.items() if service[name])])
-        first = [f"{name} {service['protocol']}", forwarding, "\n".join(portals)]
-        endpoints = service["endpoints"] or [None]
-        for endpoint in endpoints:
-            fields = ("address", "state", "connectionsActive", "connectionsTotal", "dialFailures")
-            shown = [_shown(endpoint[field]) for field in fields] if endpoint else ["none: refused", "", "", "", ""]
-            table.add_row(*first, *shown, end_section=endpoint is endpoints[-1])
-            first = ["", "", ""]
-    return table
+def _healthy_apart(state: Mapping[str, Any], wanted: _Wanted) -> Mapping[str, Any]:
+    """Without the Services that are not asked for."""
+    if not wanted.unhealthy:
+        return state
+    return {**state, "services": [one for one in state["services"] if is_unhealthy(one)]}
 
 
-def _shown(value: object) -> str:
-    # of what the kernel forwards nothing is counted
-    return "-" if value is None else str(value)
+def _show(state: Mapping[str, Any], wanted: _Wanted) -> None:
+    if wanted.output == "json":
+        sys.stdout.write(orjson.dumps(state, option=orjson.OPT_INDENT_2).decode() + "\n")
+    elif wanted.output == "yaml":
+        # 20 ms
+        import yaml
+
+        yaml.safe_dump(state, sys.stdout, sort_keys=False, allow_unicode=True)
+    else:
+        options = Options(wanted.output == "wide", wanted.unhealthy)
+        sys.stdout.writelines(f"{line}\n" for line in lines(state, paper_of(sys.stdout), options, _now()))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def _watch(control_socket: str, selection: Selection, wanted: _Wanted) -> int:
+    """Until somebody has seen enough. A daemon that does not answer may be one that is starting."""
+    before: Sample | None = None
+    while True:
+        paper, is_terminal = paper_of(sys.stdout), sys.stdout.isatty()
+        try:
+            last = Sample(_healthy_apart(_fetch(control_socket, selection), wanted), time.monotonic())
+        except OSError as error:
+            if before is None:
+                raise
+            shown = [no_answer(control_socket, error)]
+        else:
+            height = os.get_terminal_size(sys.stdout.fileno()).lines if is_terminal else None
+            shown = watched(before, last, paper, height=height, now=_now())
+            before = last
+        sys.stdout.write((_HOME_AND_CLEAR if is_terminal else "") + "\n".join(shown) + "\n")
+        sys.stdout.write("" if is_terminal else "\n")
+        sys.stdout.flush()
+        time.sleep(WATCH_S)

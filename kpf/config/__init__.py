@@ -5,7 +5,7 @@ makes a new value and swaps it in, or leaves the old one. A file of kube-proxy i
 configuration.
 """
 
-from kpf.config.model import Config, reload_needs_restart
+from kpf.config.model import Config, Metrics, reload_needs_restart
 from kpf.config.reader import FLAGS, ConfigError, load, warnings
 
-__all__ = ["FLAGS", "Config", "ConfigError", "load", "reload_needs_restart", "warnings"]
+__all__ = ["FLAGS", "Config", "ConfigError", "Metrics", "load", "reload_needs_restart", "warnings"]

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from kpf.model.names import IPAddress, IPNetwork, SocketAddress
 
 MAX_WORKERS = 64
+MAX_SERIES = 1_000_000
 MAX_DRAIN_TIMEOUT_S = 86_400.0
 MAX_HANDOVER_TIMEOUT_S = 7 * 86_400.0
 MAX_USER = (1 << 32) - 2
@@ -188,6 +189,13 @@ def workers(value: object) -> int:
     """1..64; no text, no bool. Raises ValueError."""
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_WORKERS:
         raise ValueError(f"must be an integer 1..{MAX_WORKERS}, not {shown(value)}")
+    return value
+
+
+def max_series(value: object) -> int:
+    """An integer, 0..1000000; no text, no bool. Raises ValueError."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_SERIES:
+        raise ValueError(f"must be an integer 0..{MAX_SERIES}, not {shown(value)}")
     return value
 
 

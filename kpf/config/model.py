@@ -68,6 +68,13 @@ class Logging(_Part):
     format: Literal["text", "json"] = "text"
 
 
+class Metrics(_Part):
+    """`per_endpoint`: whether there are series of each endpoint. `max_series`: of all Services, in one scrape."""
+
+    per_endpoint: bool = True
+    max_series: Annotated[int, PlainValidator(fields.max_series)] = 50_000
+
+
 class Config(_Part):
     """Field names are those of the file in snake case; `master` is a flag only.
 
@@ -109,6 +116,7 @@ class Config(_Part):
     handover_socket: Annotated[str, PlainValidator(fields.socket_path)] = ""
     handover_timeout: Annotated[float, PlainValidator(fields.handover_seconds)] = 3600.0
     logging: Logging = Logging()
+    metrics: Metrics = Metrics()
     forwarding: Literal["auto", "proxied", "direct"] = "auto"
     allow_external_ips: bool = True
     masquerade_all: bool = False

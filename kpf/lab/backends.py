@@ -12,13 +12,11 @@ A closed address refuses; one taken from its host (`Host.remove_address`) is a b
 import asyncio
 import socket
 import struct
-import sys
 from collections import Counter
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, Literal, cast
 
 from kpf.lab import udp
-from kpf.lab.call import raise_descriptor_limit
 from kpf.lab.machine import Machine
 
 Mode = Literal["greet", "tell", "sink", "http", "datagrams"]
@@ -39,10 +37,7 @@ class Backends:
     def __init__(self, machine: Machine) -> None:
         self._connection, theirs = Pipe()
         with theirs:
-            descriptor = theirs.fileno()
-            self.process = machine.start(
-                [sys.executable, "-m", "kpf.lab.backends", str(descriptor)], pass_fds=[descriptor]
-            )
+            self.process = machine.fork(_serve, theirs)
 
     def open(self, address: str, port: int, *, name: str = "", mode: Mode = "greet") -> None:
         """Serve there; the name is "address" unless given. Raises `OSError` if it cannot listen."""
@@ -276,12 +271,6 @@ async def _answer(servers: _Servers, what: str, args: tuple[Any, ...]) -> Any:
         return error
 
 
-def main() -> None:
-    """Serve whoever holds the other end of the connection, descriptor argv[1], until it is closed."""
-    raise_descriptor_limit()
-    with Connection(int(sys.argv[1])) as connection:
-        asyncio.run(_obey(connection))
-
-
-if __name__ == "__main__":
-    main()
+def _serve(connection: Connection) -> None:
+    """Whoever holds the other end of the connection, until it is closed."""
+    asyncio.run(_obey(connection))

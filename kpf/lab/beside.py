@@ -1,26 +1,24 @@
 """A program of the lab that runs on a machine beside the test, and is told and asked over a connection: every load."""
 
-import sys
 from multiprocessing.connection import Pipe
 from typing import Any, Self
 
+from kpf.lab.forks import Function
 from kpf.lab.machine import CallFailedError, Machine
 
 
 class Beside:
-    """`python -m MODULE DESCRIPTOR` on a machine while the context is open; the descriptor is a connection to us.
+    """A function that runs on a machine while the context is open, with a connection to us.
 
     `task` is the first thing that it is sent. Whoever asks waits `answer_s` at most. What is asked of it raises
     `CallFailedError` if it has died, or does not answer in time.
     """
 
-    def __init__(self, machine: Machine, module: str, task: object, *, answer_s: float) -> None:
-        self._name, self._answer_s = module.rpartition(".")[2], answer_s
+    def __init__(self, machine: Machine, function: Function, task: object, *, answer_s: float) -> None:
+        self._name, self._answer_s = function.__module__.rpartition(".")[2], answer_s
         self._connection, theirs = Pipe()
         with theirs:
-            self._process = machine.start(
-                [sys.executable, "-m", module, str(theirs.fileno())], pass_fds=[theirs.fileno()]
-            )
+            self._process = machine.fork(function, theirs)
         self._connection.send(task)
 
     def close(self) -> None:

@@ -59,6 +59,8 @@ class TableChanges:
         netlink.watch(self._take)
         self._ready.set()
         await self._over.wait()
+        # what the kernel has told by now is heard
+        await asyncio.sleep(0.05)
         netlink.close()
 
     def _take(self, data: bytes | None) -> None:

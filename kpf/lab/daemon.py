@@ -125,7 +125,7 @@ class Daemon:
         """How many connections each worker had that died so far, by pid, as the log tells."""
         return {int(pid): int(active) for pid, active in DEATH.findall(self.log())}
 
-    def wait_for_log(self, text: str, *, timeout_s: float = 5.0, times: int = 1) -> float:
+    def wait_for_log(self, text: str, *, timeout_s: float = 20.0, times: int = 1) -> float:
         """Seconds until its log has the text that often. Raises `TimeoutError`."""
         try:
             return wait_until(lambda: self.log().count(text) >= times, timeout_s=timeout_s, what=f"{text!r} in the log")

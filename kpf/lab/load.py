@@ -3,7 +3,6 @@
 New connections at a rate, each closed when it has its answer, and kept ones that go on asking in turn.
 """
 
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping
@@ -13,7 +12,6 @@ from multiprocessing.connection import Connection
 from typing import Literal
 
 from kpf.lab.beside import Beside
-from kpf.lab.call import raise_descriptor_limit
 from kpf.lab.crowd import Address, Client, Crowd, Outcome
 from kpf.lab.machine import CallFailedError, Machine
 
@@ -55,7 +53,7 @@ class UnderLoad(Beside):
     """
 
     def __init__(self, machine: Machine, load: Load) -> None:
-        super().__init__(machine, "kpf.lab.load", load, answer_s=TIMEOUT_S * 3)
+        super().__init__(machine, _bear, load, answer_s=TIMEOUT_S * 3)
         try:
             self._receive()
         except CallFailedError:
@@ -76,7 +74,9 @@ class UnderLoad(Beside):
         return Report(*self._receive())
 
 
-def _bear(connection: Connection, load: Load) -> tuple[list[Outcome], list[Outcome], dict[str, int]]:
+def _bear(connection: Connection) -> None:
+    """The one load that comes over the connection, until it is told to stop."""
+    load: Load = connection.recv()
     crowd = Crowd(TIMEOUT_S)
     idle = deque(_kept(crowd, load))
     kept = frozenset(idle)
@@ -103,7 +103,7 @@ def _bear(connection: Connection, load: Load) -> tuple[list[Outcome], list[Outco
             order = connection.recv()
     once_more = (_ask(client) for client in tuple(idle))
     asked += [client.close() for client in crowd.run(once_more, at_once=len(kept) + 1)]
-    return new, asked, kept_by
+    connection.send((new, asked, kept_by))
 
 
 def _kept(crowd: Crowd, load: Load) -> Iterator[Client]:
@@ -130,14 +130,3 @@ def _in_turn(connection: Connection, load: Load, idle: deque[Client], until_s: f
 def _ask(client: Client) -> Client:
     client.ask(QUESTION)
     return client
-
-
-def main() -> None:
-    """Bear the one load that comes over the connection, descriptor argv[1], until it is told to stop."""
-    raise_descriptor_limit()
-    with Connection(int(sys.argv[1])) as connection:
-        connection.send(_bear(connection, connection.recv()))
-
-
-if __name__ == "__main__":
-    main()

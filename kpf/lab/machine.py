@@ -1,30 +1,26 @@
 """A machine of the lab: somewhere to run programs and functions. Without a namespace of its own it is the node.
 
 Programs started on a machine are children of ours, die with us (PR_SET_PDEATHSIG), and are in a session of their own:
-Ctrl-C in a terminal reaches only us. Functions run in a fresh interpreter (`kpf.lab.call`).
+Ctrl-C in a terminal reaches only us. Functions run in processes that are forked for us (`kpf.lab.forks`), of which the
+same is true, but that they are no children of ours.
 """
 
-import ctypes
 import os
-import pickle
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import Connection, Pipe
 from typing import IO, Any, Generic, ParamSpec, Self, TypeVar
 
-from kpf.lab import namespace
+from kpf.lab import call, namespace
+from kpf.lab.forks import FORKS, Forked, Function, die_with
 from kpf.lab.interrupts import INTERRUPTS
-from kpf.uapi.process import PR
 
 P = ParamSpec("P")
 T = TypeVar("T")
 S = TypeVar("S")
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class CallFailedError(RuntimeError):
@@ -34,7 +30,7 @@ class CallFailedError(RuntimeError):
 class Call(Generic[T]):
     """A function that runs on a machine, in a process of its own."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", connection: Connection, name: str) -> None:
+    def __init__(self, process: Forked, connection: Connection, name: str) -> None:
         self.process = process
         self._connection = connection
         self._name = name
@@ -74,7 +70,7 @@ class Call(Generic[T]):
 class Conversation(Call[T], Generic[T, S]):
     """A generator that runs on a machine: `first` is its first value, `send` gives it a value and takes the next."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", connection: Connection, name: str) -> None:
+    def __init__(self, process: Forked, connection: Connection, name: str) -> None:
         super().__init__(process, connection, name)
         try:
             self.first: T = self._receive(60.0)
@@ -119,9 +115,7 @@ class Machine:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
 
         def become() -> None:
-            _libc.prctl(PR.SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            if os.getppid() != parent:
-                os._exit(1)
+            die_with(parent)
             if self._namespace is not None:
                 namespace.setns(self._namespace)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -140,8 +134,21 @@ class Machine:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
+    def fork(self, function: Function, connection: Connection, *, imports: str = "") -> Forked:
+        """Run a function with its end of a connection here, in a process of its own; it must be importable by name.
+
+        `imports`: another module that it needs, which is imported once for all processes.
+        """
+        if self._namespace is not None:
+            return FORKS.fork(function, connection, self._namespace, imports)
+        here = namespace.open_own()
+        try:
+            return FORKS.fork(function, connection, here, imports)
+        finally:
+            os.close(here)
+
     def begin(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Call[T]:
-        """Run a function here, in a fresh process; it must be importable by name, its values picklable."""
+        """Run a function here, in a process of its own; it must be importable by name, its values picklable."""
         return Call(*self._send_off(function, args, kwargs))
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -156,14 +163,11 @@ class Machine:
 
     def _send_off(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple["subprocess.Popen[bytes]", Connection, str]:
+    ) -> tuple[Forked, Connection, str]:
         ours, theirs = Pipe()
         with theirs:
-            process = self.start(
-                [sys.executable, "-m", "kpf.lab.call", str(theirs.fileno())], pass_fds=[theirs.fileno()]
-            )
-        ours.send_bytes(pickle.dumps(sys.path))
-        ours.send_bytes(pickle.dumps((function, args, kwargs)))
+            process = self.fork(call.answer, theirs, imports=function.__module__)
+        ours.send((function, args, kwargs))
         return process, ours, f"{function.__module__}.{function.__qualname__}"
 
 

@@ -74,12 +74,12 @@ def create() -> int:
 
     Its only link is `lo`, which is up. Raises `NamespaceRefusedError`.
     """
-    home = _open_own()
+    home = open_own()
     try:
         _unshare(CLONE.NEWNET)
         try:
             _set_link_up("lo")
-            return _open_own()
+            return open_own()
         finally:
             setns(home)
     finally:
@@ -92,7 +92,7 @@ def inside(descriptor: int) -> Iterator[None]:
 
     Raises `NamespaceRefusedError`.
     """
-    home = _open_own()
+    home = open_own()
     try:
         setns(descriptor)
         try:
@@ -110,5 +110,6 @@ def setns(descriptor: int) -> None:
         raise NamespaceRefusedError(code, f"setns: {os.strerror(code)}")
 
 
-def _open_own() -> int:
+def open_own() -> int:
+    """The calling thread's network namespace, as a descriptor."""
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)

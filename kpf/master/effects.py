@@ -61,7 +61,7 @@ class Effects:
     """Carries out steps, and knows what is in force.
 
     `closing`: listeners that nobody wants any more, and that are still open; `on_closed`: called when some of them have
-    been closed.
+    been closed, `on_close` just before, with a frontend and its place in shared memory.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Effects:
         self.closing: set[Listener] = set()
         self._forget_fails = False
         self.on_closed: Callable[[], None] = lambda: None
+        self.on_close: Callable[[FrontendKey, int], None] = lambda *_: None
         self._still_open: frozenset[Listener] | None = None
         # cleared while a predecessor may still go on, whose workers accept on all that it has opened
         self.may_close = asyncio.Event()
@@ -225,7 +226,9 @@ class Effects:
         await self.quiet(slots)
         await self._workers.withdraw(self._listeners.withdraw(listeners))
         for listener in listeners:
-            self._directory.retire(self._listeners.close(listener))
+            slot = self._listeners.close(listener)
+            self.on_close(listener.frontend, slot)
+            self._directory.retire(slot)
             self.closing.discard(listener)
         self._still_open = None
         self.on_closed()

@@ -186,7 +186,7 @@ def node_facts(
         service_cidrs=(*config.service_cidrs, *snapshot.service_cidrs),
         external_ips_allowed=config.allow_external_ips,
         pod_networks=_pod_networks(snapshot, primaries),
-        own_listeners=(config.healthz_bind_address,) if config.healthz_bind_address else (),
+        own_listeners=tuple(one for one in (config.healthz_bind_address, config.metrics_bind_address) if one),
     )
 
 

@@ -166,6 +166,14 @@ class ListeningSockets:
         """Everything announced that the worker of this index accepts on."""
         return batches_of(index, [self._open[listener] for listener in self._announced])
 
+    def all_open(self) -> list[Listener]:
+        """Those that are being closed included."""
+        return list(self._open)
+
+    def all_sockets(self) -> list[tuple[int, socket.socket]]:
+        """Each with its place in its group, which is the index of the worker that accepts there."""
+        return [(index, one) for group in self._open.values() for index, one in enumerate(group.sockets)]
+
     def sockets_of(self, index: int) -> Iterator["Batch"]:
         """All sockets at this place of their groups, for a successor."""
         return batches_of(index, list(self._open.values()))

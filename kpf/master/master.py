@@ -31,14 +31,9 @@ from kpf.waiting import waiting_for
 
 log = logging.getLogger("kpf")
 
-# of the garbage collector: hardly any object is garbage, and in a large cluster a full collection looks at a million of
-# them for a third of a second
-COLLECT_AFTER = (20_000, 20, 20)
-
 
 def main(config: Config, reload: Callable[[], Config]) -> NoReturn:
     """Run the daemon until it is told to stop. `reload` reads the configuration anew and raises `ConfigError`."""
-    gc.set_threshold(*COLLECT_AFTER)
     ending.run(_run(config, reload))
 
 
@@ -75,7 +70,9 @@ class Master:
         self._parts = parts
         self._node, self._kernel, self._workers = parts.node, parts.kernel, parts.workers
         self._effects, self._reconciler, self._state = parts.effects, parts.reconciler, parts.state
-        self._servers = OwnServers(parts.server_sockets, parts.state, parts.node, parts.reconciler, follower)
+        self._servers = OwnServers(
+            parts.server_sockets, parts.state, parts.metrics, parts.node, parts.reconciler, follower
+        )
         self._estate = MasterEstate(
             parts.directory,
             parts.listeners,
@@ -187,6 +184,7 @@ class Master:
         if not self._serves_control:
             await self._serve_control()
         await self._servers.serve_health(self._config)
+        await self._servers.serve_metrics(self._config)
         return [asyncio.create_task(one) for one in (self._handover.answer(), self._servers.serve_health_checks())]
 
     def _tell_workers_apart(self) -> None:

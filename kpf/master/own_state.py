@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kpf import __version__
-from kpf.master import explaining, report
+from kpf.master import report
+from kpf.master.connections import Connections
 from kpf.master.effects import Effects
 from kpf.master.facts import NodeWatch
 from kpf.master.generations import Generations
 from kpf.master.reconcile import Reconciler
 from kpf.master.source import Follower
+from kpf.model.selection import Selection
 from kpf.nft.kernel import Kernel
 from kpf.observe.health import Health
 from kpf.observe.vitals import Vitals
@@ -22,7 +24,8 @@ class OwnState:
     """Asks the parts.
 
     The master itself says how far it is: `is_started` (all workers are ready), `draining`, `handed_over` (a successor
-    serves).
+    serves). `reloaded_at_s`: when the configuration in force was read, in seconds of the Unix epoch;
+    `reload_succeeded`: the last time that it was to be read.
     """
 
     source: Follower
@@ -35,7 +38,13 @@ class OwnState:
     is_started: bool = False
     draining: bool = False
     handed_over: bool = False
+    reload_succeeded: bool = True
+    reloaded_at_s: float = field(default_factory=time.time)
     _began_s: float = field(default_factory=time.monotonic)
+    _connections: Connections = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._connections = Connections(self.workers, self.directory)
 
     def health(self) -> Health:
         """For `/healthz`, `/livez` and the health checks of Services."""
@@ -81,8 +90,9 @@ class OwnState:
             return "the kpf before has not left yet"
         return "it drains" if self.draining else ""
 
-    async def status(self) -> tuple[int, object]:
-        """For `kpf status`: HTTP status and JSON body."""
+    async def status(self, query: Mapping[str, str]) -> tuple[int, object]:
+        """For `kpf status`: HTTP status and JSON body. `query` may have `namespace`, `name` and `port` of Services."""
+        wanted = Selection(query.get("namespace", ""), query.get("name", ""), query.get("port", ""))
         progress, desired = self.reconciler.progress, self.reconciler.desired
         return 200, {
             "version": __version__,
@@ -90,13 +100,22 @@ class OwnState:
             "uptimeSeconds": round(time.monotonic() - self._began_s, 1),
             "generation": progress.generation,
             "synced": progress.synced,
+            "draining": self.draining,
+            "problems": report.problems_report(self.reconciler.problems),
             "proxyAddresses": [str(one) for one in desired.rules.proxy_addresses.values()],
             "troubles": list(self.source.troubles),
             "workerUser": self.node.worker_uid,
             "workers": report.workers_report(self.workers, self.directory),
-            "services": await report.services_report(desired, self.effects.slot_of, self.directory),
+            "services": await report.services_report(desired, self.effects.slot_of, self.directory, wanted),
         }
+
+    async def connections(self, query: Mapping[str, str]) -> tuple[int, object]:
+        """For `kpf connections`: HTTP status and JSON body."""
+        return await self._connections.answered(query, self.reconciler.desired)
 
     async def explain(self, query: Mapping[str, str]) -> tuple[int, object]:
         """For `kpf explain`: HTTP status and JSON body."""
+        # not before somebody asks: 20 ms of a start
+        from kpf.master import explaining
+
         return await explaining.answered(query, self.reconciler.desired, self.effects, self.directory)

@@ -16,6 +16,7 @@ from kpf.master.generations import Generations
 from kpf.master.handover import listen_at
 from kpf.master.identity import worker_user
 from kpf.master.listening import ListeningSockets
+from kpf.master.metrics import Metrics
 from kpf.master.own_state import OwnState
 from kpf.master.reconcile import Reconciler
 from kpf.master.source import Follower
@@ -73,6 +74,7 @@ class Parts:
         self.state = OwnState(
             follower, self.node, self.kernel, self.directory, self.workers, self.effects, self.reconciler
         )
+        self.metrics = Metrics(self.state, self.listeners, config.metrics)
         if inheritance.holders:
             slots = self.carrier.slots if self.carrier else None
             adopt(inheritance, slots, self.directory, self.listeners, self.effects)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from kpf import __version__
 from kpf.named import Named
 from kpf.net import channel
-from kpf.net.messages import Close, Configure, Done, Drain, Hold, Listen, NoRoom, Ready, Reset
+from kpf.net.messages import Close, Configure, Done, Drain, Hold, Listen, NoRoom, Ready, Reset, Tell, Told
 from kpf.worker import signals
 
 log = logging.getLogger("kpf")
@@ -35,7 +35,7 @@ class WorkerGoneError(ConnectionError):
     """The worker ended before it acknowledged a message."""
 
 
-Order = Configure | Listen | Close | Reset | Hold | Drain
+Order = Configure | Listen | Close | Reset | Hold | Drain | Tell
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class _Outgoing:
 
     message: Order
     files: Sequence[socket.socket | int]
-    done: asyncio.Future[None]
+    done: asyncio.Future[Told | None]
 
     def descriptors(self) -> list[int]:
         return [one if isinstance(one, int) else one.fileno() for one in self.files]
@@ -71,7 +71,7 @@ class WorkerProcess:
     ) -> None:
         self.index, self.slot = index, slot
         self.uid: int | None = None
-        self.answered: asyncio.Future[None]
+        self.answered: asyncio.Future[Told | None]
         self.privileges = ""
         self._on_ready, self._on_exit = on_ready, on_exit
         self._loop = asyncio.get_running_loop()
@@ -97,8 +97,8 @@ class WorkerProcess:
         """For the log, as text and for machines."""
         return Named(f"worker {self.slot} (pid {self.pid})", worker=self.slot, pid=self.pid)
 
-    def send(self, message: Order, files: Sequence[socket.socket | int] = ()) -> asyncio.Future[None]:
-        """Queue a message; the future ends with its acknowledgement, or with `WorkerGoneError`.
+    def send(self, message: Order, files: Sequence[socket.socket | int] = ()) -> asyncio.Future[Told | None]:
+        """Queue a message; the future ends with its acknowledgement, of `Tell` what is told, or with `WorkerGoneError`.
 
         One message is in flight at a time. What goes with it must stay open until it is sent: then the kernel holds it.
         """
@@ -153,8 +153,10 @@ class WorkerProcess:
             case Ready(_, uid, privileges) if not self._is_ready:
                 self._is_ready, self.uid, self.privileges = True, uid, privileges
                 self._on_ready(self)
-            case Done(number) if self._in_flight and number == self._in_flight.message.number:
-                self._in_flight.done.set_result(None)
+            case Done(number) | Told(number) if self._in_flight and number == self._in_flight.message.number:
+                # who has asked may not wait any more
+                if not self._in_flight.done.done():
+                    self._in_flight.done.set_result(message if isinstance(message, Told) else None)
                 self._in_flight, self._is_short = None, False
                 self._send_next()
             case NoRoom(number) if self._in_flight and number == self._in_flight.message.number:

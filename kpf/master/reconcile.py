@@ -47,8 +47,8 @@ class _HeldBackError(Exception):
 class Reconciler:
     """`read` gives the newest snapshot, None if too little is known to begin with; `facts` the node as it is now.
 
-    `capacity`: frontends that can be served. `on_problems` is called with those that are new. `changed` is set whenever
-    `desired` may be another one.
+    `capacity`: frontends that can be served. `problems`: since when there is each, in seconds of the Unix epoch;
+    `on_problems` is called with those that are new. `changed` is set whenever `desired` may be another one.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Reconciler:
         self._ports = ProxyPorts(port_range, capacity, is_free)
         self._planner = Planner()
         self._schedule = Schedule()
+        self.problems: dict[Problem, float] = {}
         self._reported: tuple[Problem, ...] = ()
         self._occupied = OccupiedNodePorts()
         # what was written last, if that has failed
@@ -124,15 +125,17 @@ class Reconciler:
         except _HeldBackError:
             return
         except RETRIED as error:
+            self.progress.failures += 1
             log.error("sync failed, what was in force stays so: %s", error)
             self._schedule.fail()
         except Exception:
             # one object that kpf cannot cope with must not end the service of all others
+            self.progress.failures += 1
             log.exception("sync failed by a defect in kpf, what was in force stays so")
             self._effects.doubt_rules()
             self._schedule.fail()
         else:
-            self.progress.succeed()
+            self.progress.succeed(snapshot.changes)
             self.first_sync.set()
             self.changed.set()
             if complete:
@@ -144,11 +147,13 @@ class Reconciler:
         """True if all that is wanted is in force."""
         started_s = time.monotonic()
         full = self._effects.rules is None
+        self.progress.programming.note(snapshot)
         self.node, facts = snapshot.node, self._facts(snapshot)
         plans, ownership = self._planner.plan(snapshot, facts)
         try:
             steps = await self._carry_out(plans, ownership, facts)
         finally:
+            self.progress.took(time.monotonic() - started_s, full=full)
             occupied = self._occupied.problems(self.desired)
             self._report((*snapshot.problems, *self.desired.problems, *occupied))
         self._tell_changes()
@@ -208,7 +213,7 @@ class Reconciler:
         before, now = frozenset(self._reported), frozenset(problems)
         new, tell = tuple(sorted(now - before)), self.story.tell
         for problem in new:
-            kind = "%d more problems: kpf check names all"
+            kind = "%d more problems: kpf status names all"
             tell(kind, logging.WARNING, "%s", named(problem), burst=PROBLEMS_AT_ONCE)
         if new:
             self.on_problems(new)
@@ -216,6 +221,8 @@ class Reconciler:
             told = "solved, of %d problems %d are left: %s"
             tell("%d more problems are solved", logging.INFO, told, len(before), len(now), named(problem))
         self._reported = problems
+        now_s = time.time()
+        self.problems = {problem: self.problems.get(problem, now_s) for problem in problems}
 
     def _tell_changes(self) -> None:
         """Of Services, once they are in force; what there is at the start is told in sum."""

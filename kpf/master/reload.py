@@ -1,6 +1,7 @@
 """What a reload changes while kpf runs: all but where others look for this process, and what the kernel knows it by."""
 
 import logging
+import time
 from collections.abc import Callable
 
 from kpf.config import Config, ConfigError, reload_needs_restart
@@ -32,6 +33,7 @@ class Reload:
             log.error("the configuration is invalid, the old one stays in force:")
             for problem in error.problems:
                 log.error("%s", problem)
+            self._parts.state.reload_succeeded = False
             self._parts.reconciler.request(full=True)
             return now
         kept = reload_needs_restart(now, asked)
@@ -42,6 +44,7 @@ class Reload:
             kept.append("workers")
         new = asked.model_copy(update={name: getattr(now, name) for name in kept})
         await self._follow(now, new)
+        self._parts.state.reload_succeeded, self._parts.state.reloaded_at_s = "workers" not in kept, time.time()
         log.info("configuration and manifests are read anew")
         self._parts.reconciler.request(full=True)
         return new
@@ -55,6 +58,9 @@ class Reload:
             self._follower.replace(open_source(new))
         if old.healthz_bind_address != new.healthz_bind_address:
             await self._servers.serve_health(new)
+        self._parts.metrics.limits = new.metrics
+        if old.metrics_bind_address != new.metrics_bind_address:
+            await self._servers.serve_metrics(new)
 
     async def _change_workers(self, count: int) -> bool:
         """Between two syncs: whoever opens listeners must know how many sockets each has. False if that stays."""

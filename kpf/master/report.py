@@ -3,20 +3,37 @@
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from kpf.master.addresses import shown
+import orjson
+
+from kpf.master.endpoints_report import Clock, at, unwatched, watched_endpoints
 from kpf.master.generations import Generations
 from kpf.model.names import EndpointSet, Forwarding, ServicePortName, SocketAddress
 from kpf.model.rules import NodePort, Portal
+from kpf.model.selection import Selection
+from kpf.model.snapshot import Problem
 from kpf.plan.allocation import Listener
 from kpf.plan.desired import DesiredState
 from kpf.plan.routes import PortalClaim
-from kpf.plan.service_plan import FrontendPlan
 from kpf.shm.directory import Directory
-from kpf.shm.layout import Address
-from kpf.shm.observer import MemberView, WorkerView
+from kpf.shm.observer import WorkerView
 
 # endpoints that are reported before others get their turn on the loop
-AT_A_TIME = 500
+AT_A_TIME = 50
+
+
+def problems_report(problems: Mapping[Problem, float]) -> list[dict[str, object]]:
+    """For `status --json`. `problems`: since when there is each, in seconds of the Unix epoch."""
+    return [
+        {
+            "origin": problem.origin,
+            "object": problem.object,
+            "field": problem.field,
+            "message": problem.message,
+            "since": at(since_s),
+            "lastStays": problem.last_stays,
+        }
+        for problem, since_s in problems.items()
+    ]
 
 
 def workers_report(workers: Generations, directory: Directory) -> list[dict[str, object]]:
@@ -58,38 +75,39 @@ def _leaving(place: int, seen: WorkerView) -> dict[str, object]:
 
 
 async def services_report(
-    desired: DesiredState, slot_of: Callable[[Listener], int | None], directory: Directory
-) -> list[dict[str, object]]:
-    """One entry a ServicePort, its frontends added up; made in turns with everything else on the loop.
+    desired: DesiredState, slot_of: Callable[[Listener], int | None], directory: Directory, wanted: Selection
+) -> list[orjson.Fragment]:
+    """One entry a ServicePort, as JSON, its frontends added up; made in turns with everything else on the loop.
 
     `slot_of`: a listener's place in shared memory, None if it is not open (any more).
     """
-    entries, due = [], 0
-    for entry, endpoints in _entries(desired, slot_of, directory):
-        entries.append(entry)
+    made, due = list[orjson.Fragment](), 0
+    for entry, endpoints in _entries(desired, slot_of, directory, wanted):
+        made.append(orjson.Fragment(orjson.dumps(entry)))
         due += endpoints + 1
         if due >= AT_A_TIME:
             due = 0
             await asyncio.sleep(0)
-    return entries
+    return made
 
 
 def _entries(
-    desired: DesiredState, slot_of: Callable[[Listener], int | None], directory: Directory
+    desired: DesiredState, slot_of: Callable[[Listener], int | None], directory: Directory, wanted: Selection
 ) -> Iterator[tuple[dict[str, object], int]]:
     """With the number of endpoints of each."""
-    listeners = desired.allocation.listeners
-    for _, claims in sorted(desired.captured.items()):
+    listeners, clock = desired.allocation.listeners, Clock()
+    for service in sorted(desired.captured):
         ports: dict[ServicePortName, list[PortalClaim]] = {}
-        for claim in claims:
-            ports.setdefault(claim.frontend.port, []).append(claim)
+        for claim in desired.captured[service]:
+            if wanted.has(claim.frontend.port):
+                ports.setdefault(claim.frontend.port, []).append(claim)
         for name, group in sorted(ports.items()):
             keys = dict.fromkeys(key for claim in group for key in claim.frontends)
             open_ones = [listeners[key] for key in keys if key in listeners]
             slots = {listener: slot for listener in open_ones if (slot := slot_of(listener)) is not None}
             # one that has nothing to be served by is not open yet
             if slots or any(key.forwarding is Forwarding.DIRECT for key in keys):
-                entry = _entry(name, group, slots, desired, directory)
+                entry = _entry(name, group, slots, desired, directory, clock)
                 yield entry, sum(len(desired.frontends[listener].endpoints) for listener in slots)
 
 
@@ -99,14 +117,16 @@ def _entry(
     slots: Mapping[Listener, int],
     desired: DesiredState,
     directory: Directory,
+    clock: Clock,
 ) -> dict[str, object]:
-    plans = desired.plans[name.service_name].frontends
+    plan = desired.plans[name.service_name]
     is_direct = all(claim.frontend.forwarding is Forwarding.DIRECT for claim in claims)
     watched = {} if is_direct else slots
     first = min(watched, key=_first_choice, default=None)
     off_node_is_direct = any(
         claim.off_node is not None and claim.off_node.forwarding is Forwarding.DIRECT for claim in claims
     )
+    affinity_s = max((plan.frontends[claim.frontend].affinity_timeout_s or 0 for claim in claims), default=0)
     return {
         "namespace": name.namespace,
         "name": name.service,
@@ -119,9 +139,25 @@ def _entry(
         "limited": any(desired.frontends[listener].may_loop for listener in slots),
         **_portals(claims, desired),
         "proxyPort": None if first is None else first.at.port,
-        "sessionAffinity": _affinity(plans[claim.frontend] for claim in claims),
-        **(_connections(watched.values(), directory) if watched else _unwatched(claims, desired)),
+        "proxyPorts": [_proxy_port(one) for one in sorted(watched, key=_first_choice)],
+        "sessionAffinity": "ClientIP" if affinity_s else "None",
+        "affinityTimeoutSeconds": affinity_s or None,
+        **(
+            watched_endpoints(watched.values(), directory, plan.slices, clock)
+            if watched
+            else unwatched(_forwarded_to(claims, desired), plan.slices)
+        ),
     }
+
+
+def _proxy_port(listener: Listener) -> dict[str, object]:
+    key, place = listener
+    return {"family": str(key.family), "endpointSet": str(key.endpoint_set), "port": place.port}
+
+
+def _forwarded_to(claims: Iterable[PortalClaim], desired: DesiredState) -> Iterable[SocketAddress]:
+    forwards = [desired.rules.forwards.get(key) for claim in claims for key in claim.frontends]
+    return dict.fromkeys(endpoint for forward in forwards if forward for endpoint in forward.endpoints)
 
 
 def _first_choice(listener: Listener) -> tuple[int, bool]:
@@ -137,45 +173,4 @@ def _portals(claims: Iterable[PortalClaim], desired: DesiredState) -> dict[str, 
         "clusterIPs": [str(portal.address) for portal in portals if portal.address in desired.rules.cluster_ips],
         "portals": [str(SocketAddress(portal.address, portal.port)) for portal in portals],
         "nodePort": min(node_ports, default=None),
-    }
-
-
-def _affinity(frontends: Iterable[FrontendPlan]) -> str:
-    return "ClientIP" if any(frontend.affinity_timeout_s for frontend in frontends) else "None"
-
-
-def _unwatched(claims: Iterable[PortalClaim], desired: DesiredState) -> dict[str, object]:
-    """What is known of endpoints that the kernel forwards to: that they have been told to it."""
-    forwards = [desired.rules.forwards.get(key) for claim in claims for key in claim.frontends]
-    endpoints = dict.fromkeys(endpoint for forward in forwards if forward for endpoint in forward.endpoints)
-    nothing = dict.fromkeys(("connectionsActive", "connectionsTotal"))
-    return {
-        **nothing,
-        "endpoints": [
-            {"address": str(endpoint), "state": "not watched", **nothing, "dialFailures": None}
-            for endpoint in endpoints
-        ],
-    }
-
-
-def _connections(slots: Iterable[int], directory: Directory) -> dict[str, object]:
-    counts = [directory.frontend(slot) for slot in slots]
-    # an endpoint of two sets is one endpoint to the reader
-    endpoints: dict[Address, list[MemberView]] = {}
-    for slot in slots:
-        for member in directory.members(slot):
-            endpoints.setdefault(member.address, []).append(member)
-    return {
-        "connectionsActive": sum(count.active for count in counts),
-        "connectionsTotal": sum(count.total for count in counts),
-        "endpoints": [_endpoint(address, members) for address, members in endpoints.items()],
-    }
-
-
-def _endpoint(address: Address, members: Sequence[MemberView]) -> dict[str, object]:
-    counts = zip(*((one.active, one.total, one.dial_failures) for one in members), strict=True)
-    return {
-        "address": shown(address),
-        "state": "shut out" if any(one.ejected for one in members) else "healthy",
-        **dict(zip(("connectionsActive", "connectionsTotal", "dialFailures"), map(sum, counts), strict=True)),
     }

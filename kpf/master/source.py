@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from kpf.config import Config
-from kpf.model.snapshot import Problem, Snapshot
+from kpf.model.snapshot import Changes, Problem, Snapshot, Watch
 from kpf.sources.manifests import ManifestSource
 
 log = logging.getLogger("kpf")
@@ -25,6 +25,14 @@ class Source(Protocol):
 
     def read(self) -> Snapshot | None:
         """What is known now, None as long as that is too little to begin with. Raises OSError."""
+
+    @property
+    def seen(self) -> Changes:
+        """How many changes of objects, until now."""
+
+    @property
+    def watches(self) -> tuple[Watch, ...]:
+        """What an API server is asked for."""
 
     async def follow(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever `read` may find something new. Never ends by itself."""
@@ -52,6 +60,16 @@ class Follower:
     def troubles(self) -> tuple[str, ...]:
         """Why it does not tell everything at the moment."""
         return self._source.troubles
+
+    @property
+    def seen(self) -> Changes:
+        """How many changes of objects the source has, until now."""
+        return self._source.seen
+
+    @property
+    def watches(self) -> tuple[Watch, ...]:
+        """What an API server is asked for."""
+        return self._source.watches
 
     def read(self) -> Snapshot | None:
         """What is known now, None as long as that is too little to begin with. Raises OSError."""

@@ -34,7 +34,7 @@ from kpf.model.names import IPAddress
 from kpf.named import Named
 from kpf.net.channel import MAX_DESCRIPTORS
 from kpf.net.handover import HANDOVER, MEMORY
-from kpf.net.messages import Close, Configure, Drain, Hold, Listen, Reset
+from kpf.net.messages import Close, Configure, Drain, Hold, Listen, Reset, Told
 from kpf.shm.directory import Directory
 
 log = logging.getLogger("kpf")
@@ -73,7 +73,7 @@ class Workers:
         self._changed = asyncio.Event()
         self._stopping = self.is_held = False
         self._aborted_for = ""
-        self._drained: list[asyncio.Future[None]] = []
+        self._drained: list[asyncio.Future[Told | None]] = []
 
     @property
     def slots(self) -> Sequence[Slot]:
@@ -98,6 +98,10 @@ class Workers:
         """What this worker could not give up and why, or "none"; "" while there is nobody, or it is not ready."""
         process = self._processes.get(index)
         return process.privileges if process else ""
+
+    def processes(self) -> list[tuple[int, WorkerProcess]]:
+        """Those that live, each with its place in shared memory."""
+        return [(self.places[index], process) for index, process in self._processes.items()]
 
     def uid(self) -> int | None:
         """Whose all of their dials are, once they are ready; None if they are not all the same user's."""

@@ -1,6 +1,6 @@
 """EndpointSlice as kpf uses it (discovery.k8s.io/v1 of the Kubernetes API, 1.36)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kpf.model.names import Family, IPAddress, ObjectName, Protocol
 
@@ -16,7 +16,10 @@ class EndpointPort:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One entry of a slice, its conditions with the API's defaults applied. `address` is `addresses[0]`."""
+    """One entry of a slice, its conditions with the API's defaults applied. `address` is `addresses[0]`.
+
+    `pod`: "namespace/name" of the pod behind it, "" if it is none, or not known.
+    """
 
     address: IPAddress
     ready: bool = True
@@ -25,11 +28,15 @@ class Endpoint:
     node_name: str = ""
     for_zones: tuple[str, ...] = ()
     for_nodes: tuple[str, ...] = ()
+    pod: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointSlice:
-    """A slice that counts: it names a service, is not headless, and its addressType is an IP family."""
+    """A slice that counts: it names a service, is not headless, and its addressType is an IP family.
+
+    `triggered_at_s`: when what it tells of has happened, in seconds of the Unix epoch; 0 if it does not say.
+    """
 
     name: ObjectName
     service: ObjectName
@@ -37,3 +44,4 @@ class EndpointSlice:
     ports: tuple[EndpointPort, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
     origin: str = ""
+    triggered_at_s: float = field(default=0.0, compare=False)

@@ -1,6 +1,7 @@
 """What master and workers say to each other, one message a frame (`kpf.net.channel`).
 
-The master sends one message at a time and the worker answers each with `Done` of its number, or `NoRoom`. Listening
+The master sends one message at a time and the worker answers each with `Done` of its number, or `NoRoom`; `Tell` with
+`Told`. Listening
 sockets travel with `Listen`, the shared-memory descriptor with `Configure`. `Ready` comes by itself, once, before any
 `Done`.
 """
@@ -70,6 +71,42 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class Tell:
+    """Answer with `Told`: some of the sessions that are open.
+
+    `start`: a place among the worker's descriptors, 0 or what was `Told.following`. Only sessions of these `frontends`,
+    of all if empty; and of this client or endpoint, if `address` is not empty: "10.0.0.1", "10.0.0.1:80", "fd00::1",
+    "[fd00::1]:80".
+    """
+
+    number: int
+    start: int
+    frontends: tuple[int, ...] = ()
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """From a worker, as an answer to `Tell`. The tuples are as long as each other, with an item for each session.
+
+    `following`: the `start` of what comes next, 0 if that was all. `portals`: where the client has connected to, "" if
+    the kernel does not tell. `endpoints`: "" while there is none. `states`: "dialling", "open", "half-closed".
+    `bytes_in`: what has come from the client so far, `bytes_out` from the endpoint, as the kernel counts.
+    """
+
+    number: int
+    following: int
+    frontends: tuple[int, ...]
+    clients: tuple[str, ...]
+    portals: tuple[str, ...]
+    endpoints: tuple[str, ...]
+    states: tuple[str, ...]
+    ages_ms: tuple[int, ...]
+    bytes_in: tuple[int, ...]
+    bytes_out: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """From a worker: it has dropped its privileges and listens to the master.
 
@@ -99,4 +136,4 @@ class NoRoom:
     number: int
 
 
-Message = Configure | Listen | Close | Reset | Hold | Drain | Ready | Done | NoRoom
+Message = Configure | Listen | Close | Reset | Hold | Drain | Tell | Told | Ready | Done | NoRoom

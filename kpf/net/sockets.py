@@ -2,11 +2,12 @@
 
 import errno
 import socket
+import struct
 from collections.abc import Sequence
 
 from kpf.net import bpf
 from kpf.uapi.bpf import SKF_AD
-from kpf.uapi.sockets import IPV6, SO
+from kpf.uapi.sockets import IPV6, SK_MEMINFO, SO, TCPI_UNACKED
 
 _TRANSPARENT = {
     socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TRANSPARENT),
@@ -18,6 +19,7 @@ KEEPALIVE_INTERVAL_S = 15
 KEEPALIVE_PROBES = 4
 
 _TAKEN = {errno.EADDRINUSE}
+_MEMINFO = struct.Struct(f"={SK_MEMINFO.VARS}I")
 _NOT_ATTACHED = {errno.ENOENT}
 
 
@@ -81,6 +83,18 @@ def port_is_free(address: str, port: int, *, is_udp: bool = False) -> bool:
                 return False
             raise
     return True
+
+
+def waiting(listening: socket.socket) -> int:
+    """How many connections wait to be accepted. Raises OSError."""
+    (waiting,) = TCPI_UNACKED.unpack(listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCPI_UNACKED.size))
+    return int(waiting)
+
+
+def overflows(listening: socket.socket) -> int:
+    """How many connections found no room to wait (or, which is rare, no memory), modulo 2^32. Raises OSError."""
+    told = listening.getsockopt(socket.SOL_SOCKET, SO.MEMINFO, _MEMINFO.size)
+    return int(_MEMINFO.unpack(told)[SK_MEMINFO.DROPS])
 
 
 def steer(member: socket.socket, healthy: Sequence[int]) -> None:

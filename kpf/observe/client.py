@@ -10,13 +10,13 @@ TIMEOUT_S = 5.0
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("kpf", timeout=TIMEOUT_S)
-        self._path = path
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("kpf", timeout=timeout_s)
+        self._path, self._timeout_s = path, timeout_s
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT_S)
+        self.sock.settimeout(self._timeout_s)
         self.sock.connect(self._path)
 
 
@@ -26,9 +26,9 @@ def fetch(control_socket: str) -> dict[str, Any]:
     return state
 
 
-def ask(control_socket: str, document: str) -> tuple[int, dict[str, Any]]:
+def ask(control_socket: str, document: str, *, timeout_s: float = TIMEOUT_S) -> tuple[int, dict[str, Any]]:
     """HTTP status and JSON body of an answer. Raises OSError if no daemon answers, or answers something else."""
-    connection = _UnixConnection(control_socket)
+    connection = _UnixConnection(control_socket, timeout_s)
     try:
         connection.request("GET", document)
         answer = connection.getresponse()

@@ -6,14 +6,11 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
 import orjson
 from aiohttp import web
-
-from kpf.observe.health import Health, answer
 
 log = logging.getLogger("kpf")
 
@@ -44,15 +41,7 @@ Question = Callable[[Mapping[str, str]], Awaitable[Answer]]
 _NONE: Mapping[str, Question] = MappingProxyType({})
 
 
-def health_documents(health: Callable[[], Health]) -> Mapping[str, Document]:
-    """`/healthz` and `/livez`, as kube-proxy has them; `health` is asked for each request."""
-    return {
-        "/healthz": lambda: answer(health(), datetime.now(UTC), with_node=True),
-        "/livez": lambda: answer(health(), datetime.now(UTC), with_node=False),
-    }
-
-
-Handler = Callable[[web.BaseRequest], Awaitable[web.Response]]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class PublicServer(web.Server):
@@ -93,7 +82,7 @@ class PublicServer(web.Server):
         limit.cancel()
         return transport
 
-    async def _handle(self, request: web.BaseRequest) -> web.Response:
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             made = await self._answer(request)
         except Exception:
@@ -195,12 +184,13 @@ class Servers:
         self._retries: set[asyncio.Task[None]] = set()
         self._unix_path: Path | None = None
 
-    async def serve_tcp(self, host: str, port: int, documents: Mapping[str, Document]) -> str:
+    async def serve_tcp(self, host: str, port: int, served: Mapping[str, Document] | Handler) -> str:
         """Serve, now or as soon as the address can be had: as kube-proxy does unless `bindAddressHardFail` is set.
 
         Why not now, "" if it does.
         """
-        runner = await self._runner(PublicServer(_handler(documents)))
+        handler = _handler(served) if isinstance(served, Mapping) else served
+        runner = await self._runner(PublicServer(handler))
         self._tcp_runners.append(runner)
         try:
             await listen(runner, self._sockets.tcp(host, port))

@@ -15,7 +15,7 @@ class NodeFacts:
     `own_addresses`: those of them that kpf itself has put on `lo`: nobody else's business.
     `wildcard`: families whose proxy ports listen on every local address.
     `local_addresses`: every address of this node but `own_addresses`.
-    `own_listeners`: where kpf serves something else than Services (health); may be the unspecified address.
+    `own_listeners`: where kpf serves something else than Services (health, metrics); may be the unspecified address.
     `zone`: its label topology.kubernetes.io/zone, "" if it is not known. `forwarding`: how TCP is carried where the
     Service does not say, None for what suits it. `has_sctp`: the kernel can track SCTP. `worker_uid`: by which the
     workers' own dials are known and left alone, None where nothing tells them from others. `pod_networks`: whose

@@ -6,8 +6,9 @@ width]}]}`: words, and bits within them; a field of more than 64 bits is so many
 records for each worker, as long as there are places of what is counted. A field that a version does not have is 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import orjson
 
@@ -44,6 +45,13 @@ class Area:
 
 
 Description = Mapping[str, Area]
+
+
+def _buckets(name: str, first: int, bounds_ms: Sequence[int]) -> dict[str, Field]:
+    """Those of a histogram: what took so many milliseconds at least, and less than so many; the last: or more."""
+    ends = [*map(str, bounds_ms), ""]
+    return {f"{name} {start}-{end}": Field(first + at) for at, (start, end) in enumerate(pairwise(["0", *ends]))}
+
 
 _FIELDS: Mapping[str, Mapping[str, Field]] = {
     "header": {
@@ -94,6 +102,10 @@ _FIELDS: Mapping[str, Mapping[str, Field]] = {
         "retries": Field(layout.F_RETRIES),
         "hits": Field(layout.F_HITS),
         **{f"failed {reason.name}": Field(layout.F_FAILED + reason) for reason in Reason},
+        "dials ms": Field(layout.F_DIALS_MS),
+        **_buckets("dials", layout.F_DIALS, layout.DIAL_BOUNDS_MS),
+        "lasted ms": Field(layout.F_LASTED_MS),
+        **_buckets("lasted", layout.F_LASTED, layout.DURATION_BOUNDS_MS),
     },
     "member counters": {
         "total": Field(layout.M_TOTAL),

@@ -203,9 +203,10 @@ class Directory:
 
     # what is
 
-    def labels(self) -> Mapping[int, bytes]:
-        """Of the frontends that have not been retired, by slot."""
-        return {slot: frontend.label for slot, frontend in self._frontends.items()}
+    def labels(self, *, with_retired: bool = False) -> Mapping[int, bytes]:
+        """Of the frontends that have not been retired, by slot; `with_retired`: also of those whose sessions go on."""
+        found = self._frontends | self._retired if with_retired else self._frontends
+        return {slot: frontend.label for slot, frontend in found.items()}
 
     def addresses(self, slot: int) -> tuple[Address, ...]:
         """Of the members of a frontend, in list order."""

@@ -27,6 +27,19 @@ def is_suspected(health: int) -> bool:
     return bool(health & PROBING) and not health & FOR_MASK
 
 
+def next_try_ms(health: int) -> int:
+    """When one that is ejected, or suspected, is tried again."""
+    return health >> UNTIL_SHIFT
+
+
+def since_ms(health: int) -> int | None:
+    """When the failure was for which it is ejected; None if it is only suspected."""
+    ejected_ms = health & FOR_MASK
+    if not ejected_ms:
+        return None
+    return next_try_ms(health) - (PROBE_MS if health & PROBING else 0) - ejected_ms
+
+
 def suspected(until_ms: int) -> int:
     """The health word of a member whose silence is heard out until then."""
     return until_ms << UNTIL_SHIFT | PROBING

@@ -116,13 +116,27 @@ class Reason(IntEnum):
 # Counters of one worker for one frontend. Those in TOTAL and not in ENDED are active.
 F_TOTAL, F_ENDED, F_BYTES_IN, F_BYTES_OUT, F_RETRIES, F_HITS = range(6)
 F_FAILED = 6  # by Reason
-FRONTEND_COUNTERS = 16
+# Beside them, how long clients have waited for a backend's answer, and how long connections have lasted from the moment
+# that they were accepted: milliseconds in all, and how many took less than each bound, and not less than the one
+# before it; the last bucket has those that took longer than any.
+DIAL_BOUNDS_MS = tuple(4**power for power in range(9))
+DURATION_BOUNDS_MS = tuple(4**power for power in range(13))
+F_DIALS_MS = 12
+F_DIALS = 13
+F_LASTED_MS = 23
+F_LASTED = 24
+FRONTEND_COUNTERS = 40
 
 # Counters of one worker for one member. The last Reason never belongs to a member.
 M_TOTAL, M_ACTIVE = range(2)
 M_FAILURES = 2  # by Reason
 MEMBER_REASONS = tuple(reason for reason in Reason if reason is not Reason.NO_ENDPOINT)
 MEMBER_COUNTERS = 8
+
+
+# by the bits of a number of milliseconds: which word counts it
+F_DIALS_BY_BITS = tuple(F_DIALS + min((bits + 1) // 2, len(DIAL_BOUNDS_MS)) for bits in range(65))
+F_LASTED_BY_BITS = tuple(F_LASTED + min((bits + 1) // 2, len(DURATION_BOUNDS_MS)) for bits in range(65))
 
 
 def notes_of(count: int) -> int:

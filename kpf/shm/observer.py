@@ -7,12 +7,18 @@ from typing import NamedTuple
 from kpf.shm.layout import (
     ACTIVE,
     AFFINITY_ENTRIES,
+    DIAL_BOUNDS_MS,
+    DURATION_BOUNDS_MS,
     EVICTIONS,
     F_BYTES_IN,
     F_BYTES_OUT,
+    F_DIALS,
+    F_DIALS_MS,
     F_ENDED,
     F_FAILED,
     F_HITS,
+    F_LASTED,
+    F_LASTED_MS,
     F_RETRIES,
     F_TOTAL,
     FRONTEND_COUNTERS,
@@ -36,10 +42,20 @@ from kpf.shm.layout import (
 )
 from kpf.shm.region import Region
 
+_DIAL_BUCKETS, _DURATION_BUCKETS = len(DIAL_BOUNDS_MS) + 1, len(DURATION_BOUNDS_MS) + 1
+
+
+class Took(NamedTuple):
+    """A histogram of times: how many in each bucket of the layout's bounds, the last: above all of them; and in all."""
+
+    buckets: tuple[int, ...]
+    total_ms: int
+
 
 class FrontendView(NamedTuple):
     """Counts of a frontend, summed over all workers.
 
+    `dials`: how long clients have waited for a backend's answer; `lasted`: connections that had one, to their end.
     `affinity_entries`: entries of its table, expired ones that nobody has replaced included.
     """
 
@@ -50,12 +66,17 @@ class FrontendView(NamedTuple):
     retries: int
     affinity_hits: int
     failed: dict[Reason, int]
+    dials: Took
+    lasted: Took
     affinity_entries: int
     affinity_evictions: int
 
 
 class MemberView(NamedTuple):
-    """A member and its counts, summed over all workers. `total`: dials that were answered."""
+    """A member and its counts, summed over all workers. `total`: dials that were answered.
+
+    `health`: the word that `kpf.shm.health` reads, 0 if nothing is wrong.
+    """
 
     address: Address
     identity: int
@@ -63,6 +84,7 @@ class MemberView(NamedTuple):
     total: int
     active: int
     failures: dict[Reason, int]
+    health: int = 0
 
     @property
     def dial_failures(self) -> int:
@@ -111,6 +133,8 @@ class Observer:
             retries=counts[F_RETRIES],
             affinity_hits=counts[F_HITS],
             failed=dict(zip(Reason, counts[F_FAILED:], strict=False)),
+            dials=Took(tuple(counts[F_DIALS : F_DIALS + _DIAL_BUCKETS]), counts[F_DIALS_MS]),
+            lasted=Took(tuple(counts[F_LASTED : F_LASTED + _DURATION_BUCKETS]), counts[F_LASTED_MS]),
             affinity_entries=self._words[record + AFFINITY_ENTRIES],
             affinity_evictions=self._words[record + EVICTIONS],
         )
@@ -125,13 +149,15 @@ class Observer:
         """By its slot, and whether it is ejected at `now_ms` (CLOCK_MONOTONIC). `address` is passed on."""
         at = self._layout.member(member)
         counts = self._sums(self._layout.member_counter, member, MEMBER_COUNTERS)
+        health = self._words[at + HEALTH]
         return MemberView(
             address=address,
             identity=self._words[at + IDENTITY],
-            ejected=self._words[at + HEALTH] >> UNTIL_SHIFT > now_ms,
+            ejected=health >> UNTIL_SHIFT > now_ms,
             total=counts[M_TOTAL],
             active=counts[M_ACTIVE],
             failures=dict(zip(MEMBER_REASONS, counts[M_FAILURES:], strict=False)),
+            health=health,
         )
 
     def _sums(self, counter: Callable[[int, int], int], slot: int, number: int) -> list[int]:

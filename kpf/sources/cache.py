@@ -6,7 +6,7 @@ Rules: an object that two origins have counts as the first of them (by name) has
 from collections.abc import Iterable
 from itertools import chain
 
-from kpf.model.snapshot import Problem, Snapshot
+from kpf.model.snapshot import Changes, Problem, Snapshot
 from kpf.sources.decode import Decoded
 from kpf.sources.indexer import Indexer, Key
 
@@ -48,6 +48,10 @@ class Cache:
         if self._dirty or tuple(nameless) != known:
             self._last = None
 
+    def knows(self, origin: str) -> bool:
+        """There is an object that the origin has."""
+        return bool(self._keys.get(origin))
+
     def drop(self, origin: str) -> None:
         """The origin is gone, and what it had with it."""
         self._dirty.update(self._forget(origin))
@@ -72,6 +76,11 @@ class Cache:
             self._dirty.clear()
             self._last = self._indexer.snapshot(chain.from_iterable(self._nameless.values()))
         return self._last
+
+    @property
+    def changes(self) -> Changes:
+        """Until the last snapshot."""
+        return self._indexer.changes
 
     def _duplicates(self, key: Key) -> list[Problem]:
         holders = [origin for origin, listed in sorted(self._claims.get(key, {}).items()) for _ in listed]

@@ -12,7 +12,7 @@ from operator import attrgetter
 from kpf.model.endpoint import EndpointSlice
 from kpf.model.names import IPNetwork, ObjectName
 from kpf.model.service import Service
-from kpf.model.snapshot import Node, Problem, ServiceCIDR, Snapshot
+from kpf.model.snapshot import Changes, Node, Problem, ServiceCIDR, Snapshot
 from kpf.sources.decode import Decoded, Kind, Value
 
 Key = tuple[Kind, ObjectName]
@@ -21,7 +21,7 @@ _serials = count(1)
 
 
 class Indexer:
-    """`node_name` is this node's: other Nodes are of no interest."""
+    """`node_name` is this node's: other Nodes are of no interest. `changes`: until now."""
 
     def __init__(self, node_name: str = "") -> None:
         self._node_key = (Kind.NODE, ObjectName("", node_name))
@@ -34,15 +34,20 @@ class Indexer:
         self._touched: set[ObjectName] = set()
         self._ungathered: set[ObjectName] = set()
         self._serial = 0
+        self.changes = Changes()
 
     def put(self, key: Key, versions: Sequence[Decoded], problems: Iterable[Problem] = ()) -> bool:
         """These are all versions of an object now, and what is wrong beside them; False if that is no change.
 
         The first one counts, if it can be used.
         """
-        changed = self._set_problems(key, (*(problem for one in versions for problem in one.problems), *problems))
         before = self._in_force.get(key)
         value = _choose(versions, before)
+        stays = before is not None and bool(versions) and versions[0].malformed
+        own = [problem._replace(last_stays=stays) for one in versions[:1] for problem in one.problems]
+        changed = self._set_problems(
+            key, (*own, *(problem for one in versions[1:] for problem in one.problems), *problems)
+        )
         if value == before:
             return changed
         if value is None:
@@ -60,6 +65,8 @@ class Indexer:
 
     def _file(self, key: Key, before: Value | None, now: Value | None) -> None:
         kind, name = key
+        services, slices = self.changes
+        self.changes = Changes(services + (kind is Kind.SERVICE), slices + (kind is Kind.ENDPOINT_SLICE))
         if kind is Kind.SERVICE:
             self._touched.add(name)
             if isinstance(now, Service):
@@ -91,6 +98,7 @@ class Indexer:
             node=node if isinstance(node, Node) else None,
             service_cidrs=self._service_cidrs(),
             problems=self._all_problems(nameless),
+            changes=self.changes,
             serial=next(_serials),
             previous=self._serial,
             touched=frozenset(self._touched),

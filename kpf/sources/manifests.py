@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from kpf.documents import DocumentError
-from kpf.model.snapshot import Problem, Snapshot
+from kpf.model.snapshot import Changes, Problem, Snapshot, Watch
 from kpf.sources.cache import Cache
 from kpf.sources.files import Decoder, FileReader
 from kpf.sources.inotify import changes_of
@@ -89,6 +89,16 @@ class ManifestSource:
     @property
     def troubles(self) -> tuple[str, ...]:
         """None: what is wrong with the files is among the problems of a snapshot."""
+        return ()
+
+    @property
+    def seen(self) -> Changes:
+        """Until the files were read last."""
+        return self._cache.changes
+
+    @property
+    def watches(self) -> tuple[Watch, ...]:
+        """None: no server is watched."""
         return ()
 
     async def reread(self) -> None:
@@ -170,7 +180,8 @@ class ManifestSource:
             file.problems = []
             self._cache.put(name, objects)
             return
-        file.problems = [Problem(f"{name}:{line}" if line else name, "", "", message)]
+        stays = self._cache.knows(name)
+        file.problems = [Problem(f"{name}:{line}" if line else name, "", "", message, last_stays=stays)]
 
 
 def _content(path: str) -> tuple[bytes, _Status | None]:

@@ -23,6 +23,7 @@ _SPARED = frozenset(
         "metadata.labels.*",
         "endpoints.*",
         "endpoints.*.hints",
+        "endpoints.*.targetRef",
         "spec.cidrs.*",
         "spec.externalIPs.*",
         "spec.podCIDR",

@@ -4,6 +4,7 @@ Limits follow Kubernetes 1.36: pkg/apis/discovery/validation.
 """
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from sys import intern
 
 from kpf.model.endpoint import Endpoint, EndpointPort, EndpointSlice
@@ -15,6 +16,8 @@ from kpf.sources.parts import FieldError, Place
 
 LABEL_HEADLESS = "service.kubernetes.io/headless"
 LABEL_SERVICE_NAME = "kubernetes.io/service-name"
+# the EndpointSlice controller's: when the Service or a pod of it has changed (core/v1, EndpointsLastChangeTriggerTime)
+TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
 MAX_ENDPOINTS, MAX_ADDRESSES, MAX_PORTS = 1000, 100, 20_000
 
 _FAMILIES = {str(family): family for family in Family}
@@ -50,7 +53,17 @@ def endpoint_slice(
         ports=ports,
         endpoints=endpoints,
         origin=origin,
+        triggered_at_s=_moment((raw["metadata"].get("annotations") or {}).get(TRIGGER_TIME)),
     ), field_errors
+
+
+def _moment(text: str | None) -> float:
+    """RFC 3339, as seconds of the Unix epoch; 0 of anything else, as for kube-proxy."""
+    try:
+        moment = datetime.fromisoformat(text or "")
+    except ValueError:
+        return 0.0
+    return moment.timestamp() if moment.tzinfo else 0.0
 
 
 def _ports(listed: Sequence[wire.EndpointPort | None], field_errors: list[FieldError]) -> tuple[EndpointPort, ...]:
@@ -117,4 +130,10 @@ def _endpoint(raw: wire.Endpoint, address: IPAddress) -> Endpoint:
         intern(raw.get("nodeName") or ""),
         tuple(hint.get("name") or "" for hint in hints.get("forZones") or ()),
         tuple(hint["name"] for hint in hints.get("forNodes") or ()),
+        _pod(raw.get("targetRef") or {}),
     )
+
+
+def _pod(target: wire.TargetRef) -> str:
+    name = target.get("name")
+    return f"{target.get('namespace') or ''}/{name}" if name and target.get("kind") == "Pod" else ""

@@ -162,6 +162,15 @@ class Hints(TypedDict, total=False):
 
 
 @with_config(_STRICT)
+class TargetRef(TypedDict, total=False):
+    """What an endpoint is an address of."""
+
+    kind: str | None
+    namespace: str | None
+    name: str | None
+
+
+@with_config(_STRICT)
 class Endpoint(TypedDict, total=False):
     """`endpoints[]` of a slice; only the first address is used."""
 
@@ -169,6 +178,7 @@ class Endpoint(TypedDict, total=False):
     conditions: Conditions | None
     nodeName: str | None
     hints: Hints | None
+    targetRef: TargetRef | None
 
 
 @with_config(_STRICT)

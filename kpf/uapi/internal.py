@@ -19,7 +19,11 @@ class SOL(IntEnum):
 class TCP(IntEnum):
     """include/net/tcp_states.h: states of connections."""
 
+    CLOSE = 7
+    CLOSE_WAIT = 8
+    LAST_ACK = 9
     LISTEN = 10
+    CLOSING = 11
 
 
 class CTA_FILTER_F(IntEnum):

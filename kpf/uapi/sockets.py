@@ -1,6 +1,7 @@
 """Options of sockets and links that Python's `socket` does not name, and what they tell.
 
-asm-generic/socket.h (x86's and ARM's), linux/in.h, linux/in6.h, linux/tcp.h, linux/sock_diag.h, linux/sockios.h,
+asm-generic/socket.h (x86's and ARM's), linux/in.h, linux/in6.h, linux/tcp.h,
+linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h, linux/sock_diag.h, linux/sockios.h,
 linux/if.h, linux/if_ether.h, linux/if_packet.h of Linux 6.1.
 """
 
@@ -14,11 +15,24 @@ SIOCSIFFLAGS = 0x8914
 UCRED = struct.Struct("@3i")
 """Process, user, group."""
 
+TCPI_UNACKED = struct.Struct("@24xI")
+"""Of struct tcp_info up to there; of a listening socket, how many connections wait to be accepted."""
+
 TCPI_LAST_DATA_RECV = struct.Struct("@52xI")
 """Of struct tcp_info up to there, in ms."""
 
 TCPI_RTT = struct.Struct("@68xI")
 """Of struct tcp_info up to there, in us."""
+
+TCPI_BYTES_RECEIVED = struct.Struct("@B127xQ")
+"""Of struct tcp_info up to there: the state, and how many bytes have come (a FIN counts as one)."""
+
+SO_ORIGINAL_DST = 80
+"""Of SOL_IP and, as IP6T_SO_ORIGINAL_DST, SOL_IPV6: where a connection was sent before it was redirected."""
+
+SOCKADDR_IN = struct.Struct("!2xH4s8x")
+SOCKADDR_IN6 = struct.Struct("!2xH4x16s4x")
+"""Port, address."""
 
 
 class SO(IntEnum):

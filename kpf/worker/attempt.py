@@ -1,4 +1,4 @@
-"""One dial of a backend: what it needs, what its errors mean, and how it ends unused."""
+"""One dial of a backend: what it needs, who waits for it, what its errors mean, and how it ends unused."""
 
 import contextlib
 import errno
@@ -10,8 +10,11 @@ from kpf.shm.health import ATTEMPT_DELAY_MS
 from kpf.shm.layout import Reason
 from kpf.uapi.sockets import TCPI_RTT
 from kpf.worker.half import Half
+from kpf.worker.listening import ListeningSocket
 from kpf.worker.relay import RESET
+from kpf.worker.retry import RetryState
 from kpf.worker.sessions import Sessions
+from kpf.worker.timers import NEVER
 from kpf.worker.transfer import DONTWAIT
 
 UNDER_WAY = {errno.EAGAIN}  # what send() says before connect() is through
@@ -45,6 +48,22 @@ class Attempt(NamedTuple):
             return took_ms
         (rtt_us,) = TCPI_RTT.unpack(self.backend.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCPI_RTT.size))
         return min(took_ms, -(-int(rtt_us) // 1000))
+
+
+class Dial:
+    """A client without a backend yet.
+
+    `attempts`: its dials that are under way, the oldest first; none while it waits for descriptors or memory, or for
+    its turn.
+    """
+
+    __slots__ = ("attempts", "client", "deadline_ms", "due_ms", "host", "listener", "retry")
+
+    def __init__(self, client: Half, listener: ListeningSocket, host: str, deadline_ms: int) -> None:
+        self.client, self.listener, self.host, self.deadline_ms = client, listener, host, deadline_ms
+        self.retry = RetryState()
+        self.attempts: list[Attempt] = []
+        self.due_ms = NEVER
 
 
 def reason_of(error: int) -> Reason:

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Sequence
 
 from kpf.shm.balancer import Balancer, Choice
-from kpf.shm.layout import F_BYTES_IN, F_TOTAL, Reason
+from kpf.shm.layout import F_BYTES_IN, F_DIALS, F_TOTAL, Reason
 from kpf.shm.region import Words
 from kpf.worker.attempt import answer
 from kpf.worker.clock import Clock
@@ -29,22 +29,25 @@ EARLY_DATA_BYTES = 1 << 14
 
 
 class Dialer:
-    """All dials of this worker. `expire`: to be called at every look around."""
+    """All dials of this worker. `expire`: to be called at every look around. `client_of`: whose a dial is."""
 
     def __init__(self, sessions: Sessions, relay: Relay, balancer: Balancer, words: Words, clock: Clock) -> None:
         self._sessions, self._balancer, self._words, self._clock = sessions, balancer, words, clock
         self._connector = Connector(sessions, relay, balancer, words)
         self._racing = Racing(sessions, relay, balancer, words, clock, self._connector)
         self.expire = self._racing.expire
+        self.client_of = self._racing.client_of
 
     def begin(self, listener: ListeningSocket, accepted: Sequence[tuple[int, str]]) -> None:
         """Clients were accepted, and counted as active by who accepted them: their descriptors and their addresses."""
         self._words[listener.counters + F_TOTAL] += len(accepted)
         self._sessions.make_room(max(accepted)[0])
-        choices = self._balancer.pick_all(listener.frontend, [host for _, host in accepted], self._clock.now_ms)
+        now_ms = self._clock.now_ms
+        choices = self._balancer.pick_all(listener.frontend, [host for _, host in accepted], now_ms)
         for (descriptor, host), choice in zip(accepted, choices, strict=True):
             client = Half(listener.family, socket.SOCK_STREAM, 0, descriptor)
             client.join(descriptor, listener.counters + F_BYTES_IN, None)
+            client.began_ms = now_ms
             if choice is None:
                 self._connector.give_up(client, listener, Reason.NO_ENDPOINT)
             else:
@@ -79,6 +82,8 @@ class Dialer:
         if sent < client.moved:
             client.pending, client.state = memoryview(data)[sent:], PENDING
         if backend is not None and not error:
+            # within this iteration: in no time
+            self._words[listener.counters + F_DIALS] += 1
             self._connector.connected(client, backend, listener, 0)
             return
         self._racing.begin(client, host, listener, choice, backend, error)

@@ -17,12 +17,26 @@ class Half(socket.SocketType):
 
     `state` and `end`: see `kpf.worker.states`. `pending`, or `piped` bytes in `pipe`: what `state` says of them.
     `mask`: what epoll watches for, or is to. `counter`: the word that counts the bytes of this direction; `moved`:
-    those that it does not count yet. `choice`: the member behind a backend's half, None on the client's. Attributes
-    that are rarely used are set when they are.
+    those that it does not count yet. `choice`: the member behind a backend's half, None on the client's. `began_ms`:
+    when a client was accepted. Attributes that not all have, or rarely use, are set when they are.
     """
 
-    __slots__ = ("choice", "counter", "end", "fd", "mask", "moved", "peer", "pending", "pipe", "piped", "state")
+    __slots__ = (
+        "began_ms",
+        "choice",
+        "counter",
+        "end",
+        "fd",
+        "mask",
+        "moved",
+        "peer",
+        "pending",
+        "pipe",
+        "piped",
+        "state",
+    )
 
+    began_ms: int
     peer: Half
     pending: memoryview
     pipe: tuple[int, int]

@@ -7,7 +7,7 @@ from collections import deque
 from kpf.net import channel
 from kpf.net.channel import Message
 from kpf.net.credentials import peer_of
-from kpf.net.messages import Close, Configure, Done, Drain, Hold, Listen, NoRoom, Ready, Reset
+from kpf.net.messages import Close, Configure, Done, Drain, Hold, Listen, NoRoom, Ready, Reset, Told
 
 # the master has no time to read, or memory is short. All else means that it is gone, and the channel says so by itself
 NOT_NOW = {errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM}
@@ -57,6 +57,11 @@ class Orders:
     def answer(self, order: Order) -> None:
         """The order is carried out. If that cannot be said now, it is said by `settle`."""
         self._answers.append(Done(order.number))
+        self.settle()
+
+    def tell(self, told: Told) -> None:
+        """The answer to `Tell`."""
+        self._answers.append(told)
         self.settle()
 
     def settle(self) -> None:

@@ -9,16 +9,16 @@ import socket
 
 from kpf.shm.balancer import Balancer, Choice
 from kpf.shm.health import attempt_delay_ms, is_ejected
-from kpf.shm.layout import F_RETRIES, PROBING, Reason
+from kpf.shm.layout import F_DIALS_BY_BITS, F_DIALS_MS, F_RETRIES, PROBING, Reason
 from kpf.shm.region import Words
-from kpf.worker.attempt import UNDER_WAY, Attempt, answer, discard, reason_of
+from kpf.worker.attempt import UNDER_WAY, Attempt, Dial, answer, discard, reason_of
 from kpf.worker.clock import Clock
 from kpf.worker.connector import Connector
 from kpf.worker.half import EITHER, Half
 from kpf.worker.listening import ListeningSocket
 from kpf.worker.losing import LosingDial, LosingDials
 from kpf.worker.relay import EPOLLIN, Relay
-from kpf.worker.retry import EJECTING, GIVE_UP_MS, LATER_MS, LOOK_AGAIN_MS, PARALLEL, Command, RetryState, next_ms
+from kpf.worker.retry import EJECTING, GIVE_UP_MS, LATER_MS, LOOK_AGAIN_MS, PARALLEL, Command, next_ms
 from kpf.worker.sessions import Sessions
 from kpf.worker.states import DEAD, DIALLING, PENDING
 from kpf.worker.timers import NEVER, Timers
@@ -30,22 +30,6 @@ DIALS_AN_ITERATION = 64
 _FAILED = select.EPOLLERR | select.EPOLLHUP
 _LEAVING = select.EPOLLRDHUP | select.EPOLLET
 _PEEK = int(socket.MSG_PEEK)
-
-
-class Dial:
-    """A client without a backend yet.
-
-    `attempts`: its dials that are under way, the oldest first; none while it waits for descriptors or memory, or for
-    its turn.
-    """
-
-    __slots__ = ("attempts", "client", "deadline_ms", "due_ms", "host", "listener", "retry")
-
-    def __init__(self, client: Half, listener: ListeningSocket, host: str, deadline_ms: int) -> None:
-        self.client, self.listener, self.host, self.deadline_ms = client, listener, host, deadline_ms
-        self.retry = RetryState()
-        self.attempts: list[Attempt] = []
-        self.due_ms = NEVER
 
 
 class Racing:
@@ -76,6 +60,11 @@ class Racing:
         dial = Dial(client, listener, host, self._clock.now_ms + GIVE_UP_MS)
         if not self._is_under_way(dial, choice, backend, error):
             self._dial_on(dial)
+
+    def client_of(self, backend: Half) -> Half | None:
+        """Who waits for this dial; None if another dial of the same client is older, or nobody waits any more."""
+        dial = self._dials.get(backend.fd)
+        return dial.client if dial is not None and dial.attempts and dial.attempts[0].backend is backend else None
 
     def expire(self) -> None:
         """Look at whatever is due, as far as this iteration's budget goes."""
@@ -225,6 +214,9 @@ class Racing:
         if retry.is_hedged:
             self._balancer.adopt(frontend, identity, dial.host, now_ms)
         self._end(dial)
+        waited_ms, counters = now_ms - client.began_ms, listener.counters
+        self._words[counters + F_DIALS_BY_BITS[waited_ms.bit_length()]] += 1
+        self._words[counters + F_DIALS_MS] += waited_ms
         took_ms = attempt.took_ms(now_ms, self._words[attempt.choice.connect_time])
         self._connector.connected(client, attempt.backend, listener, took_ms)
 

@@ -4,13 +4,15 @@ import errno
 import select
 import socket
 
-from kpf.shm.layout import ACTIVE, F_BYTES_IN, F_ENDED
+from kpf.shm.layout import ACTIVE, F_BYTES_IN, F_ENDED, F_LASTED_BY_BITS, F_LASTED_MS
 from kpf.shm.region import Words
+from kpf.worker.clock import Clock
 from kpf.worker.half import Half
 from kpf.worker.pipes import PipePool
 from kpf.worker.states import DEAD, DIALLING, PASSED, PIPED
 
-_ENDED_OF = F_ENDED - F_BYTES_IN
+_ENDED_OF, _LASTED_MS_OF = F_ENDED - F_BYTES_IN, F_LASTED_MS - F_BYTES_IN
+_LASTED_BY_BITS = tuple(word - F_BYTES_IN for word in F_LASTED_BY_BITS)
 
 # fs.epoll.max_user_watches, which all processes of a user share
 NO_WATCHES = {errno.ENOSPC, errno.ENOMEM}
@@ -29,12 +31,12 @@ class Sessions:
     those that epoll had no room for, and since when if that is known. `record`: the worker's own words.
     """
 
-    def __init__(self, epoll: select.epoll, words: Words, record: int, pipes: PipePool) -> None:
+    def __init__(self, epoll: select.epoll, words: Words, record: int, pipes: PipePool, clock: Clock) -> None:
         self.epoll = epoll
         self.active = self.extra = 0
         self.short = False
         self.halves: list[Half | None] = [None] * 4096
-        self._words, self._pipes = words, pipes
+        self._words, self._pipes, self._clock = words, pipes, clock
         self._record_active = record + ACTIVE
         self.ends: list[Half] = []
         self.dead: list[Half] = []
@@ -107,6 +109,9 @@ class Sessions:
             words[client.counter] += client.moved
         if backend.moved:
             words[backend.counter] += backend.moved
+        lasted_ms = self._clock.now_ms - client.began_ms
+        words[client.counter + _LASTED_BY_BITS[lasted_ms.bit_length()]] += 1
+        words[client.counter + _LASTED_MS_OF] += lasted_ms
         # last of all: from then on the places of both may be another's
         words[client.counter + _ENDED_OF] += 1
         words[backend.choice.active] -= 1  # type: ignore[union-attr] # a backend's half has one

@@ -15,7 +15,7 @@ from time import monotonic_ns
 from kpf.named import call_process
 from kpf.net import channel
 from kpf.net.handover import HANDOVER, MEMORY
-from kpf.net.messages import Close, Configure, Drain, Hold, Listen, Reset
+from kpf.net.messages import Close, Configure, Drain, Hold, Listen, Reset, Tell
 from kpf.shm import worker_slots
 from kpf.shm.balancer import Balancer
 from kpf.shm.layout import HEARTBEAT, MUST_END
@@ -25,6 +25,7 @@ from kpf.worker.acceptor import Acceptor
 from kpf.worker.clock import Clock
 from kpf.worker.conversation import Estate
 from kpf.worker.dialer import Dialer
+from kpf.worker.inventory import Inventory
 from kpf.worker.orders import Orders
 from kpf.worker.orphan import Orphan
 from kpf.worker.pipes import PipePool
@@ -85,12 +86,13 @@ class Worker:
         worker_slots.begin(region, slot, generation=configuration.generation, pid=os.getpid())
         self._epoll = select.epoll()
         pipes = PipePool(configuration.workers)
-        self._sessions = Sessions(self._epoll, region.words, record, pipes)
+        self._clock = Clock(monotonic_ms())
+        self._sessions = Sessions(self._epoll, region.words, record, pipes, self._clock)
         self._relay = Relay(self._sessions, region.words, pipes)
         self._resets = Resets(self._sessions, self._relay)
-        self._clock = Clock(monotonic_ms())
         self._dialer = Dialer(self._sessions, self._relay, Balancer(region, slot), region.words, self._clock)
         self._acceptor = Acceptor(self._sessions, self._dialer, self._clock, region, worker=slot, pipes=pipes.limit)
+        self._inventory = Inventory(self._sessions, self._dialer, self._clock, region.layout, worker=slot)
         self._sweeper = Sweeper(self._sessions, self._relay, self._clock, pipes)
         self._estate = Estate(configuration, descriptors, self._acceptor, self._clock.now_ms)
         self._handover = socket.socket(fileno=descriptors[HANDOVER]) if HANDOVER in descriptors else None
@@ -201,6 +203,8 @@ class Worker:
             case Hold(is_held=is_held):
                 self._acceptor.hold(is_held)
                 self._orders.answer(message)
+            case Tell():
+                self._orders.tell(self._inventory.some(message))
             case Drain():
                 self._unanswered = message
                 self._leave()

@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -15,16 +13,15 @@ from typing import Any
 
 import orjson
 
-from kpf.lab.machine import wait_until
+from kpf.lab.machine import Machine, wait_until
 from tests.apiserver.certificates import Authority
 from tests.apiserver.driver import Sent
 from tests.apiserver.kubeconfig import Cluster, write
 from tests.apiserver.misbehaviour import Misbehaviour
-from tests.apiserver.process import DUMP_SIGNAL
+from tests.apiserver.process import DUMP_SIGNAL, serve
 from tests.apiserver.requests import Asked
 from tests.apiserver.resources import Object
 
-ROOT = Path(__file__).parents[2]
 ANSWER_LIMIT_S = 60.0
 
 
@@ -53,8 +50,8 @@ class ApiServer(Misbehaviour):
         self.port: int = self._place.getsockname()[1]
         self._connection, theirs = Pipe()
         with theirs:
-            command = [sys.executable, "-m", "tests.apiserver", str(theirs.fileno()), str(history)]
-            self.process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()])
+            self.process = Machine().fork(serve, theirs)
+        self._connection.send(history)
 
     def __enter__(self) -> "ApiServer":
         self._ask("trust", ca_path=str(self._client_ca.ca_path), issuer=self._client_ca.issuer)
@@ -221,7 +218,7 @@ class ApiServer(Misbehaviour):
     def _state(self) -> str:
         """What the process does: in words of the kernel, and by itself to stderr."""
         process = Path(f"/proc/{self.process.pid}")
-        self.process.send_signal(DUMP_SIGNAL)
+        os.kill(self.process.pid, DUMP_SIGNAL)
         time.sleep(1.0)
         kept = ("State:", "SigBlk:", "voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:")
         lines = [line for line in (process / "status").read_text().splitlines() if line.startswith(kept)]

@@ -1,12 +1,12 @@
 """The server's own process: it does what the test tells it through a connection, and ends with it.
 
-Messages are JSON: `[command, arguments]`, answered by `[value, null]` or `[null, error]`.
+It is told how many changes to remember. Then messages are JSON: `[command, arguments]`, answered by `[value, null]` or
+`[null, error]`.
 """
 
 import asyncio
 import faulthandler
 import inspect
-import resource
 import signal
 import socket
 import time
@@ -161,8 +161,8 @@ class Commands:
         return time.process_time()
 
 
-async def serve(connection: Connection, history: int) -> None:
-    """Obey until the other end is closed."""
+async def _obey(connection: Connection, history: int) -> None:
+    """Until the other end is closed."""
     commands = Commands(history)
     readable = asyncio.Event()
     asyncio.get_running_loop().add_reader(connection.fileno(), readable.set)
@@ -185,9 +185,7 @@ async def _answer(commands: Commands, command: str, arguments: dict[str, Any]) -
         return None, f"{type(error).__name__}: {error}"
 
 
-def main(descriptor: int, history: int) -> None:
+def serve(connection: Connection) -> None:
+    """As long as the other end is open."""
     faulthandler.register(DUMP_SIGNAL)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    with Connection(descriptor) as connection:
-        asyncio.run(serve(connection, history))
+    asyncio.run(_obey(connection, connection.recv()))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
 from kpf.lab.backends import Backends
 from kpf.lab.cluster import Cluster
@@ -16,9 +17,20 @@ from kpf.lab.topology import Lab, pod_address
 from tests.e2e.world import PODS, LastingDaemon, World
 
 
+def _forget_entries() -> None:
+    """Of conntrack: hosts of other modules had the same addresses, and left without a word.
+
+    A client that takes a port again would follow the entry there, for minutes: to an address
+    of kpf's own, say, that it has no more.
+    """
+    with NFCTSocket() as conntrack:
+        conntrack.flush()
+
+
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Node, pods and outside, one for a module."""
+    _forget_entries()
     with Lab() as lab:
         for family in (4, 6):
             lab.pods.add_addresses(pod_address(number, family) for number in range(1, PODS + 1))
@@ -35,6 +47,7 @@ def forwarding(lab: Lab) -> None:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A node with pods of every kind, another node and an outside host, one for a module that has no `lab`."""
+    _forget_entries()
     try:
         cluster = Cluster()
     except NamespaceRefusedError as error:
@@ -58,9 +71,15 @@ def backends(process: Backends) -> Iterator[Backends]:
 
 
 @pytest.fixture(scope="module")
-def lasting(lab: Lab) -> Iterator[LastingDaemon]:
+def lasting_args() -> tuple[str, ...]:
+    """More flags of the module's `lasting` daemon; a module may have a fixture of its own of this name."""
+    return ()
+
+
+@pytest.fixture(scope="module")
+def lasting(lab: Lab, lasting_args: tuple[str, ...]) -> Iterator[LastingDaemon]:
     """Started by the first test that wants it."""
-    daemon = LastingDaemon(lab.node)
+    daemon = LastingDaemon(lab.node, *lasting_args)
     yield daemon
     daemon.close()
     assert list_tables() == []

@@ -43,6 +43,10 @@ class Saboteur(Stage):
 
     def act(self, name: str, text: str) -> None:
         super().act(name, text)
+        for true_name, pod in self.scene.pods.items():
+            if pod.name != true_name:
+                pod.name = true_name
+                pod.restart("greet")
         self.scene.write_all()
         eventually(lambda: {one["state"] for one in self.scene.endpoints().values()} == {"healthy"})
         eventually(lambda: self.scene.endpoints().keys() == set(MEMBERS))
@@ -68,6 +72,16 @@ def _restart(*pods: str) -> Callable[[Scene], None]:
     def deed(scene: Scene) -> None:
         for pod in pods:
             scene.pods[pod].restart("greet")
+
+    return deed
+
+
+def _rename(pod: str) -> Callable[[Scene], None]:
+    """Somebody else answers in its place."""
+
+    def deed(scene: Scene) -> None:
+        scene.pods[pod].name = "stranger"
+        scene.pods[pod].restart("greet")
 
     return deed
 
@@ -151,7 +165,11 @@ SABOTAGE = {
         {"is killed": _lose_worker}, ["the dead worker's own", "of the other worker go on", "its successor serves"]
     ),
     "Manifest edited under load": Sabotage(
-        {f"{MEMBERS[2]}, {SPARE}": _restart(MEMBERS[0]), f"has {MEMBERS[0]}": _halt},
+        {
+            f"{MEMBERS[2]}, {SPARE}": _restart(MEMBERS[0]),
+            f"has {MEMBERS[0]}": _halt,
+            f"has {MEMBERS[1]}": _rename(MEMBERS[1]),
+        },
         [NO_ERROR, "within a second", "exactly its share", "no endpoint any more, go on"],
     ),
     "SIGHUP under load": Sabotage(

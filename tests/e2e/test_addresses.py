@@ -80,6 +80,70 @@ def on_lo() -> set[str]:
     return {address for address in found if not ip_address(address).is_loopback}
 
 
+def test_an_address_that_somebody_takes_away_is_put_back(world: World, figure: Callable[[str], None]) -> None:
+    pod = shop(world)
+    target = (CLUSTER_IPS[0], 80)
+    with world.lasting as daemon, world.lab.outside.converse(hold, target, 20) as held:
+        for address in PROXY:
+            change_addresses("lo", gone=[address])
+            back_s = eventually(lambda address=address: address in on_lo())  # type: ignore[misc]
+            figure(f"kpf's own address was back {back_s:.2f} s after somebody had taken it away")
+            assert back_s < 0.5
+            daemon.wait_for_log(f"somebody has taken {address} from lo: it is put back")
+        assert failures(held.send("ping")) == []
+        assert world.answers(target, 3) == {pod: 3}
+
+
+@BOTH
+def test_kpfs_own_address_is_reached_through_portals_only(world: World, six: int) -> None:
+    pod = shop(world, six)
+    world.backends.open(pod, POD_PORT, mode="datagrams")
+    port = {"port": 53, "protocol": "UDP", "nodePort": NODE_PORT}
+    world.serve("names", CLUSTER_IPS[six][:-2] + "11", [pod], type="NodePort", ports=[port])
+    with world.lasting:
+        portals = [(CLUSTER_IPS[six], 80), (NODE_ADDRESSES[six], NODE_PORT)]
+        others = [(PROXY[six], port) for port in (*_proxy_ports(PROXY[six]), NODE_PORT, 22)]
+        expected = dict.fromkeys(portals, pod) | dict.fromkeys(others, "ECONNREFUSED")
+        datagrams = {Dial("UDP", (NODE_ADDRESSES[six], NODE_PORT)): pod}
+        datagrams |= {Dial("UDP", (PROXY[six], NODE_PORT)): "ECONNREFUSED"}
+        for machine in (world.lab.outside, world.lab.pods, world.lab.node):
+            assert seen(machine, [*portals, *others]) == expected
+            answers = machine.call(dial, list(datagrams), at_once=2, timeout_s=3.0)
+            assert [one.name or one.error for one in answers] == list(datagrams.values())
+
+
+def seen(machine: Machine, targets: Sequence[Address]) -> dict[Address, str]:
+    return {target: one.name or one.error for target, one in machine.call(each, targets, timeout_s=3.0).items()}
+
+
+def _proxy_ports(address: str) -> set[int]:
+    """Where somebody listens at this address; there is one at least."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with DiagSocket() as diag:
+        found = diag.get_sock_stats(family=family, states=TCPF_LISTEN)
+    ports = {int(one["idiag_sport"]) for one in found if one["idiag_src"] == address}
+    assert ports
+    return ports
+
+
+def test_reverse_path_filters_let_portals_be(world: World) -> None:
+    pod = shop(world)
+    name = "net.ipv4.conf.all.rp_filter"
+    before = Path("/proc/sys", *name.split(".")).read_text()
+    portals = [(CLUSTER_IPS[0], 80), (NODE_ADDRESSES[0], NODE_PORT)]
+    with world.lasting:
+        try:
+            for strict_or_loose in "12":
+                if not set_sysctl(name, strict_or_loose):
+                    pytest.skip("the sysctls of this namespace cannot be set")
+                for machine in (world.lab.outside, world.lab.pods):
+                    assert seen(machine, portals) == dict.fromkeys(portals, pod)
+                here = [*portals, ("127.0.0.1", NODE_PORT)]
+                assert seen(world.lab.node, here) == dict.fromkeys(here, pod)
+        finally:
+            set_sysctl(name, before)
+
+
 @BOTH
 def test_a_node_that_changes_its_address_cuts_no_connection(
     world: World, renumber: Callable[[int], None], kept: tuple[str, ...], six: int
@@ -212,20 +276,6 @@ def test_orphans_and_successor_have_one_address_and_cleanup_takes_it(world: Worl
         assert on_lo() == set()
 
 
-def test_an_address_that_somebody_takes_away_is_put_back(world: World, figure: Callable[[str], None]) -> None:
-    pod = shop(world)
-    target = (CLUSTER_IPS[0], 80)
-    with world.daemon() as daemon, world.lab.outside.converse(hold, target, 20) as held:
-        for address in PROXY:
-            change_addresses("lo", gone=[address])
-            back_s = eventually(lambda address=address: address in on_lo())  # type: ignore[misc]
-            figure(f"kpf's own address was back {back_s:.2f} s after somebody had taken it away")
-            assert back_s < 0.5
-            daemon.wait_for_log(f"somebody has taken {address} from lo: it is put back")
-        assert failures(held.send("ping")) == []
-        assert world.answers(target, 3) == {pod: 3}
-
-
 def _after(number: int) -> list[str]:
     return [str(ip_address(one) + number) for one in PROXY]
 
@@ -254,55 +304,6 @@ def test_an_address_that_somebody_has_is_not_taken(world: World) -> None:
     finally:
         change_addresses("out0", gone=PROXY)
     assert on_lo() == set()
-
-
-@BOTH
-def test_kpfs_own_address_is_reached_through_portals_only(world: World, six: int) -> None:
-    pod = shop(world, six)
-    world.backends.open(pod, POD_PORT, mode="datagrams")
-    port = {"port": 53, "protocol": "UDP", "nodePort": NODE_PORT}
-    world.serve("names", CLUSTER_IPS[six][:-2] + "11", [pod], type="NodePort", ports=[port])
-    with world.daemon():
-        portals = [(CLUSTER_IPS[six], 80), (NODE_ADDRESSES[six], NODE_PORT)]
-        others = [(PROXY[six], port) for port in (_proxy_port(PROXY[six]), NODE_PORT, 22)]
-        expected = dict.fromkeys(portals, pod) | dict.fromkeys(others, "ECONNREFUSED")
-        datagrams = {Dial("UDP", (NODE_ADDRESSES[six], NODE_PORT)): pod}
-        datagrams |= {Dial("UDP", (PROXY[six], NODE_PORT)): "ECONNREFUSED"}
-        for machine in (world.lab.outside, world.lab.pods, world.lab.node):
-            assert seen(machine, [*portals, *others]) == expected
-            answers = machine.call(dial, list(datagrams), at_once=2, timeout_s=3.0)
-            assert [one.name or one.error for one in answers] == list(datagrams.values())
-
-
-def seen(machine: Machine, targets: Sequence[Address]) -> dict[Address, str]:
-    return {target: one.name or one.error for target, one in machine.call(each, targets, timeout_s=3.0).items()}
-
-
-def _proxy_port(address: str) -> int:
-    """Where somebody listens at this address."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with DiagSocket() as diag:
-        found = diag.get_sock_stats(family=family, states=TCPF_LISTEN)
-    (port,) = {one["idiag_sport"] for one in found if one["idiag_src"] == address}
-    return int(port)
-
-
-def test_reverse_path_filters_let_portals_be(world: World) -> None:
-    pod = shop(world)
-    name = "net.ipv4.conf.all.rp_filter"
-    before = Path("/proc/sys", *name.split(".")).read_text()
-    portals = [(CLUSTER_IPS[0], 80), (NODE_ADDRESSES[0], NODE_PORT)]
-    with world.daemon():
-        try:
-            for strict_or_loose in "12":
-                if not set_sysctl(name, strict_or_loose):
-                    pytest.skip("the sysctls of this namespace cannot be set")
-                for machine in (world.lab.outside, world.lab.pods):
-                    assert seen(machine, portals) == dict.fromkeys(portals, pod)
-                here = [*portals, ("127.0.0.1", NODE_PORT)]
-                assert seen(world.lab.node, here) == dict.fromkeys(here, pod)
-        finally:
-            set_sysctl(name, before)
 
 
 def test_where_lo_has_no_ipv6_the_nodes_own_address_serves(world: World) -> None:

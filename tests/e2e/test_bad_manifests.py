@@ -80,6 +80,17 @@ def test_a_file_that_is_no_yaml_leaves_what_was_read_from_it(world: World) -> No
         world.serve("other", "10.96.0.11", pods)
         eventually(lambda: world.answers(("10.96.0.11", 80), timeout_s=0.5) == {pods[0]: 1})
         assert world.answers(SHOP, 2) == {pods[0]: 2}
+        (problem,) = daemon.status()["problems"]
+        assert (problem["origin"].partition(":")[0], problem["lastStays"]) == ("shop.yaml", True)
+        world.manifests.write_text("new.yaml", "kind: [Service\n  - :")
+        eventually(lambda: len(daemon.status()["problems"]) == 2)
+        new, still = daemon.status()["problems"]
+        assert (new["origin"].partition(":")[0], new["lastStays"]) == ("new.yaml", False)
+        assert still == problem
+        assert still["since"] <= new["since"]
+        world.manifests.remove("new.yaml")
+        world.serve("shop", SHOP[0], pods)
+        eventually(lambda: daemon.status()["problems"] == [])
 
 
 def test_a_directory_that_goes_away_leaves_everything(world: World) -> None:

@@ -1,5 +1,6 @@
 """Who is served by whom: exact turns, affinity, and endpoints that fail."""
 
+import json
 import os
 import signal
 import time
@@ -9,8 +10,10 @@ from collections.abc import Callable
 import pytest
 
 from kpf.lab.clients import Outcome, alternate, connect, failures, hold, median_first_byte_ms, names, steady
-from kpf.lab.topology import client_address
-from tests.e2e.world import POD_PORT, World, eventually
+from kpf.lab.topology import client_address, pod_address
+from kpf.observe.client import ask
+from tests.e2e.world import POD_PORT, World, eventually, scrape
+from tests.metrics_world import flat
 
 SHOP = ("10.96.0.10", 80)
 CLIENTS = [client_address(number) for number in range(200)]
@@ -20,7 +23,10 @@ def test_3000_one_after_another_are_1000_each(world: World) -> None:
     pods = world.pods([1, 2, 3])
     world.serve("shop", SHOP[0], pods)
     with world.lasting as daemon:
-        assert world.answers(SHOP, 3000) == dict.fromkeys(pods, 1000)
+        outcomes = world.lab.outside.call(connect, SHOP, 3000)
+        # whether it was connected, and what kpf has counted, tells where it was lost
+        assert failures(outcomes) == [], json.dumps(daemon.status())
+        assert names(outcomes) == dict.fromkeys(pods, 1000)
         totals = [worker["connectionsTotal"] for worker in daemon.status()["workers"]]
     assert sum(totals) == 3000
     assert min(totals) > 500, f"one worker did nearly all: {totals}"
@@ -40,6 +46,70 @@ def test_3000_open_at_once_are_1000_each(world: World, sources: int) -> None:
         assert all(999 <= count <= 1001 for count in counts.values()), counts
         assert daemon.service("shop")["connectionsActive"] == 3000
         assert world.backends.active() == 3000
+
+
+def test_open_connections_are_told_by_their_workers(world: World) -> None:
+    pods, clients = world.pods([1, 2, 3]), CLIENTS[:2]
+    world.serve("shop", SHOP[0], pods)
+    with (
+        world.lasting as daemon,
+        world.lab.outside.converse(hold, SHOP, 300, sources=clients, at_once=300) as held,
+    ):
+        path, number = str(daemon.control_socket), Counter(one.name for one in held.first)
+        status, answer = ask(path, "/connections")
+        assert (status, answer["isComplete"], answer["notTold"]) == (200, True, [])
+        found = answer["connections"]
+        assert len({one["client"] for one in found}) == len(found) == 300
+        assert Counter(one["client"].rpartition(":")[0] for one in found) == dict.fromkeys(clients, 150)
+        assert Counter(one["endpoint"] for one in found) == {f"{pod}:{POD_PORT}": number[pod] for pod in pods}
+        assert {(one["namespace"], one["name"], one["port"], one["portal"], one["state"]) for one in found} == {
+            ("default", "shop", "", "10.96.0.10:80", "open")
+        }
+        workers = {one["slot"]: (one["pid"], one["connectionsActive"]) for one in daemon.status()["workers"]}
+        assert Counter((one["worker"], one["pid"]) for one in found) == {
+            (slot, pid): active for slot, (pid, active) in workers.items()
+        }
+        for what, expected in (
+            ("shop", 300),
+            ("default/shop", 300),
+            (clients[0], 150),
+            (found[0]["client"], 1),
+            (found[0]["endpoint"], number[found[0]["endpoint"].rpartition(":")[0]]),
+            ("192.0.2.1", 0),
+        ):
+            assert len(ask(path, f"/connections?what={what}")[1]["connections"]) == expected, what
+        assert ask(path, "/connections?what=shop/web")[0] == 404
+
+
+def test_metrics_say_what_was_done(world: World) -> None:
+    pods, dead = world.pods([1, 2]), pod_address(50)
+    # not "shop": what that has counted in other tests goes on for as long as it is being closed
+    world.serve("told", SHOP[0], [*pods, dead], sessionAffinity="ClientIP")
+    with world.lasting:
+        assert set(names(world.lab.outside.call(connect, SHOP, 9, sources=CLIENTS[:9]))) == set(pods)
+        with world.lab.outside.converse(hold, SHOP, 2, sources=CLIENTS[:1]):
+            lasted = "kpf_connection_duration_seconds_count default told"
+            eventually(lambda: flat(scrape())[lasted] == 9)
+            found = flat(scrape())
+        other = flat(scrape("application/openmetrics-text; version=1.0.0"), is_open_metrics=True)
+    told = [{name.partition(" ")[0] for name in one} - {"kpf_endpoint_shut_out"} for one in (found, other)]
+    assert told[0] == told[1]
+    assert found["kpf_connections_total default told"] == 11
+    assert found["kpf_connections_active default told"] == 2
+    assert found["kpf_affinity_hits_total default told"] == 2
+    assert found["kpf_dial_duration_seconds_count default told"] == 11
+    assert found["kpf_bytes_total out default told"] > 0
+    assert sum(found[f"kpf_endpoint_connections_total {pod}:8080 default told"] for pod in pods) == 11
+    # on a slow machine there are dials beside others, too
+    failed = found[f"kpf_dial_failures_total {dead}:8080 default refused told"]
+    assert 1 <= failed <= found["kpf_dial_retries_total default told"]
+    assert found["kpf_workers ready"] == 2
+    for worker in (0, 1):
+        assert found[f"kpf_worker_cpu_seconds_total {worker}"] > 0
+        assert found[f"kpf_worker_resident_memory_bytes {worker}"] > 1 << 20
+        assert found[f"kpf_listen_overflows_total {worker}"] == 0
+    assert found["kubeproxy_sync_proxy_rules_duration_seconds_count IPv4"] >= 1
+    assert found["kubeproxy_sync_proxy_rules_service_changes_pending"] == 0
 
 
 def _by_client(outcomes: list[Outcome]) -> dict[str, Counter[str]]:

@@ -35,6 +35,7 @@ from tests.e2e.rulesets import (
     strict_firewall,
 )
 from tests.e2e.three_services import (
+    ARGS,
     NODE,
     PODS,
     PORTALS,
@@ -45,6 +46,7 @@ from tests.e2e.three_services import (
     external_ips_of,
     of_kind,
     open_pods,
+    served,
     serving,
     write,
 )
@@ -59,6 +61,11 @@ MADE_ANEW = "it is made anew"
 SILENCE_S = 0.5
 
 Make = Callable[[Family, Sequence[ServicePort]], Ruleset]
+
+
+@pytest.fixture(scope="module")
+def lasting_args() -> tuple[str, ...]:
+    return (*ARGS, "--workers", "1")
 
 
 def _known(pod: int | None = None, *, ranges: bool = False) -> dict[Family, list[ServicePort]]:
@@ -173,19 +180,6 @@ def test_a_firewalld_may_come_before_kpf_and_after_it_and_reload(world: World) -
         assert "kube-proxy" not in daemon.log()
 
 
-def test_a_strict_firewall_must_let_in_what_is_redirected(world: World) -> None:
-    with serving(world):
-        with loaded(strict_firewall("")):
-            kept_out = elsewhere(world, timeout_s=SILENCE_S)
-        there = "ip daddr 169.254.77.1 accept\n        ip6 daddr fd77:6b70:66::1 accept"
-        for accept in ("ct status dnat accept", "tcp dport 20000-29999 accept", there):
-            with loaded(strict_firewall(accept)):
-                assert elsewhere(world) == set()
-    # what the kernel forwards does not come in
-    proxied = {*cluster_ips_of(30), *external_ips_of(30), *balancer_ips_of(30), *NODE_ADDRESSES}
-    assert kept_out == {(origin, address, "timed out") for origin in ("pods", "outside") for address in proxied}
-
-
 def test_a_second_masquerading_of_the_same_mark_changes_nothing(world: World) -> None:
     """That of kube-proxy, or of an older kubelet; also where kpf leaves its mark: over lo."""
     external = [Dial(protocol, (external_ips_of(number)[0], 80)) for protocol, number, _ in SERVICES.values()]
@@ -239,8 +233,21 @@ def test_cluster_ips_may_be_addresses_of_this_node(world: World) -> None:
                 ip.addr("del", index=lo, address=address, prefixlen=bits)
 
 
+def test_a_strict_firewall_must_let_in_what_is_redirected(world: World) -> None:
+    with served(world):
+        with loaded(strict_firewall("")):
+            kept_out = elsewhere(world, timeout_s=SILENCE_S)
+        there = "ip daddr 169.254.77.1 accept\n        ip6 daddr fd77:6b70:66::1 accept"
+        for accept in ("ct status dnat accept", "tcp dport 20000-29999 accept", there):
+            with loaded(strict_firewall(accept)):
+                assert elsewhere(world) == set()
+    # what the kernel forwards does not come in
+    proxied = {*cluster_ips_of(30), *external_ips_of(30), *balancer_ips_of(30), *NODE_ADDRESSES}
+    assert kept_out == {(origin, address, "timed out") for origin in ("pods", "outside") for address in proxied}
+
+
 def test_after_a_flush_of_everything_all_is_served_again(world: World) -> None:
-    with serving(world) as daemon:
+    with served(world) as daemon:
         _flush(daemon)
         assert elsewhere(world) == set()
 
@@ -250,7 +257,7 @@ def test_flows_that_begin_while_the_table_is_away_are_served_when_it_is_back(wor
     firewall = strict_firewall("ct status dnat accept")
     with (
         loaded(firewall),
-        serving(world) as daemon,
+        served(world) as daemon,
         UnderFlows(world.lab.outside, Flows(UDP_PORTAL, range(5000, 5300), 400)) as flows,
     ):
         eventually(lambda: sum(one.answered for one in flows.report().values()) > 40)

@@ -12,10 +12,10 @@ import pytest
 
 from kpf.lab.backends import Backends
 from kpf.lab.cluster import NODE, NODE_ADDRESSES, OTHER_NODE, OUTSIDE_ADDRESSES, SECOND_NODE_ADDRESSES, Cluster, nodes
-from kpf.lab.daemon import Daemon
 from kpf.lab.datagrams import Dial, dial
 from kpf.lab.machine import Machine
 from kpf.lab.manifests import Manifests, endpoint_slice, service
+from tests.e2e.world import LastingDaemon
 
 POD_PORT = 8080
 CLUSTER_IPS, EXTERNAL_IPS = ("10.96.0.53", "fd00:96::53"), ("203.0.113.53", "2001:db8::53")
@@ -45,8 +45,23 @@ def servers(cluster: Cluster) -> Iterator[None]:
         yield
 
 
-def _manifests(cluster: Cluster, directory: Path) -> Manifests:
-    manifests = Manifests(directory / "manifests")
+@pytest.fixture(scope="module")
+def config() -> Iterator[Path]:
+    """The daemon's configuration file, not written."""
+    with tempfile.TemporaryDirectory(prefix="kpf-") as directory:
+        yield Path(directory) / "kpf.yaml"
+
+
+@pytest.fixture(scope="module")
+def lasting(cluster: Cluster, config: Path) -> Iterator[LastingDaemon]:
+    """Whatever the mode, all that is about it can be reloaded."""
+    daemon = LastingDaemon(cluster.node, "--config", str(config))
+    _write(daemon.manifests, cluster)
+    yield daemon
+    daemon.close()
+
+
+def _write(manifests: Manifests, cluster: Cluster) -> None:
     shop = service(
         "shop",
         cluster_ips=CLUSTER_IPS,
@@ -62,7 +77,6 @@ def _manifests(cluster: Cluster, directory: Path) -> Manifests:
         for number, address in enumerate(cluster.remote.addresses)
     ]
     manifests.write("shop.yaml", *nodes(), shop, *slices)
-    return manifests
 
 
 def _origins(cluster: Cluster) -> dict[str, tuple[Machine, tuple[str, ...]]]:
@@ -84,24 +98,20 @@ def _expected(mode: str, origin: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_who_is_masqueraded_and_who_has_all_endpoints(cluster: Cluster, mode: str) -> None:
+def test_who_is_masqueraded_and_who_has_all_endpoints(
+    cluster: Cluster, config: Path, lasting: LastingDaemon, mode: str
+) -> None:
     own = {*NODE_ADDRESSES, *SECOND_NODE_ADDRESSES}
-    with tempfile.TemporaryDirectory(prefix="kpf-") as name:
-        directory = Path(name)
-        manifests = _manifests(cluster, directory)
-        override = "" if "hostnameOverride" in mode else f"hostnameOverride: {NODE}\n"
-        (directory / "kpf.yaml").write_text(CONFIGURATION + override + mode + "\n")
-        daemon = Daemon(
-            cluster.node, directory, manifests=manifests.directory, args=("--config", str(directory / "kpf.yaml"))
-        )
-        dials = [Dial("UDP", (address, 53)) for address in (*CLUSTER_IPS, *EXTERNAL_IPS)]
-        origins = _origins(cluster)
-        with daemon:
-            calls = {
-                origin: machine.begin(dial, dials, at_once=len(dials), timeout_s=TIMEOUT_S)
-                for origin, (machine, _) in origins.items()
-            }
-            found = {origin: call.result() for origin, call in calls.items()}
+    override = "" if "hostnameOverride" in mode else f"hostnameOverride: {NODE}\n"
+    config.write_text(CONFIGURATION + override + mode + "\n")
+    dials = [Dial("UDP", (address, 53)) for address in (*CLUSTER_IPS, *EXTERNAL_IPS)]
+    origins = _origins(cluster)
+    with lasting:
+        calls = {
+            origin: machine.begin(dial, dials, at_once=len(dials), timeout_s=TIMEOUT_S)
+            for origin, (machine, _) in origins.items()
+        }
+        found = {origin: call.result() for origin, call in calls.items()}
     for origin, outcomes in found.items():
         addresses = origins[origin][1]
         seen = []

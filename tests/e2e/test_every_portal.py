@@ -54,7 +54,7 @@ from tests.e2e.semantics import (
 
 # one more than there are servers
 ATTEMPTS = 6
-TIMEOUT_S = 2.0
+TIMEOUT_S = 6.0
 # of each origin: what sends faster only waits longer
 PAUSE_S = 0.001
 # policies and endpoints of the Services that are asked of for a client
@@ -192,7 +192,9 @@ def test_every_cell(
     rows = [(cell, world.model.expected(cell), found) for cell, found in seen.items() if cell.origin is origin]
     wrong = [row for row in rows if not set(row[2]) <= words(row[1])]
     path = tmp_path / f"{origin}.txt"
-    path.write_text(rendered(rows), encoding="utf-8")
+    if wrong:
+        # a second of CPU
+        path.write_text(rendered(rows), encoding="utf-8")
     counts = Counter(expected if isinstance(expected, str) else "served" for _, expected, _ in rows)
     figure(
         f"portals from {origin}: {len(rows)} cells, {counts['served']} served, {counts[REFUSED]} refused, "

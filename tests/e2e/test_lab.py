@@ -187,7 +187,8 @@ def test_flows_tell_who_answered_and_what_was_lost(lab: Lab, backends: Backends)
     target = (pod_address(45), 8080)
     backends.open(*target, name="one", mode="datagrams")
     with UnderFlows(lab.outside, Flows(target, range(5000, 5010), 500)) as flows:
-        eventually(lambda: all(flow.answered > 10 for flow in flows.report().values()))
+        # each may have one under way
+        eventually(lambda: all(0 <= flow.sent - flow.answered <= 1 < flow.answered for flow in flows.report().values()))
         fine = flows.report()
         backends.close(*target, mode="datagrams")
         eventually(lambda: all(flow.errors["ECONNREFUSED"] for flow in flows.report().values()))
@@ -195,7 +196,6 @@ def test_flows_tell_who_answered_and_what_was_lost(lab: Lab, backends: Backends)
         eventually(lambda: all(flow.server == "two" for flow in flows.report().values()))
         report = flows.stop()
     assert {flow.server for flow in fine.values()} == {"one"}
-    assert sum(flow.sent for flow in fine.values()) - sum(flow.answered for flow in fine.values()) <= 2
     for flow in report.values():
         assert [name for _, name in flow.servers] == ["one", "two"]
         assert flow.lost > 0

@@ -70,6 +70,49 @@ def test_connections_outlive_their_endpoint_and_their_service(world: World) -> N
         assert failures(held.send("ping")) == []
 
 
+def test_nothing_is_cleaned_up_beside_a_kpf_that_runs(world: World) -> None:
+    pods = world.pods([1])
+    world.serve("shop", SHOP[0], pods)
+    with world.lasting as daemon:
+        done = _kpf("cleanup")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"kpf cleanup: kpf already runs in this network namespace, pid {daemon.pid}")
+        assert done.stderr.endswith(f"stop it first (systemctl stop kpf, or kill {daemon.pid})\n")
+        assert world.answers(SHOP, 3) == {pods[0]: 3}
+        assert "somebody has changed table" not in daemon.log()
+
+
+def test_a_second_daemon_names_the_first(world: World) -> None:
+    pods = world.pods([1])
+    world.serve("shop", SHOP[0], pods)
+    with world.lasting as daemon:
+        second = _second(world)
+        with pytest.raises(DaemonFailedError, match=rf"status 1\n(.*\n)*.*\b{daemon.pid}\b"):
+            second.start()
+        assert world.answers(SHOP, 3) == {pods[0]: 3}
+
+
+def test_a_deleted_table_is_put_back(world: World, figure: Callable[[str], None]) -> None:
+    pods = world.pods([1])
+    world.serve("shop", SHOP[0], pods)
+    with world.lasting:
+        delete_table("kpf")
+        back_s = eventually(lambda: world.answers(SHOP, timeout_s=0.2) == {pods[0]: 1})
+        figure(f"the deleted table was back and in use after {back_s:.2f} s")
+        assert back_s < 2.0
+
+
+def test_steady_clients_from_the_node_over_many_changes(world: World) -> None:
+    pods = world.pods([1, 2, 3])
+    world.serve("shop", SHOP[0], pods)
+    with world.lasting, world.lab.node.begin(steady, SHOP, 300, 3.0) as load:
+        for round_ in range(25):
+            world.serve("shop", SHOP[0], pods[round_ % 3 :])
+            time.sleep(0.1)
+        assert failures(load.result()) == []
+        assert failures(world.lab.node.call(connect, SHOP, 10)) == []
+
+
 def test_sigterm_drops_new_connections_and_lets_open_ones_finish(world: World) -> None:
     world.serve("shop", SHOP[0], world.pods([1]))
     with world.daemon("--drain-timeout", "20") as daemon:
@@ -126,18 +169,6 @@ def test_a_restart_delays_connections_and_loses_none(world: World) -> None:
     assert names(failures(outcomes)) == {}
     # the SYN is sent again 1, 3, 7, 15 s after the first one: the first time after the gap it meets kpf
     assert max(outcome.first_byte_s for outcome in outcomes) < 2 * gap_s + 2.0
-
-
-def test_nothing_is_cleaned_up_beside_a_kpf_that_runs(world: World) -> None:
-    pods = world.pods([1])
-    world.serve("shop", SHOP[0], pods)
-    with world.lasting as daemon:
-        done = _kpf("cleanup")
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.startswith(f"kpf cleanup: kpf already runs in this network namespace, pid {daemon.pid}")
-        assert done.stderr.endswith(f"stop it first (systemctl stop kpf, or kill {daemon.pid})\n")
-        assert world.answers(SHOP, 3) == {pods[0]: 3}
-        assert "somebody has changed table" not in daemon.log()
 
 
 def test_reloads_that_are_asked_for_from_the_start_to_the_end_are_harmless(world: World) -> None:
@@ -269,26 +300,6 @@ def test_a_reload_says_what_needs_a_restart_and_survives_an_address_that_cannot_
         assert world.answers(SHOP, 2) == {pods[0]: 2}
 
 
-def test_a_second_daemon_names_the_first(world: World) -> None:
-    pods = world.pods([1])
-    world.serve("shop", SHOP[0], pods)
-    with world.lasting as daemon:
-        second = _second(world)
-        with pytest.raises(DaemonFailedError, match=rf"status 1\n(.*\n)*.*\b{daemon.pid}\b"):
-            second.start()
-        assert world.answers(SHOP, 3) == {pods[0]: 3}
-
-
-def test_a_deleted_table_is_put_back(world: World, figure: Callable[[str], None]) -> None:
-    pods = world.pods([1])
-    world.serve("shop", SHOP[0], pods)
-    with world.lasting:
-        delete_table("kpf")
-        back_s = eventually(lambda: world.answers(SHOP, timeout_s=0.2) == {pods[0]: 1})
-        figure(f"the deleted table was back and in use after {back_s:.2f} s")
-        assert back_s < 2.0
-
-
 def test_the_master_is_killed_and_another_takes_over(world: World) -> None:
     pods = world.pods([1, 2])
     world.serve("shop", SHOP[0], pods)
@@ -372,14 +383,3 @@ def test_status_command(world: World) -> None:
         assert "portals are sent to 169.254.77.1, fd77:6b70:66::1\n" in readable.stdout
         assert os.stat(daemon.control_socket).st_mode & 0o777 == 0o600
     assert _kpf("status", "--control-socket", str(daemon.control_socket)).returncode == 1
-
-
-def test_steady_clients_from_the_node_over_many_changes(world: World) -> None:
-    pods = world.pods([1, 2, 3])
-    world.serve("shop", SHOP[0], pods)
-    with world.lasting, world.lab.node.begin(steady, SHOP, 300, 3.0) as load:
-        for round_ in range(25):
-            world.serve("shop", SHOP[0], pods[round_ % 3 :])
-            time.sleep(0.1)
-        assert failures(load.result()) == []
-        assert failures(world.lab.node.call(connect, SHOP, 10)) == []

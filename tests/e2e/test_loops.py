@@ -1,6 +1,5 @@
 """Services of two nodes whose endpoints are each other's node ports: what comes in goes round, within bounds."""
 
-import io
 import sys
 import tempfile
 import time
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from kpf.commands.status import show
+from kpf.commands.status_text import Options, lines
+from kpf.commands.tables import Paper
 from kpf.lab.backends import Backends
 from kpf.lab.clients import connect, names, steady
 from kpf.lab.cluster import NODE, OTHER_NODE, OTHER_NODE_ADDRESSES, SECOND_NODE_ADDRESSES, Cluster, nodes
@@ -142,9 +141,8 @@ def test_status_says_what_is_limited(ring: Ring) -> None:
         state = daemon.status()
         limited = {(one["name"], one["protocol"]) for one in state["services"] if one["limited"]}
         assert limited == {(name, "TCP") for name in expected}
-        text = io.StringIO()
-        show(state, Console(file=text, width=200))
-        assert text.getvalue().count("limited: may come back") == len(expected)
+        text = "\n".join(lines(state, Paper(), Options(), "2026-11-29T12:00:00Z"))
+        assert text.count("limited: may come back") == len(expected)
 
 
 def test_a_datagram_goes_round_until_its_hops_are_used_up(ring: Ring) -> None:

@@ -3,11 +3,13 @@
 import pytest
 
 from kpf.lab.clients import Address, connect, each, names
+from kpf.lab.daemon import Daemon
 from kpf.lab.machine import Machine
 from kpf.lab.manifests import endpoint_slice, service, with_ingress
 from kpf.lab.topology import NODE_ADDRESSES, NODE_POD_LINK_ADDRESSES, pod_address
 from tests.e2e.world import POD_PORT, World, eventually
 
+NODE = "node-a"
 NODE_PORT = 30020
 CLUSTER_IPS = ("10.96.0.20", "fd00:96::20")
 EXTERNAL_IPS = ("203.0.113.20", "2001:db8::20")
@@ -17,6 +19,11 @@ PORTALS: list[Address] = [
     *((address, NODE_PORT) for address in (*NODE_ADDRESSES, *NODE_POD_LINK_ADDRESSES)),
 ]
 LOOPBACK: list[Address] = [("127.0.0.1", NODE_PORT), ("::1", NODE_PORT)]
+
+
+@pytest.fixture(scope="module")
+def lasting_args() -> tuple[str, ...]:
+    return ("--hostname-override", NODE)
 
 
 def _everything(world: World, pods: list[str]) -> None:
@@ -100,41 +107,9 @@ def test_an_undefined_port_of_a_cluster_ip_is_refused(world: World) -> None:
                 assert (outcome.error, outcome.first_byte_s < 0.5) == ("ECONNREFUSED", True), (origin, target, outcome)
 
 
-@pytest.mark.parametrize("args", [(), ("--bind-address", NODE_ADDRESSES[0])], ids=["kpf's own address", "bound"])
-def test_a_proxy_port_cannot_be_dialled(world: World, args: tuple[str, ...]) -> None:
-    world.serve("shop", CLUSTER_IPS[0], world.pods([1]))
-    with world.daemon(*args) as daemon:
-        target = (daemon.status()["proxyAddresses"][0], daemon.service("shop")["proxyPort"])
-        for _, machine, _ in _origins(world):
-            assert names(machine.call(connect, target, timeout_s=3.0)) == {"ECONNREFUSED": 1}
-
-
-def test_another_programs_port_in_the_proxy_range_is_left_alone(world: World) -> None:
-    world.serve("shop", CLUSTER_IPS[0], world.pods([1]))
-    listen = "import socket, time; s = socket.create_server(('', 20123)); c, _ = s.accept(); c.send(b'other\\n')"
-    with world.daemon("--bind-address", NODE_ADDRESSES[0]):
-        stranger = world.lab.node.start(["python3", "-c", listen])
-        try:
-            eventually(lambda: world.answers((NODE_ADDRESSES[0], 20123)) == {"other": 1})
-        finally:
-            stranger.kill()
-            stranger.wait()
-
-
-def test_nodeport_addresses_limit_where_node_ports_answer(world: World) -> None:
-    pods = [*world.pods([1]), *world.pods([1], family=6)]
-    _everything(world, pods)
-    listed, unlisted = NODE_ADDRESSES[0], NODE_POD_LINK_ADDRESSES[0]
-    with world.daemon("--nodeport-addresses", "192.168.50.0/24"):
-        targets: list[Address] = [(listed, NODE_PORT), (unlisted, NODE_PORT), (NODE_ADDRESSES[1], NODE_PORT)]
-        answers = world.lab.outside.call(each, targets, timeout_s=3.0)
-        assert [answers[target].name for target in targets] == [pods[0], "", pods[1]]
-        assert answers[unlisted, NODE_PORT].error == "ECONNREFUSED"
-
-
 @pytest.mark.parametrize(
     ("nodes", "expected"),
-    [(("node-a", "node-b"), "local"), (("node-b", "node-b"), "timed out"), ((), "ECONNREFUSED")],
+    [((NODE, "node-b"), "local"), (("node-b", "node-b"), "timed out"), ((), "ECONNREFUSED")],
     ids=["some here", "only elsewhere", "nowhere"],
 )
 def test_internal_traffic_policy_local(world: World, nodes: tuple[str, ...], expected: str) -> None:
@@ -146,7 +121,7 @@ def test_internal_traffic_policy_local(world: World, nodes: tuple[str, ...], exp
     world.manifests.write(
         "shop.yaml", service("shop", cluster_ips=CLUSTER_IPS[:1], internalTrafficPolicy="Local"), *slices
     )
-    with world.daemon("--hostname-override", "node-a"):
+    with world.lasting:
         for machine in (world.lab.outside, world.lab.pods):
             answers = names(machine.call(connect, (CLUSTER_IPS[0], 80), 4, at_once=4, timeout_s=0.5))
             assert answers == {pods[0] if expected == "local" else expected: 4}
@@ -171,3 +146,40 @@ def test_an_endpoint_that_is_a_portal_or_loopback_is_refused(world: World) -> No
         assert world.answers((CLUSTER_IPS[0], 80), 4) == {pods[0]: 4}
         assert world.answers(("10.96.0.21", 80), 4) == {pods[0]: 4}
         daemon.wait_for_log("127.0.0.1")
+
+
+def test_a_proxy_port_cannot_be_dialled(world: World) -> None:
+    world.serve("shop", CLUSTER_IPS[0], world.pods([1]))
+    with world.lasting as daemon:
+        _refuses_dials(world, daemon)
+
+
+def _refuses_dials(world: World, daemon: Daemon) -> None:
+    """The proxy port of `shop`, from everywhere."""
+    target = (daemon.status()["proxyAddresses"][0], daemon.service("shop")["proxyPort"])
+    for _, machine, _ in _origins(world):
+        assert names(machine.call(connect, target, timeout_s=3.0)) == {"ECONNREFUSED": 1}
+
+
+def test_bound_a_proxy_port_cannot_be_dialled_and_another_programs_is_left_alone(world: World) -> None:
+    world.serve("shop", CLUSTER_IPS[0], world.pods([1]))
+    listen = "import socket, time; s = socket.create_server(('', 20123)); c, _ = s.accept(); c.send(b'other\\n')"
+    with world.daemon("--bind-address", NODE_ADDRESSES[0]) as daemon:
+        _refuses_dials(world, daemon)
+        stranger = world.lab.node.start(["python3", "-c", listen])
+        try:
+            eventually(lambda: world.answers((NODE_ADDRESSES[0], 20123)) == {"other": 1})
+        finally:
+            stranger.kill()
+            stranger.wait()
+
+
+def test_nodeport_addresses_limit_where_node_ports_answer(world: World) -> None:
+    pods = [*world.pods([1]), *world.pods([1], family=6)]
+    _everything(world, pods)
+    listed, unlisted = NODE_ADDRESSES[0], NODE_POD_LINK_ADDRESSES[0]
+    with world.daemon("--nodeport-addresses", "192.168.50.0/24"):
+        targets: list[Address] = [(listed, NODE_PORT), (unlisted, NODE_PORT), (NODE_ADDRESSES[1], NODE_PORT)]
+        answers = world.lab.outside.call(each, targets, timeout_s=3.0)
+        assert [answers[target].name for target in targets] == [pods[0], "", pods[1]]
+        assert answers[unlisted, NODE_PORT].error == "ECONNREFUSED"

@@ -3,8 +3,9 @@
 import json
 import signal
 import sys
+import threading
 import time
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -12,7 +13,9 @@ from kpf.lab.clients import connect, failures, hold, names, steady
 from kpf.lab.daemon import Daemon
 from kpf.lab.manifests import Manifests
 from kpf.lab.topology import NODE_ADDRESSES
-from tests.e2e.world import World, eventually, shop
+from kpf.observe.client import ask
+from tests.e2e.world import METRICS, POD_PORT, World, eventually, scrape, shop
+from tests.metrics_world import flat
 
 SHOP, STICKY = ("10.96.0.10", 80), ("10.96.0.11", 80)
 
@@ -47,6 +50,27 @@ class Configured:
         self.daemon.wait_for_log("are read anew", times=times + 1, timeout_s=10.0)
 
 
+class Counted:
+    """A counter, as it is scraped again and again inside the context."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.seen = name, list[float]()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._scrape)
+
+    def _scrape(self) -> None:
+        while not self._is_over.wait(0.2):
+            self.seen.append(flat(scrape())[self.name])
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+
 def _serving(daemon: Daemon) -> list[dict[str, Any]]:
     return [worker for worker in daemon.status()["workers"] if worker["state"] != "leaving"]
 
@@ -68,7 +92,11 @@ def test_workers_ports_addresses_and_the_source_change_under_load(world: World) 
         )
         (mine,) = world.answers(STICKY)
         assert mine == pods[1]
-        with world.lab.outside.begin(steady, SHOP, 200, 8.0) as load:
+        one.reload(metricsBindAddress=METRICS)
+        with (
+            Counted("kpf_connections_total default shop") as counted,
+            world.lab.outside.begin(steady, SHOP, 200, 8.0) as load,
+        ):
             for workers in (4, 1, 3):
                 one.reload(workers=workers)
                 assert len(_serving(daemon)) == workers
@@ -83,6 +111,16 @@ def test_workers_ports_addresses_and_the_source_change_under_load(world: World) 
             daemon.wait_for_log("Services come from another source now")
             eventually(lambda: world.answers(("10.96.0.12", 80)) == {pods[0]: 1})
             outcomes = load.result()
+        # frontends have come and gone, and what they have counted stays
+        assert counted.seen == sorted(counted.seen)
+        reloaded = "kpf_config_last_reload_successful"
+        assert flat(scrape())[reloaded] == 1
+        one.write(workers=0)
+        daemon.signal(signal.SIGHUP)
+        eventually(lambda: flat(scrape())[reloaded] == 0)
+        one.reload(workers=3)
+        eventually(lambda: flat(scrape())[reloaded] == 1)
+        assert flat(scrape())[counted.name] == 10 + len(outcomes)
         assert names(failures(outcomes)) == {}
         counts = names(outcomes)
         assert max(counts.values()) - min(counts.values()) <= 10
@@ -90,6 +128,12 @@ def test_workers_ports_addresses_and_the_source_change_under_load(world: World) 
         # the connections of before are carried by those who have begun them
         leaving = [worker for worker in daemon.status()["workers"] if worker["state"] == "leaving"]
         assert sum(worker["connectionsActive"] for worker in leaving) == 10
+        # and told by them, though the frontend with that proxy port is closed
+        answer = ask(str(daemon.control_socket), "/connections?what=default/shop")[1]
+        theirs = [one for one in answer["connections"] if one["pid"] in {worker["pid"] for worker in leaving}]
+        assert sorted(one["endpoint"] for one in theirs) == sorted(f"{one.name}:{POD_PORT}" for one in held.first)
+        assert {one["name"] for one in theirs} == {"shop"}
+        assert answer["notTold"] == []
         assert failures(held.send("close")) == []
         eventually(lambda: len(daemon.status()["workers"]) == 3)
         assert world.answers(STICKY, 3) == {mine: 3}

@@ -1,6 +1,5 @@
 """Whom workers become, and what may be dialled where nobody else is to be had."""
 
-import io
 import shutil
 import subprocess
 import sys
@@ -8,9 +7,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from kpf.commands.status import show
+from kpf.commands.status_text import Options, lines
+from kpf.commands.tables import Paper
 from kpf.lab.daemon import Daemon
 from kpf.lab.machine import Machine
 from kpf.lab.manifests import Manifests, endpoint_slice, service
@@ -51,9 +50,8 @@ def test_workers_are_a_user_that_nobody_else_is(world: World, asked: int | None)
         assert [uids(pid) for pid in daemon.worker_pids()] == [{str(user)}] * 2
         assert state["workerUser"] == user
         assert NOT_TOLD_APART not in daemon.log()
-        text = io.StringIO()
-        show(state, Console(file=text, width=200))
-        assert NOT_TOLD_APART not in text.getvalue()
+        text = "\n".join(lines(state, Paper(), Options(), "2026-11-29T12:00:00Z"))
+        assert NOT_TOLD_APART not in text
 
 
 def test_where_there_is_one_user_portals_are_not_dialled_and_that_is_said() -> None:
@@ -72,9 +70,8 @@ def test_where_there_is_one_user_portals_are_not_dialled_and_that_is_said() -> N
             assert [one["address"] for one in daemon.service("shop")["endpoints"]] == ["10.244.1.1:80"]
             daemon.wait_for_log(f"endpoint {VIP}:80 is refused: it is itself a portal")
             daemon.wait_for_log(NOT_TOLD_APART)
-            text = io.StringIO()
-            show(state, Console(file=text, width=200))
-            assert NOT_TOLD_APART in text.getvalue()
+            text = "\n".join(lines(state, Paper(), Options(), "2026-11-29T12:00:00Z"))
+            assert NOT_TOLD_APART in text
 
 
 def test_render_says_whose_dials_are_left_alone(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tests.e2e.kube_proxy import POD_CIDRS, SERVICE_CIDRS
 from tests.e2e.world import POD_PORT, World
 
 NODE = "node-a"
+ARGS = ("--hostname-override", NODE)
 PODS = (1, 2)
 # by Service: protocol, the last number of its addresses, node port
 SERVICES: dict[str, tuple[Protocol, int, int]] = {
@@ -81,10 +82,19 @@ def write(world: World, which: Iterable[str] = SERVICES, *, pods: Sequence[int] 
 
 @contextmanager
 def serving(world: World) -> Iterator[Daemon]:
-    """kpf with all Services."""
+    """A kpf that is started now, with all Services."""
     open_pods(world, PODS)
     write(world)
-    with world.daemon("--hostname-override", NODE, workers=1) as daemon:
+    with world.daemon(*ARGS, workers=1) as daemon:
+        yield daemon
+
+
+@contextmanager
+def served(world: World) -> Iterator[Daemon]:
+    """The module's lasting kpf, with all Services."""
+    open_pods(world, PODS)
+    write(world)
+    with world.lasting as daemon:
         yield daemon
 
 

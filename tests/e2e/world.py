@@ -4,6 +4,7 @@ import contextlib
 import signal
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -18,23 +19,33 @@ from kpf.lab.manifests import Manifests, Object, endpoint_slice, service
 from kpf.lab.topology import Lab, pod_address
 
 POD_PORT = 8080
+METRICS = "127.0.0.1:10249"
 # how many pod addresses the pods' host has, of each family
 PODS = 60
+
+
+def scrape(accept: str = "") -> str:
+    """All metrics at `METRICS`, as text."""
+    request = urllib.request.Request(f"http://{METRICS}/metrics", headers={"Accept": accept})
+    with urllib.request.urlopen(request, timeout=10.0) as answer:
+        text: bytes = answer.read()
+    return text.decode()
 
 
 class LastingDaemon(Daemon):
     """The one daemon of those tests of a module that need no new one; `manifests` are those of all of its tests.
 
-    As a context it has the manifests that have been written by now, and is not stopped after it.
+    As a context it has the manifests and the configuration that have been written by now, and is not stopped after it.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, *args: str) -> None:
         # a Unix socket's path has 107 bytes at most, so not pytest's tmp_path
         self._directory = tempfile.TemporaryDirectory(prefix="kpf-")
         directory = Path(self._directory.name)
         self.manifests = Manifests(directory / "manifests")
         self._said = 0
-        super().__init__(machine, directory, manifests=self.manifests.directory)
+        metrics = ("--metrics-bind-address", METRICS)
+        super().__init__(machine, directory, manifests=self.manifests.directory, args=(*metrics, *args))
 
     @property
     def runs(self) -> bool:
@@ -47,9 +58,11 @@ class LastingDaemon(Daemon):
 
     def __enter__(self) -> Self:
         if self.runs:
+            said = len(self.log())
             self.signal(signal.SIGHUP)
             # what the sync before had not read yet is in force with the next one
-            wait_until(lambda: ", in full" in self.log().rpartition("configuration and manifests are read anew")[2])
+            read = "configuration and manifests are read anew"
+            eventually(lambda: ", in full" in self.log()[said:].partition(read)[2])
         else:
             self.start()
         return self
@@ -62,7 +75,7 @@ class LastingDaemon(Daemon):
         for path in self.manifests.directory.iterdir():
             path.unlink()
         if self.runs:
-            wait_until(lambda: self.status()["services"] == [])
+            eventually(lambda: self.status()["services"] == [])
         self._said += len(self.log())
 
     def close(self) -> None:
@@ -112,8 +125,8 @@ def shop(name: str, cluster_ip: str, addresses: Sequence[str], **spec: Any) -> l
     return [service(name, cluster_ips=[cluster_ip], **spec), *slices]
 
 
-def eventually(condition: Callable[[], bool], timeout_s: float = 5.0) -> float:
-    """Seconds until it held; the test fails if it does not."""
+def eventually(condition: Callable[[], bool], timeout_s: float = 20.0) -> float:
+    """Seconds until it held; the test fails if it does not within a time that is no claim, but for a slow machine."""
     return wait_until(condition, timeout_s=timeout_s)
 
 

@@ -65,7 +65,7 @@ def dead_pods(stage: Stage, scene: Scene) -> None:
     back_s = outage.trusted_s - outage.alive_s
     stage.say(f"  kpf said: {met}; both back in the round {back_s:.1f} s after their return", indent=2)
     claim_no_error(stage, report)
-    only = set(outage.states.values()) == {"shut out"} and names(during).keys() == {alive}
+    only = set(outage.states.values()) == {"failing"} and names(during).keys() == {alive}
     stage.claim(f"kpf noticed both dead pods, and {alive} alone served meanwhile", only)
     stage.claim("both are back in the round, and all are exactly even", outage.is_over and is_even(after, MEMBERS))
     stage.result(

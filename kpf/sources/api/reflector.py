@@ -47,12 +47,14 @@ NOT_UNDERSTOOD = frozenset({400, 405, 415, 422})
 class Reflector:
     """`trouble`: why the server does not tell anything at the moment, "" if it does. `listed`: all was told once.
 
+    `heard_s`: when it said something last, on the clock of `next`; `begun`: how many lists and watches there were.
     `unauthorized`: the credentials did not do, last time. `chance` gives numbers from 0 to 1.
     """
 
     def __init__(self, resource: Resource, *, chance: Callable[[], float] = random.random) -> None:
         self.resource = resource
         self.trouble, self.listed, self.unauthorized = "", False, False
+        self.heard_s, self.begun = float("-inf"), 0
         self.hangs_up = False
         self._chance, self._backoff = chance, Backoff(chance)
         self._version, self._suspect = "", False
@@ -90,6 +92,7 @@ class Reflector:
         self.hangs_up, self.unauthorized = False, False
         self._heard, self._failed, self._status, self._retry_after_s = False, False, 0, 0.0
         self._began_s = now_s
+        self.begun += self._ask is not Ask.PROBE
         self._lines, self._body, self._body_bytes = Lines(MAX_LINE_BYTES), [], 0
         if self._ask is Ask.STREAMED_LIST or (self._ask is Ask.PAGE and not self._continue):
             self._collected = {}
@@ -112,8 +115,10 @@ class Reflector:
 
     def feed(self, data: bytes, now_s: float) -> list[Delta]:
         """A part of its body, cut anywhere; what it tells. `hangs_up`, if it is longer than any could be."""
-        if self._status == OK and self._ask in (Ask.WATCH, Ask.STREAMED_LIST):
-            return list(self._read_lines(data, now_s))
+        if self._status == OK:
+            self.heard_s = now_s
+            if self._ask in (Ask.WATCH, Ask.STREAMED_LIST):
+                return list(self._read_lines(data, now_s))
         self._body.append(data)
         self._body_bytes += len(data)
         self.hangs_up = self._body_bytes > (MAX_PAGE_BYTES if self._status == OK else MAX_REFUSAL_BYTES)

@@ -28,6 +28,11 @@ class Resource:
     can_select_itself: bool = False
     optional: bool = False
 
+    @property
+    def name(self) -> str:
+        """As in RBAC: "services"."""
+        return self.path.rpartition("/")[2]
+
 
 def resources(node_name: str) -> tuple[Resource, ...]:
     """Everything that is watched on the node of this name."""

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from kpf.model.snapshot import Problem, Snapshot
+from kpf.model.snapshot import Changes, Problem, Snapshot, Watch
 from kpf.sources.api.access import Access
 from kpf.sources.api.address import FROM_THE_ENVIRONMENT, circular
 from kpf.sources.api.client import Client, UnreachableError
@@ -86,6 +86,21 @@ class ApiSource:
     def troubles(self) -> tuple[str, ...]:
         """Why the server does not tell everything at the moment, sorted."""
         return tuple(sorted({one.trouble for one in self._reflectors.values() if one.trouble}))
+
+    @property
+    def seen(self) -> Changes:
+        """Until now."""
+        return self._store.changes
+
+    @property
+    def watches(self) -> tuple[Watch, ...]:
+        """One for each resource that the server tells, or has to."""
+        now_s, asked = asyncio.get_running_loop().time(), self._reflectors.values()
+        return tuple(
+            Watch(one.resource.name, now_s - one.heard_s, one.begun)
+            for one in asked
+            if one.listed or not one.resource.optional
+        )
 
     async def follow(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever `read` may find something new. Never ends by itself."""

@@ -1,7 +1,7 @@
 """What is known of all kinds by the deltas of their reflectors, and the snapshots that come of it. Pure."""
 
 from kpf.model.names import ObjectName
-from kpf.model.snapshot import Snapshot
+from kpf.model.snapshot import Changes, Snapshot
 from kpf.sources.api.deltas import ApiObject, Deleted, Delta, Replaced, Updated
 from kpf.sources.decode import Kind
 from kpf.sources.indexer import Indexer
@@ -42,6 +42,11 @@ class Store:
     def _delete(self, kind: Kind, name: ObjectName) -> bool:
         self._versions[kind].pop(name, None)
         return self._indexer.put((kind, name), [])
+
+    @property
+    def changes(self) -> Changes:
+        """Until now."""
+        return self._indexer.changes
 
     def version(self, kind: Kind, name: ObjectName) -> tuple[str, str]:
         """uid and resourceVersion of an object, empty if it is not known."""

@@ -50,8 +50,8 @@ function _shtab_kpf_using
   test "$_shtab_kpf_cmdpath" = "$argv"
 end
 
-set -g _shtab_kpf_commands run check render status explain demo cleanup
-set -g _shtab_kpf_opts_with_value --bind-address --cluster-cidr --config --control-socket --detect-local-mode --drain-timeout --from --healthz-bind-address --hostname-override --kubeconfig --log-format --log-level --manifests --master --metrics-bind-address --nodeport-addresses --on-exit --proxy-port-range --workers
+set -g _shtab_kpf_commands run check render status connections explain demo cleanup
+set -g _shtab_kpf_opts_with_value --bind-address --cluster-cidr --config --control-socket --detect-local-mode --drain-timeout --from --healthz-bind-address --hostname-override --kubeconfig --log-format --log-level --manifests --master --metrics-bind-address --namespace --nodeport-addresses --on-exit --proxy-port-range --workers -n -o
 
 complete -c kpf -e
 complete -c kpf -f
@@ -122,9 +122,17 @@ complete -c kpf -n '_shtab_kpf_using render' -l log-level -xka "debug info warni
 complete -c kpf -n '_shtab_kpf_using render' -l log-format -xka "text json" -d 'text or json (default: text)'
 complete -c kpf -n '_shtab_kpf_using; and test $_shtab_kpf_npos -eq 0' -a status -d 'the state of the running daemon'
 complete -c kpf -n '_shtab_kpf_using status' -s h -l help -d 'show this help message and exit'
-complete -c kpf -n '_shtab_kpf_using status' -l json -d 'as JSON'
+complete -c kpf -n '_shtab_kpf_using status' -s n -l namespace -x -d 'of the Services in it'
+complete -c kpf -n '_shtab_kpf_using status' -l unhealthy -d 'of endpoints that fail, and Services without any'
+complete -c kpf -n '_shtab_kpf_using status' -s o -xka "wide json yaml" -d 'wide, json or yaml'
+complete -c kpf -n '_shtab_kpf_using status' -l json -d 'as -o json'
+complete -c kpf -n '_shtab_kpf_using status' -l watch -d 'anew every 2 s, with rates, the busiest Service first'
 complete -c kpf -n '_shtab_kpf_using status' -l ready -d 'exit status 0 if it serves, else 1, and why'
 complete -c kpf -n '_shtab_kpf_using status' -l control-socket -xka "(__fish_complete_path (commandline -ct))" -d 'for kpf status (default: /run/kpf/control.sock)'
+complete -c kpf -n '_shtab_kpf_using; and test $_shtab_kpf_npos -eq 0' -a connections -d 'the open connections that are proxied'
+complete -c kpf -n '_shtab_kpf_using connections' -s h -l help -d 'show this help message and exit'
+complete -c kpf -n '_shtab_kpf_using connections' -l json -d 'as JSON'
+complete -c kpf -n '_shtab_kpf_using connections' -l control-socket -xka "(__fish_complete_path (commandline -ct))" -d 'for kpf status (default: /run/kpf/control.sock)'
 complete -c kpf -n '_shtab_kpf_using; and test $_shtab_kpf_npos -eq 0' -a explain -d 'what happens to a packet, from each origin, and why'
 complete -c kpf -n '_shtab_kpf_using explain' -s h -l help -d 'show this help message and exit'
 complete -c kpf -n '_shtab_kpf_using explain' -l from -x -d 'for this client'"'"'s address alone'

@@ -1,11 +1,10 @@
-"""What clients do while kpf restarts, in one process: `python -m tests.e2e.restarts.load DESCRIPTOR`.
+"""What clients do while kpf restarts, in one process.
 
 New connections with one request each, and others past kpf for comparison; connections that are kept, with a message
 each 100 ms; clients that must stay with their pod; and one client that counts turns. Everything is due at a moment that
 is settled beforehand, and times are counted from that moment: a load that is late itself is late for all kinds alike.
 """
 
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,6 @@ from itertools import cycle
 from multiprocessing.connection import Connection
 
 from kpf.lab.beside import Beside
-from kpf.lab.call import raise_descriptor_limit
 from kpf.lab.crowd import Address, Client, Crowd, Outcome
 from kpf.lab.machine import CallFailedError, Machine
 
@@ -62,7 +60,7 @@ class UnderRestartLoad(Beside):
     """The load runs on a machine while the context is open; it has begun, with all kept connections open."""
 
     def __init__(self, machine: Machine, load: Load) -> None:
-        super().__init__(machine, "tests.e2e.restarts.load", load, answer_s=TIMEOUT_S * 3)
+        super().__init__(machine, _bear, load, answer_s=TIMEOUT_S * 3)
         try:
             self._receive()
         except CallFailedError:
@@ -146,19 +144,10 @@ class _Clients:
         return b"request %d\n" % self._requests
 
 
-def main() -> None:
-    """Bear the one load that comes over the connection, descriptor argv[1], until it is told to stop."""
-    raise_descriptor_limit()
-    with Connection(int(sys.argv[1])) as connection:
-        clients = _Clients(connection, connection.recv())
-        connection.send("begun")
-        clients.bear()
-        connection.recv()
-        connection.send(clients.report)
-
-
-if __name__ == "__main__":
-    # what is sent has the name that it is imported by
-    from tests.e2e.restarts import load
-
-    load.main()
+def _bear(connection: Connection) -> None:
+    """The one load that comes over the connection, until it is told to stop."""
+    clients = _Clients(connection, connection.recv())
+    connection.send("begun")
+    clients.bear()
+    connection.recv()
+    connection.send(clients.report)
