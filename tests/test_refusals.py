@@ -51,10 +51,10 @@ def test_who_has_them_all_is_told_of_the_file_or_the_namespace(tmp_path: Path, m
 def test_status_as_somebody_else_says_to_run_it_as_root(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, form: list[str]
 ) -> None:
-    def denied(_: str) -> None:
+    def denied(*_: object) -> None:
         raise DENIED
 
-    monkeypatch.setattr(status, "fetch", denied)
+    monkeypatch.setattr(status, "ask", denied)
     monkeypatch.setattr(ready, "_ask", denied)
     assert cli.main(["status", *form, "--control-socket", SOCKET]) == 1
     assert capsys.readouterr().err.endswith(
