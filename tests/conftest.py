@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from kpf.lab import namespace
 
@@ -45,6 +46,11 @@ PURE_PREFIXES = (
     "test_supervisor",
     "test_systemd",
 )
+
+
+# how long an example takes, to make or to try, says something of the machine and nothing of kpf
+settings.register_profile("kpf", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("kpf")
 
 
 def pytest_configure() -> None:

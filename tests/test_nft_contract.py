@@ -340,7 +340,7 @@ def forward_of(family: Family) -> st.SearchStrategy[Forward]:
 
 
 @both
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(history=st.lists(st.tuples(some_rules(), st.booleans()), min_size=1, max_size=5))
 def test_any_state_follows_any_other(kind: type[Writer], history: list[tuple[Rules, bool]]) -> None:
     async def scene(writer: Writer) -> None:

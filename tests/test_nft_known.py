@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kpf.model.rules import Rules
@@ -95,7 +95,6 @@ class World:
 writes = st.builds(Write, st.sampled_from([OLD, NEW]), st.sampled_from(Outcome), st.booleans())
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(Event) | writes))
 def test_nothing_is_believed_that_is_not_so(events: list[Event | Write]) -> None:
     world = World()

@@ -249,7 +249,7 @@ def assert_same(allocation: Allocation, other: Allocation) -> None:
     assert sorted(allocation.problems) == sorted(other.problems)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(changes, max_size=6))
 def test_a_plan_that_follows_another_is_the_plan_made_alone(history: list[Change]) -> None:
     one = History()

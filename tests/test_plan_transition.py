@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kpf.model.endpoint import Endpoint, EndpointPort, EndpointSlice
@@ -131,7 +131,6 @@ syncs = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(syncs, max_size=6))
 def test_every_prefix_of_every_transition_is_safe(history: list[Sync]) -> None:
     planned = Planned()

@@ -264,7 +264,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(1, 60), steps), max_size=40))
 def test_masters_that_follow_each_other_in_the_middle_of_anything(script: list[tuple[int, tuple]]) -> None:  # type: ignore[type-arg] # each has its own
     world = World()
@@ -480,7 +480,7 @@ def test_sums_cost_what_the_workers_do_that_there_have_been() -> None:
     assert os.fstat(region.descriptor).st_blocks - before <= 8 * (300 * layout.FRONTEND_COUNTERS // 512 + 2) * 8
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(1, 100), max_size=20), st.sets(st.integers(0, 19)))
 def test_extents_that_are_reserved_are_those_that_were_taken(lengths: list[int], kept: set[int]) -> None:
     before, after = Extents(9), Extents(9)

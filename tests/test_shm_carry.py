@@ -194,7 +194,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(passes=st.lists(st.lists(steps, max_size=12), min_size=2, max_size=4))
 def test_what_workers_do_between_the_passes_is_carried_over_too(
     versions: tuple[Version, Version], passes: list[list[tuple[Any, ...]]]
@@ -437,7 +437,7 @@ def test_another_layout_is_told_from_what_is_no_memory_at_all(ours: Region, othe
         Region.attach(sealed(changed, size))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_whatever_a_header_says_is_carried_over_or_refused(data: st.DataObject) -> None:
     """One number of it is anything, or a field has gone."""

@@ -228,7 +228,7 @@ def test_a_held_lock_is_reported_with_its_holder_and_changes_nothing(region: Reg
     assert directory.lock_holders() == frozenset()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 100)), max_size=80))
 def test_extents_never_overlap_and_all_come_back(steps: list[tuple[bool, int]]) -> None:
     extents, taken = Extents(9), [(0, 0)]

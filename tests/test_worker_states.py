@@ -80,7 +80,7 @@ def play(seen: Seen, start: Start, actions: Sequence[str]) -> None:
         world.end()
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(
     st.builds(
         Start,
