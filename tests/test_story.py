@@ -21,6 +21,7 @@ from kpf.plan.desired import DesiredState, desired_state
 from kpf.plan.planner import Planner
 from kpf.shm.balancer import Balancer, Choice
 from kpf.shm.directory import Directory
+from kpf.shm.health import EJECTION_FIRST_MS
 from kpf.shm.layout import Reason
 from kpf.shm.region import Region, monotonic_ms
 from tests.values import FACTS, TCP, at, endpoints, service, snapshot
@@ -177,6 +178,22 @@ def test_an_endpoint_goes_down_and_comes_back(caplog: pytest.LogCaptureFixture) 
     made.fail(everywhere, Reason.TIMEOUT)
     made.look()
     assert told(caplog) == [f"{WHO} is shut out: no answer"]
+
+
+def test_an_outage_that_is_seen_first_while_it_is_probed_has_begun_before_that(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = Watched()
+    frontend, now_ms = made.slots[0], monotonic_ms()
+    choice = made.balancer.pick(frontend, "10.9.9.9", (), now_ms)
+    assert choice is not None
+    made.balancer.failed(frontend, choice.identity, "10.9.9.9", now_ms - 2 * EJECTION_FIRST_MS)
+    while made.balancer.pick(frontend, "10.9.9.9", (), now_ms) != choice:
+        pass
+    made.look()
+    made.balancer.answered(frontend, choice.identity, 1)
+    made.look()
+    assert keys(caplog.records[-1])["seconds"] >= EJECTION_FIRST_MS / 1000
 
 
 def test_an_endpoint_that_leaves_does_not_answer_again(caplog: pytest.LogCaptureFixture) -> None:

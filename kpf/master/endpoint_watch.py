@@ -75,7 +75,8 @@ class EndpointWatch:
 
     def _begin(self, slot: int, ejection: Ejection) -> None:
         label = self._ejections.label(ejection.frontend)
-        if not label:
+        if not label or ejection.began_ms is None:
+            # it has gone, or answered, since it was looked at
             return
         port, endpoint = key = frontend_of(label).port, shown(ejection.address)
         identity, before = self._before.get(slot, (0, {}))

@@ -17,6 +17,7 @@ from kpf.nft.kernel import Kernel
 from kpf.observe.health import Health
 from kpf.observe.vitals import Vitals
 from kpf.shm.directory import Directory
+from kpf.waiting import imported
 
 
 @dataclass(slots=True)
@@ -115,7 +116,8 @@ class OwnState:
 
     async def explain(self, query: Mapping[str, str]) -> tuple[int, object]:
         """For `kpf explain`: HTTP status and JSON body."""
-        # not before somebody asks: 20 ms of a start
+        # not before somebody asks: 20 ms of a start, or of the loop
+        await imported("kpf.master.explaining")
         from kpf.master import explaining
 
         return await explaining.answered(query, self.reconciler.desired, self.effects, self.directory)

@@ -3,8 +3,8 @@
 from itertools import compress
 from typing import NamedTuple
 
+from kpf.shm import health
 from kpf.shm.layout import (
-    ADDRESS,
     FOR_MASK,
     HEALTH,
     IDENTITY,
@@ -16,17 +16,16 @@ from kpf.shm.layout import (
     MEMBER_WORDS,
     MEMBERS_USED_AT,
     OWNER,
-    PORT,
-    UNTIL_SHIFT,
     Address,
     Reason,
 )
+from kpf.shm.lookups import address_at
 from kpf.shm.observer import Observer
 from kpf.shm.region import Region
 
 
 class Ejection(NamedTuple):
-    """`frontend`: the slot of the member's. `began_ms`: when this ejection has, CLOCK_MONOTONIC.
+    """`frontend`: the slot of the member's. `began_ms`: when this ejection has, CLOCK_MONOTONIC; None if it is over.
 
     `failures`: of all dials so far, by reason.
     """
@@ -34,7 +33,7 @@ class Ejection(NamedTuple):
     identity: int
     address: Address
     frontend: int
-    began_ms: int
+    began_ms: int | None
     failures: dict[Reason, int]
 
 
@@ -42,7 +41,8 @@ class Ejections:
     """Looks at a memory."""
 
     def __init__(self, region: Region) -> None:
-        self._words, self._layout, self._observer = region.words, region.layout, Observer(region)
+        self._region, self._words, self._layout = region, region.words, region.layout
+        self._observer = Observer(region)
 
     @property
     def members(self) -> int:
@@ -55,9 +55,9 @@ class Ejections:
         One that is only suspected is none of them.
         """
         layout, words = self._layout, self._words
-        health = words[layout.member(start) + HEALTH : layout.member(stop) : MEMBER_WORDS].tolist()
-        found = compress(range(start, stop), health)
-        return [one for one in found if health[one - start] & FOR_MASK and self.identity(one)]
+        said = words[layout.member(start) + HEALTH : layout.member(stop) : MEMBER_WORDS].tolist()
+        found = compress(range(start, stop), said)
+        return [one for one in found if said[one - start] & FOR_MASK and self.identity(one)]
 
     def identity(self, slot: int) -> int:
         """Of the member that has this slot, 0 if it has left."""
@@ -66,9 +66,8 @@ class Ejections:
     def of(self, slot: int) -> Ejection:
         """What is known of a member that has failed."""
         words, at = self._words, self._layout.member(slot)
-        address = Address(words[at + ADDRESS : at + PORT].tobytes(), words[at + PORT])
-        word = words[at + HEALTH]
-        began_ms = (word >> UNTIL_SHIFT) - (word & FOR_MASK)
+        began_ms = health.since_ms(words[at + HEALTH])
+        address = address_at(self._region, at)
         return Ejection(words[at + IDENTITY], address, words[at + OWNER], began_ms, self.failures(slot))
 
     def label(self, frontend: int) -> bytes:

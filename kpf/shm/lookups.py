@@ -50,7 +50,7 @@ def affinity_entry_of(region: Region, slot: int, host: str, *, now_ms: int) -> A
         return None
     identity = words[entry + ENTRY_IDENTITY]
     member = region.layout.member(identity & SLOT_MASK)
-    address = _address(region, member)
+    address = address_at(region, member)
     left_ms, word = timeout_ms - (now_ms - words[entry + ENTRY_STAMP]), words[member + HEALTH]
     is_out = health.is_ejected(word, now_ms) and not health.is_suspected(word)
     # the place may have been given to another one meanwhile
@@ -63,9 +63,9 @@ def ejected_at(region: Region, slot: int, *, now_ms: int) -> list[Address]:
     word = words[region.layout.frontend(slot) + LIST]
     start, count = region.layout.arena + (word >> OFFSET_SHIFT & OFFSET_MASK), word >> COUNT_SHIFT & INDEX_MASK
     members = map(region.layout.member, words[start : start + count].tolist())
-    return [_address(region, one) for one in members if health.is_ejected(words[one + HEALTH], now_ms)]
+    return [address_at(region, one) for one in members if health.is_ejected(words[one + HEALTH], now_ms)]
 
 
-def _address(region: Region, member: int) -> Address:
-    """`member`: where its record is."""
+def address_at(region: Region, member: int) -> Address:
+    """Of the member whose record is there."""
     return Address(region.words[member + ADDRESS : member + PORT].tobytes(), region.words[member + PORT])

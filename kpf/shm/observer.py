@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from kpf.shm.health import is_ejected
 from kpf.shm.layout import (
     ACTIVE,
     AFFINITY_ENTRIES,
@@ -35,7 +36,6 @@ from kpf.shm.layout import (
     PAUSES,
     PID,
     TOTAL,
-    UNTIL_SHIFT,
     WORKERS_USED_AT,
     Address,
     Reason,
@@ -153,7 +153,7 @@ class Observer:
         return MemberView(
             address=address,
             identity=self._words[at + IDENTITY],
-            ejected=health >> UNTIL_SHIFT > now_ms,
+            ejected=is_ejected(health, now_ms),
             total=counts[M_TOTAL],
             active=counts[M_ACTIVE],
             failures=dict(zip(MEMBER_REASONS, counts[M_FAILURES:], strict=False)),

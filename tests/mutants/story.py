@@ -67,8 +67,8 @@ MUTANTS = (
     Mutant(
         "silence that is heard out is an outage",
         "kpf/shm/ejections.py",
-        "if health[one - start] & FOR_MASK and",
-        "if health[one - start] and",
+        "if said[one - start] & FOR_MASK and",
+        "if said[one - start] and",
         (f"{STORY}::test_a_silence_that_is_heard_out_is_no_news",),
     ),
     Mutant(
