@@ -6,7 +6,7 @@
 # never closed, or is in FIN_WAIT, CLOSE_WAIT or LAST_ACK, it leaves everything as it was (sIG in tcp_conntracks,
 # nf_conntrack_proto_tcp.c, Linux 6.18). Where the old destination still exists it answers, and conntrack learns of that.
 # Where it has gone, nothing answers, and the client sends its SYN again and again, whatever the rules say by now; for an
-# entry that was never closed that is five days.
+# entry that was never closed that is up to five days.
 #
 # Input: a network namespace with a DNAT rule, and a client beside it that is there twice, with one address. In between
 # the server and its address are replaced by another one, and so is the rule.

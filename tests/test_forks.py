@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Generator
+from threading import Timer
 
 import psutil
 import pytest
 
 from kpf.lab import namespace
 from kpf.lab.interrupts import INTERRUPTS
-from kpf.lab.machine import Machine, wait_until
+from kpf.lab.machine import CallFailedError, Machine, wait_until
 
 
 def _about() -> tuple[int, int, int, set[int], int]:
@@ -64,6 +66,22 @@ def test_what_becomes_of_one_is_known() -> None:
     with Machine().begin(os.getpid) as other:
         assert other.process.wait(10.0) == 0
         assert other.result() == other.process.pid
+
+
+def _listen() -> Generator[str, str, None]:
+    while True:
+        yield "ready"
+
+
+def test_one_that_dies_before_it_has_read_what_it_was_told_has_failed() -> None:
+    with Machine().converse(_listen) as talk:
+        assert talk.first == "ready"
+        os.kill(talk.process.pid, signal.SIGSTOP)
+        killing = Timer(0.2, talk.process.kill)
+        killing.start()
+        with pytest.raises(CallFailedError, match="ended with status -9"):
+            talk.send("go on")
+        killing.join()
 
 
 FORK = """

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from kpf.lab.changes import TableChanges
 from kpf.model.rules import Portal, Rules, Verdict
 from kpf.netlink.attributes import string
 from kpf.netlink.socket import RECEIVE_BYTES, acknowledgement, frames
@@ -95,6 +96,24 @@ def test_who_gets_a_portal_of_the_same_kind_is_said_too() -> None:
         await kernel.replace(before)
         await kernel.update(before, after)
         assert 'comment "shop/b"' in nft("list", "map", "inet", "kpf", "verdict-ip4")
+
+    play(scene)
+
+
+def test_who_listens_to_changes_hears_what_was_told_before_he_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = TableChanges._take
+
+    def slowly(listener: TableChanges, data: bytes | None) -> None:
+        time.sleep(0.02)
+        take(listener, data)
+
+    monkeypatch.setattr(TableChanges, "_take", slowly)
+
+    async def scene(kernel: Kernel) -> None:
+        with TableChanges() as table:
+            for _ in range(5):
+                await kernel.replace(Rules())
+        assert table.transactions == 5
 
     play(scene)
 

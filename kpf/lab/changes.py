@@ -36,6 +36,8 @@ class TableChanges:
         self.changes: list[Change] = []
         self.commits_s: list[float] = []
         self.lost = False
+        # batches of notifications
+        self._heard = 0
         self._ready = threading.Event()
         self._thread = threading.Thread(target=asyncio.run, args=(self._listen(),), daemon=True)
 
@@ -59,11 +61,15 @@ class TableChanges:
         netlink.watch(self._take)
         self._ready.set()
         await self._over.wait()
-        # what the kernel has told by now is heard
-        await asyncio.sleep(0.05)
+        # what the kernel has told by now is heard: until there was a look at the socket that found nothing
+        before = -1
+        while before < self._heard:
+            before = self._heard
+            await asyncio.sleep(0.001)
         netlink.close()
 
     def _take(self, data: bytes | None) -> None:
+        self._heard += 1
         if data is None:
             self.lost = True
             return

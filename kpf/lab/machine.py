@@ -54,7 +54,7 @@ class Call(Generic[T]):
             raise CallFailedError(f"{self._name}: no answer within {timeout_s:g} s")
         try:
             fine, value = self._connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             raise CallFailedError(f"{self._name}: ended with status {self.process.wait()}") from None
         if not fine:
             raise CallFailedError(f"{self._name}: {value}")

@@ -54,4 +54,18 @@ MUTANTS = (
         "            pass\n",
         (f"{FORKS}::test_what_becomes_of_one_is_known",),
     ),
+    Mutant(
+        "of what was told of the table, only the first is heard when somebody leaves",
+        "kpf/lab/changes.py",
+        "        while before < self._heard:\n",
+        "        while before < 0:\n",
+        ("tests/test_nft_table.py::test_who_listens_to_changes_hears_what_was_told_before_he_left",),
+    ),
+    Mutant(
+        "who has died with something unread is no failed call",
+        "kpf/lab/machine.py",
+        "        except (EOFError, ConnectionResetError):\n",
+        "        except EOFError:\n",
+        (f"{FORKS}::test_one_that_dies_before_it_has_read_what_it_was_told_has_failed",),
+    ),
 )
